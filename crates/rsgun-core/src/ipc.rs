@@ -1,0 +1,306 @@
+//! The messages between the processes, one enum for each direction.
+//!
+//! ```text
+//!   master ── ToForkServer ──▶ fork server          master ── ToWorker ──▶ worker
+//!          ◀─ FromForkServer ─                             ◀─ FromWorker ─
+//! ```
+//!
+//! A message is JSON in one datagram of a [`crate::sys::channel`]; descriptors
+//! travel beside it. The types of the two ends are mirrored, so that a message
+//! cannot be sent the wrong way: [`Channel<ToWorker, FromWorker>`](Channel) sends
+//! the first and receives the second. End-of-file means that the peer is gone.
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Settings;
+use crate::sys::channel;
+
+/// Number that a worker never shares with another one of the same master.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct WorkerId(pub u64);
+
+/// Who a worker is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Unique over the life of the master.
+    pub id: WorkerId,
+    /// The slot that it fills; old and new worker of a slot live side by side.
+    pub slot: u32,
+    /// The load of the code that it runs.
+    pub generation: u32,
+    /// Its place in the [`crate::scoreboard::Roster`].
+    pub seat: u32,
+}
+
+/// Master to fork server.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToForkServer {
+    /// The first message: what to load, and how.
+    Configure {
+        /// The load of the code that this fork server stands for.
+        generation: u32,
+        /// All settings.
+        settings: Box<Settings>,
+    },
+    /// Fork one worker. Carries, in this order: the worker's end of its channel, its
+    /// [`crate::scoreboard::Scoreboard`], the [`crate::scoreboard::Roster`], and all
+    /// listeners.
+    Spawn {
+        /// Who the new worker will be.
+        identity: Identity,
+    },
+}
+
+/// Fork server to master.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromForkServer {
+    /// The first message, sent before anything of the application is loaded.
+    Hello {
+        /// The version of the extension: [`crate::VERSION`] on its side.
+        version: String,
+        /// The interpreter's version, such as `3.12.1`.
+        python: String,
+    },
+    /// This interpreter cannot load the extension: too old, or none is installed. The
+    /// fork server ends.
+    Unsuitable {
+        /// What is wrong and what to do, for the user.
+        reason: String,
+    },
+    /// Ready to fork; with `--preload` the application is imported.
+    Loaded,
+    /// The application could not be loaded (`--preload` only). The fork server ends.
+    Failed(Failure),
+    /// Threads existed when a worker was about to be forked.
+    Threads {
+        /// How many besides the main one.
+        count: usize,
+        /// Whether the worker was forked all the same (`--preload`) or started by exec.
+        forked: bool,
+    },
+    /// A worker could not be made.
+    SpawnFailed {
+        /// The one that was asked for.
+        id: WorkerId,
+        /// What the system said.
+        error: String,
+    },
+}
+
+/// Master to worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// The master knows the pid from [`FromWorker::Hello`]: go on.
+    Acknowledge,
+    /// Stop accepting, answer what was accepted, run the lifespan shutdown, exit.
+    Drain {
+        /// Milliseconds after which what still runs is cancelled.
+        within_ms: u64,
+        /// Why, for the application and the log.
+        reason: DrainReason,
+    },
+    /// Cancel what runs, run the lifespan shutdown, exit.
+    Quit,
+}
+
+/// Why a worker is told to drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DrainReason {
+    /// The whole server stops.
+    Stop,
+    /// Another worker takes over the slot.
+    Replaced,
+}
+
+/// Worker to master.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromWorker {
+    /// The first message; the worker waits for [`ToWorker::Acknowledge`].
+    Hello {
+        /// Its process id as the master's namespace shows it.
+        pid: i32,
+    },
+    /// The application is imported and started, the worker accepts connections.
+    Ready,
+    /// The application could not be loaded or started. The worker ends.
+    Failed(Failure),
+    /// The worker has stopped accepting, by order or on a signal of its own.
+    Draining,
+}
+
+/// Why an application does not run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What went wrong.
+    pub kind: FailureKind,
+    /// One or more lines for the user: the thing, and what to do.
+    pub message: String,
+    /// The application's own traceback, if an exception was raised in its code.
+    pub traceback: Option<String>,
+}
+
+/// The kinds of [`Failure`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureKind {
+    /// The module does not exist.
+    ModuleNotFound,
+    /// Importing the module raised an exception.
+    ImportRaised,
+    /// The module has no such attribute.
+    AttributeMissing,
+    /// The attribute is not an application.
+    NotCallable,
+    /// The factory raised an exception.
+    FactoryRaised,
+    /// The lifespan startup failed or raised.
+    LifespanFailed,
+    /// The event loop could not be made.
+    LoopFailed,
+    /// Something in the worker itself.
+    Internal,
+}
+
+impl FailureKind {
+    /// The exit code of the master when this ends the first boot, as gunicorn's: 4
+    /// for a missing attribute, 3 for everything else.
+    #[must_use]
+    pub fn exit_code(self) -> u8 {
+        if self == Self::AttributeMissing { 4 } else { 3 }
+    }
+}
+
+/// How the extension reaches a freshly started interpreter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Extension {
+    /// A shared object, loaded as `rsgun._rsgun`.
+    File(PathBuf),
+    /// `import rsgun._rsgun` finds it.
+    Installed,
+}
+
+/// What can go wrong on a [`Channel`].
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// The system call failed.
+    #[error("the channel failed: {0}")]
+    Io(#[from] io::Error),
+    /// The peer sent something else than the type of this end.
+    #[error("the channel carried a message that this version does not know: {0}")]
+    Format(#[from] serde_json::Error),
+}
+
+/// One typed end of a channel: sends `Out`, receives `In`.
+#[derive(Debug)]
+pub struct Channel<Out, In> {
+    fd: OwnedFd,
+    marker: PhantomData<fn(Out) -> In>,
+}
+
+/// A received message and the descriptors that came with it.
+#[derive(Debug)]
+pub struct Message<T> {
+    /// The message.
+    pub body: T,
+    /// Its descriptors.
+    pub fds: Vec<OwnedFd>,
+}
+
+impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
+    /// Takes one end of a pair made by [`channel::pair`].
+    #[must_use]
+    pub fn new(fd: OwnedFd) -> Self {
+        Self { fd, marker: PhantomData }
+    }
+
+    /// Sends a message; never waits.
+    ///
+    /// # Errors
+    /// [`ChannelError::Io`] with `WouldBlock` when the queue of the peer is full and
+    /// `BrokenPipe` when the peer is gone.
+    pub fn send(&self, message: &Out, fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+        let payload = serde_json::to_vec(message)?;
+        Ok(channel::send(self.fd.as_fd(), &payload, fds)?)
+    }
+
+    /// Receives a message if there is one; `Ok(None)` means that the peer is gone.
+    ///
+    /// # Errors
+    /// [`ChannelError::Io`] with `WouldBlock` when there is none,
+    /// [`ChannelError::Format`] when it cannot be understood.
+    pub fn try_recv(&self) -> Result<Option<Message<In>>, ChannelError> {
+        let Some(received) = channel::recv(self.fd.as_fd())? else {
+            return Ok(None);
+        };
+        let body = serde_json::from_slice(&received.payload)?;
+        Ok(Some(Message { body, fds: received.fds }))
+    }
+
+    /// Waits for the next message, at most `timeout_ms` milliseconds (`None`: for
+    /// ever); `Ok(None)` means that the peer is gone.
+    ///
+    /// # Errors
+    /// As [`Self::try_recv`]; `TimedOut` when nothing came.
+    pub fn recv(&self, timeout_ms: Option<u16>) -> Result<Option<Message<In>>, ChannelError> {
+        loop {
+            match self.try_recv() {
+                Err(ChannelError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let ready = channel::wait_readable(self.fd.as_fd(), timeout_ms)?;
+                    if !ready && timeout_ms.is_some() {
+                        return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+impl<Out, In> AsFd for Channel<Out, In> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl<Out, In> std::os::fd::AsRawFd for Channel<Out, In> {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl<Out, In> From<Channel<Out, In>> for OwnedFd {
+    fn from(channel: Channel<Out, In>) -> Self {
+        channel.fd
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn typed_messages_cross_a_channel() {
+        let (left, right) = channel::pair().unwrap();
+        let master = Channel::<ToWorker, FromWorker>::new(left);
+        let worker = Channel::<FromWorker, ToWorker>::new(right);
+        worker.send(&FromWorker::Hello { pid: 42 }, &[]).unwrap();
+        master
+            .send(&ToWorker::Drain { within_ms: 30_000, reason: DrainReason::Replaced }, &[])
+            .unwrap();
+        assert!(matches!(
+            master.try_recv().unwrap().unwrap().body,
+            FromWorker::Hello { pid: 42 }
+        ));
+        assert_eq!(
+            worker.recv(Some(1000)).unwrap().unwrap().body,
+            ToWorker::Drain { within_ms: 30_000, reason: DrainReason::Replaced }
+        );
+        drop(worker);
+        assert!(master.try_recv().unwrap().is_none());
+    }
+}

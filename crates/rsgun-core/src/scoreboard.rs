@@ -1,0 +1,397 @@
+//! The scoreboard: what a worker is doing, readable while it hangs.
+//!
+//! One [`Scoreboard`] belongs to one worker process, not to a slot, since the old
+//! and the new worker of a slot live side by side. The worker writes it with
+//! relaxed atomics on the hot path; the master reads it for liveness and reports,
+//! also when the worker is stuck or dead. A [`Roster`] is shared by all workers: it
+//! tells each how many connections its siblings hold, for the accept gate.
+//!
+//! Times are milliseconds of `CLOCK_MONOTONIC`, which all processes share.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, fence};
+
+use nix::time::{ClockId, clock_gettime};
+
+use crate::sys::shared::Shareable;
+
+/// How many running requests a scoreboard names; further ones are only counted.
+pub const RUNNING: usize = 32;
+/// Bytes of a request line that are kept.
+pub const LINE_BYTES: usize = 104;
+const LINE_WORDS: usize = LINE_BYTES / 8;
+/// Seats of a [`Roster`]: the most workers, old and new together, of one master.
+pub const SEATS: usize = 1024;
+/// How often a reader tries to get a consistent request line.
+const READ_TRIES: usize = 8;
+
+/// Upper bounds of the latency buckets in microseconds; the last one has none.
+pub const LATENCY_BOUNDS_US: [u64; 15] = [
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 5_000_000, 10_000_000, 30_000_000,
+];
+
+/// Milliseconds of `CLOCK_MONOTONIC`.
+#[must_use]
+pub fn now_ms() -> u64 {
+    // The clock cannot fail on Linux; zero would only look like "long ago".
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| {
+        u64::try_from(time.tv_sec()).unwrap_or(0) * 1000
+            + u64::try_from(time.tv_nsec()).unwrap_or(0) / 1_000_000
+    })
+}
+
+/// What a worker is in the middle of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Phase {
+    /// Asked for, not yet heard of.
+    Starting = 0,
+    /// Importing the application.
+    Importing = 1,
+    /// In the lifespan startup.
+    Startup = 2,
+    /// Accepting connections.
+    Serving = 3,
+    /// No longer accepting, answering what was accepted.
+    Draining = 4,
+    /// In the lifespan shutdown.
+    Shutdown = 5,
+    /// About to exit.
+    Exiting = 6,
+}
+
+impl Phase {
+    /// The word used in logs and status.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Importing => "importing",
+            Self::Startup => "startup",
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+            Self::Shutdown => "shutdown",
+            Self::Exiting => "exiting",
+        }
+    }
+
+    fn from_u32(value: u32) -> Self {
+        match value {
+            1 => Self::Importing,
+            2 => Self::Startup,
+            3 => Self::Serving,
+            4 => Self::Draining,
+            5 => Self::Shutdown,
+            6 => Self::Exiting,
+            _ => Self::Starting,
+        }
+    }
+}
+
+/// The shared page of one worker. All zero is the initial state.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Scoreboard {
+    /// Last time the event loop came round.
+    heartbeat_ms: AtomicU64,
+    phase: AtomicU32,
+    /// Open connections.
+    pub connections: AtomicU32,
+    /// Connections that are WebSockets.
+    pub websockets: AtomicU32,
+    /// Requests that the application is working on.
+    pub active: AtomicU32,
+    /// Requests answered or given up.
+    pub requests: AtomicU64,
+    /// Bytes read from clients.
+    pub bytes_in: AtomicU64,
+    /// Bytes written to clients.
+    pub bytes_out: AtomicU64,
+    /// Answers by class: 1xx to 5xx.
+    pub status: [AtomicU64; 5],
+    /// Answers by latency; bucket bounds in [`LATENCY_BOUNDS_US`].
+    pub latency: [AtomicU64; 16],
+    /// Sum of all latencies, microseconds.
+    pub latency_sum_us: AtomicU64,
+    /// How late the last heartbeat of the event loop was, microseconds.
+    pub loop_lag_us: AtomicU64,
+    running: [Running; RUNNING],
+}
+
+// SAFETY: `Scoreboard` is `repr(C)` and consists of atomics only; zero is its start.
+#[expect(unsafe_code, reason = "states a property of the layout above")]
+unsafe impl Shareable for Scoreboard {}
+
+/// One running request: a start time, and its line under a sequence lock.
+#[derive(Debug)]
+#[repr(C)]
+struct Running {
+    /// When it began; 0 means that the entry is free.
+    started_ms: AtomicU64,
+    /// Odd while the line is being written.
+    sequence: AtomicU32,
+    length: AtomicU32,
+    line: [AtomicU64; LINE_WORDS],
+}
+
+/// A request in flight as the scoreboard shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunningRequest {
+    /// When it began, milliseconds of `CLOCK_MONOTONIC`.
+    pub started_ms: u64,
+    /// Method and target, cut at [`LINE_BYTES`]; `None` when it was being written.
+    pub line: Option<String>,
+}
+
+impl Scoreboard {
+    /// Says that the event loop has come round.
+    pub fn beat(&self, now_ms: u64) {
+        self.heartbeat_ms.store(now_ms, Relaxed);
+    }
+
+    /// When the event loop last came round; 0 before the first time.
+    #[must_use]
+    pub fn heartbeat_ms(&self) -> u64 {
+        self.heartbeat_ms.load(Relaxed)
+    }
+
+    /// Announces a phase; call it only when it is true.
+    pub fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u32, Release);
+    }
+
+    /// The announced phase.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        Phase::from_u32(self.phase.load(Acquire))
+    }
+
+    /// Counts an answer.
+    pub fn count(&self, status: u16, latency_us: u64) {
+        let class = usize::from(status / 100).saturating_sub(1).min(4);
+        add(&self.status[class], 1);
+        let bucket = LATENCY_BOUNDS_US.partition_point(|bound| *bound < latency_us);
+        add(&self.latency[bucket], 1);
+        add(&self.latency_sum_us, latency_us);
+        add(&self.requests, 1);
+    }
+
+    /// Notes a running request in entry `index`; the entry must be free.
+    pub fn begin(&self, index: usize, now_ms: u64, method: &[u8], target: &[u8]) {
+        let Some(entry) = self.running.get(index) else { return };
+        let mut text = [0_u8; LINE_BYTES];
+        let mut length = 0;
+        for part in [method, b" ", target] {
+            let take = part.len().min(LINE_BYTES - length);
+            text[length..length + take].copy_from_slice(&part[..take]);
+            length += take;
+        }
+        let sequence = entry.sequence.load(Relaxed);
+        entry.sequence.store(sequence.wrapping_add(1), Relaxed);
+        fence(Release);
+        let (words, _) = text.as_chunks::<8>();
+        for (word, chunk) in entry.line.iter().zip(&words[..length.div_ceil(8)]) {
+            word.store(u64::from_le_bytes(*chunk), Relaxed);
+        }
+        entry.length.store(u32::try_from(length).unwrap_or(0), Relaxed);
+        entry.started_ms.store(now_ms.max(1), Relaxed);
+        entry.sequence.store(sequence.wrapping_add(2), Release);
+    }
+
+    /// Frees entry `index`.
+    pub fn end(&self, index: usize) {
+        if let Some(entry) = self.running.get(index) {
+            entry.started_ms.store(0, Relaxed);
+        }
+    }
+
+    /// The requests in flight, oldest first, at most [`RUNNING`].
+    #[must_use]
+    pub fn running(&self) -> Vec<RunningRequest> {
+        let mut list: Vec<RunningRequest> =
+            self.running.iter().filter_map(Running::read).collect();
+        list.sort_by_key(|request| request.started_ms);
+        list
+    }
+}
+
+impl Running {
+    fn read(&self) -> Option<RunningRequest> {
+        let mut started_ms = self.started_ms.load(Relaxed);
+        if started_ms == 0 {
+            return None;
+        }
+        for _ in 0..READ_TRIES {
+            let before = self.sequence.load(Acquire);
+            let length = usize::try_from(self.length.load(Relaxed)).unwrap_or(0).min(LINE_BYTES);
+            started_ms = self.started_ms.load(Relaxed);
+            let mut text = Vec::with_capacity(LINE_BYTES);
+            for word in &self.line {
+                text.extend_from_slice(&word.load(Relaxed).to_le_bytes());
+            }
+            fence(Acquire);
+            if before.is_multiple_of(2) && self.sequence.load(Relaxed) == before {
+                if started_ms == 0 {
+                    return None;
+                }
+                text.truncate(length);
+                let line = String::from_utf8_lossy(&text).escape_debug().to_string();
+                return Some(RunningRequest { started_ms, line: Some(line) });
+            }
+        }
+        Some(RunningRequest { started_ms, line: None })
+    }
+}
+
+/// Adds to a counter that has one writer: a load and a store are cheaper than a
+/// locked instruction, and no other writer can be lost.
+pub fn add(counter: &AtomicU64, amount: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);
+}
+
+/// What each worker tells its siblings.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Roster {
+    seats: [Seat; SEATS],
+    /// No seat at or above this number was ever taken.
+    limit: AtomicU32,
+}
+
+// SAFETY: `Roster` is `repr(C)` and consists of atomics only; zero is its start.
+#[expect(unsafe_code, reason = "states a property of the layout above")]
+unsafe impl Shareable for Roster {}
+
+/// One worker's line in the roster, a cache line of its own.
+#[derive(Debug)]
+#[repr(C, align(64))]
+struct Seat {
+    /// Last sign of life while accepting; 0: not accepting.
+    alive_ms: AtomicU64,
+    connections: AtomicU32,
+}
+
+impl Roster {
+    /// A worker reports: it accepts, it is alive, it holds so many connections.
+    pub fn report(&self, seat: u32, now_ms: u64, connections: u32) {
+        if let Some(entry) = self.seat(seat) {
+            entry.connections.store(connections, Relaxed);
+            entry.alive_ms.store(now_ms.max(1), Relaxed);
+            self.limit.fetch_max(seat + 1, Relaxed);
+        }
+    }
+
+    /// A worker has accepted or closed a connection.
+    pub fn set_connections(&self, seat: u32, connections: u32) {
+        if let Some(entry) = self.seat(seat) {
+            entry.connections.store(connections, Relaxed);
+        }
+    }
+
+    /// A seat no longer accepts: its worker drains or is dead.
+    pub fn leave(&self, seat: u32) {
+        if let Some(entry) = self.seat(seat) {
+            entry.alive_ms.store(0, Relaxed);
+        }
+    }
+
+    /// The fewest connections that any other accepting worker holds which has shown
+    /// itself alive since `alive_since_ms`; `None` when there is no other.
+    #[must_use]
+    pub fn fewest_of_others(&self, seat: u32, alive_since_ms: u64) -> Option<u32> {
+        let limit = usize::try_from(self.limit.load(Relaxed)).unwrap_or(SEATS).min(SEATS);
+        let own = usize::try_from(seat).unwrap_or(SEATS);
+        self.seats[..limit]
+            .iter()
+            .enumerate()
+            .filter(|(index, entry)| {
+                let alive = entry.alive_ms.load(Relaxed);
+                *index != own && alive != 0 && alive >= alive_since_ms
+            })
+            .map(|(_, entry)| entry.connections.load(Relaxed))
+            .min()
+    }
+
+    fn seat(&self, seat: u32) -> Option<&Seat> {
+        self.seats.get(usize::try_from(seat).ok()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::shared::Shared;
+    use std::os::fd::AsFd;
+
+    fn board() -> Shared<Scoreboard> {
+        Shared::create(c"test").unwrap()
+    }
+
+    #[test]
+    fn a_second_mapping_sees_what_the_first_writes() {
+        let ours = board();
+        let theirs: Shared<Scoreboard> =
+            Shared::open(ours.file().try_clone_to_owned().unwrap()).unwrap();
+        theirs.set_phase(Phase::Serving);
+        theirs.begin(3, 77, b"GET", b"/slow?x=1");
+        theirs.count(204, 700);
+        assert_eq!(ours.phase(), Phase::Serving);
+        assert_eq!(
+            ours.running(),
+            [RunningRequest { started_ms: 77, line: Some("GET /slow?x=1".into()) }]
+        );
+        assert_eq!(ours.status[1].load(Relaxed), 1);
+        assert_eq!(ours.latency[1].load(Relaxed), 1);
+        theirs.end(3);
+        assert!(ours.running().is_empty());
+    }
+
+    #[test]
+    fn a_worker_cannot_shrink_what_the_master_reads() {
+        let ours = board();
+        let copy = ours.file().as_fd().try_clone_to_owned().unwrap();
+        assert!(nix::unistd::ftruncate(&copy, 0).is_err());
+        assert_eq!(ours.phase(), Phase::Starting);
+    }
+
+    #[test]
+    fn an_unsealed_file_is_refused() {
+        let file = nix::sys::memfd::memfd_create(c"x", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)
+            .unwrap();
+        nix::unistd::ftruncate(&file, 1 << 20).unwrap();
+        assert!(Shared::<Scoreboard>::open(file).is_err());
+    }
+
+    #[test]
+    fn a_reader_gives_up_on_a_line_that_never_settles() {
+        let ours = board();
+        ours.begin(0, 5, b"GET", b"/");
+        ours.running[0].sequence.store(7, Relaxed);
+        assert_eq!(ours.running(), [RunningRequest { started_ms: 5, line: None }]);
+    }
+
+    #[test]
+    fn a_long_or_hostile_line_is_cut_and_escaped() {
+        let ours = board();
+        ours.begin(0, 1, b"GET", &[b'a'; 500]);
+        ours.begin(1, 2, b"GET", b"/\x1b[2J\n");
+        let lines: Vec<_> = ours.running().into_iter().filter_map(|r| r.line).collect();
+        assert_eq!(lines[0].len(), LINE_BYTES);
+        assert_eq!(lines[1], "GET /\\u{1b}[2J\\n");
+    }
+
+    #[test]
+    fn the_roster_counts_only_siblings_that_accept_and_live() {
+        let roster: Shared<Roster> = Shared::create(c"test").unwrap();
+        assert_eq!(roster.fewest_of_others(0, 0), None);
+        roster.report(0, 100, 9);
+        roster.report(1, 100, 5);
+        roster.report(2, 10, 1);
+        assert_eq!(roster.fewest_of_others(0, 50), Some(5));
+        roster.set_connections(1, 7);
+        assert_eq!(roster.fewest_of_others(0, 50), Some(7));
+        roster.leave(1);
+        assert_eq!(roster.fewest_of_others(0, 50), None);
+        assert_eq!(roster.fewest_of_others(0, 0), Some(1));
+    }
+}

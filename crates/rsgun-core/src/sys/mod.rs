@@ -1,0 +1,14 @@
+//! The system layer: every `unsafe` block outside the Python bridge lives here.
+//!
+//! Each submodule wraps one facility behind a safe function or type:
+//!
+//! * [`channel`]: `SOCK_SEQPACKET` pairs that carry bytes and descriptors;
+//! * [`shared`]: sealed memory files and their mappings;
+//! * [`process`]: forks, signal dispositions, parent-death, inherited descriptors;
+//! * [`title`]: what `ps` shows.
+#![expect(unsafe_code, reason = "the one module that talks to the kernel without a safe wrapper")]
+
+pub mod channel;
+pub mod process;
+pub mod shared;
+pub mod title;

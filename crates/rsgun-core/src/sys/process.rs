@@ -1,0 +1,206 @@
+//! Processes: how they are made, tied to each other, and cut loose.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
+use nix::unistd::Pid;
+
+/// Signals that a terminal or an operator sends to the whole group and that only
+/// the master acts on. The other processes ignore them.
+pub const MASTER_ONLY: [Signal; 7] = [
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+    Signal::SIGUSR2,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+    Signal::SIGWINCH,
+];
+
+/// Makes this process the parent of every orphan below it (`PR_SET_CHILD_SUBREAPER`).
+///
+/// # Errors
+/// What `prctl(2)` returns.
+pub fn become_subreaper() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(true)?)
+}
+
+/// Asks the kernel for `signal` when the parent of this process dies.
+///
+/// Returns `false` when the parent is no longer `parent`: then it died before, and
+/// the signal will not come.
+///
+/// # Errors
+/// What `prctl(2)` returns.
+pub fn signal_on_parent_death(signal: Signal, parent: Pid) -> io::Result<bool> {
+    nix::sys::prctl::set_pdeathsig(signal)?;
+    Ok(nix::unistd::getppid() == parent)
+}
+
+/// Prepares a command so that its child starts with clean signals and with `fds`
+/// at the numbers given, all other descriptors above 2 being close-on-exec already.
+///
+/// The [`MASTER_ONLY`] signals start out ignored in the child, so that a CTRL+C in
+/// the moment before it has installed its own handlers does not kill it; the child
+/// replaces them with handlers that do nothing, which an exec resets for *its*
+/// children. The signal mask is emptied: `Command` would keep the master's.
+pub fn prepare_child(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>) {
+    // SAFETY: between fork and exec the closure calls only async-signal-safe
+    // functions (sigaction, sigprocmask, dup2, fcntl) and allocates nothing.
+    unsafe {
+        command.pre_exec(move || {
+            reset_signals()?;
+            for signal in MASTER_ONLY {
+                sigaction(
+                    signal,
+                    &SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty()),
+                )?;
+            }
+            for (fd, number) in &fds {
+                if fd.as_raw_fd() == *number {
+                    // Already in place: only take off close-on-exec.
+                    if libc::fcntl(*number, libc::F_SETFD, 0) == -1 {
+                        return Err(io::Error::last_os_error());
+                    }
+                } else if libc::dup2(fd.as_raw_fd(), *number) == -1 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+}
+
+/// Puts every signal back to its default and unblocks all of them.
+fn reset_signals() -> io::Result<()> {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in Signal::iterator() {
+        if !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP) {
+            // SAFETY: the default disposition runs no code of ours.
+            unsafe { sigaction(signal, &default)? };
+        }
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    Ok(())
+}
+
+/// Installs handlers that do nothing for the [`MASTER_ONLY`] signals.
+///
+/// Unlike `SIG_IGN` a handler is reset by exec, so programs that the application
+/// starts get CTRL+C as usual.
+///
+/// # Errors
+/// What `sigaction(2)` returns.
+pub fn ignore_master_signals() -> io::Result<()> {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let action =
+        SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in MASTER_ONLY {
+        // SAFETY: the handler is an empty function, safe at any moment.
+        unsafe { sigaction(signal, &action)? };
+    }
+    Ok(())
+}
+
+/// Takes ownership of a descriptor that the parent has put at this number.
+///
+/// # Errors
+/// `EBADF` when nothing is open there.
+///
+/// # Safety
+/// Nothing else in this process may own the descriptor.
+pub unsafe fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_SETFD on a number is harmless; it tells whether the number is open,
+    // and sets close-on-exec, which descriptors after an exec lack.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: open as just seen, and by contract nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Which side of a fork the caller is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forked {
+    /// In the parent; the child's pid.
+    Parent(Pid),
+    /// In the child.
+    Child,
+}
+
+/// Forks without running anybody's fork hooks.
+///
+/// # Errors
+/// `EAGAIN` or `ENOMEM` when the system has no room for one more process.
+///
+/// # Safety
+/// The process must have one thread only, or the child must call nothing but
+/// async-signal-safe functions.
+pub unsafe fn fork_raw() -> io::Result<Forked> {
+    // SAFETY: passed on to the caller.
+    #[expect(clippy::disallowed_methods, reason = "this is the place for it")]
+    match unsafe { nix::unistd::fork()? } {
+        nix::unistd::ForkResult::Parent { child } => Ok(Forked::Parent(child)),
+        nix::unistd::ForkResult::Child => Ok(Forked::Child),
+    }
+}
+
+/// Ends this process at once: no destructors, no exit handlers, no flushing.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` only ends the process.
+    unsafe { libc::_exit(code) }
+}
+
+/// How many threads this process has, also those that a language runtime does not
+/// know of. `None` when `/proc` cannot be read.
+#[must_use]
+pub fn thread_count() -> Option<usize> {
+    Some(std::fs::read_dir("/proc/self/task").ok()?.count())
+}
+
+/// The number that the next descriptor of this process would get.
+///
+/// # Errors
+/// `EMFILE` when none is left.
+pub fn next_fd_number() -> io::Result<RawFd> {
+    let probe = nix::fcntl::open(
+        "/dev/null",
+        nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC,
+        nix::sys::stat::Mode::empty(),
+    )?;
+    Ok(probe.as_raw_fd())
+}
+
+/// Borrows the descriptor at a number for the rest of the process.
+///
+/// # Errors
+/// `EBADF` when nothing is open there.
+///
+/// # Safety
+/// Whoever owns the descriptor must never close it.
+pub unsafe fn borrow_forever(number: RawFd) -> io::Result<BorrowedFd<'static>> {
+    // SAFETY: F_GETFD only reads.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: open as just seen, and open for ever by contract.
+    Ok(unsafe { BorrowedFd::borrow_raw(number) })
+}
+
+/// Duplicates a descriptor to the lowest free number at or above `floor`,
+/// close-on-exec.
+///
+/// # Errors
+/// What `fcntl(2)` returns.
+pub fn dup_above(fd: BorrowedFd<'_>, floor: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC makes a new descriptor and touches no memory.
+    let number = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_DUPFD_CLOEXEC, floor) };
+    if number == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
