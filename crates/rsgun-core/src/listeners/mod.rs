@@ -1,24 +1,28 @@
 //! The sockets that the master listens on.
+//!
+//! # Theory of operation
+//!
+//! An [`Address`] says where to listen; it is what a user writes. A [`Listener`] is
+//! an open socket: the address that asked for it, the one it really has, and whether
+//! rsgun created it or inherited it. [`open_all`] turns addresses into listeners at
+//! boot, all or nothing. [`prepare`] does the same for a reload: it opens only what
+//! is not open yet, and the caller decides later whether the change is applied or
+//! abandoned, so that a reload that fails leaves every socket as it was.
+//!
+//! Every listener is close-on-exec and non-blocking; workers get copies of the
+//! descriptors. Dropping a listener therefore only closes the master's copy. What
+//! the file system shows (a UNIX socket's name) is removed by [`Listener::cleanup`],
+//! once, when the server stops for good.
 
-use std::os::fd::RawFd;
-use std::path::PathBuf;
+mod address;
+mod bind;
+mod change;
+mod error;
+mod inherited;
+mod listener;
+mod unix;
 
-use serde::{Deserialize, Serialize};
-
-/// Where to listen, as `--bind` takes it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Address {
-    /// `HOST:PORT`; an empty host is every address of the machine.
-    Tcp {
-        /// Name or literal address, without brackets.
-        host: String,
-        /// 0: the system picks one.
-        port: u16,
-    },
-    /// `unix:PATH`.
-    Unix(PathBuf),
-    /// `unix:@NAME`, without the `@`.
-    Abstract(String),
-    /// `fd://N`: inherited, listening already.
-    Fd(RawFd),
-}
+pub use address::{Address, AddressError, DEFAULT_PORT};
+pub use change::{Change, open_all, prepare};
+pub use error::ListenError;
+pub use listener::{Listener, Origin, local_address};

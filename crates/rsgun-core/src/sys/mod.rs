@@ -3,12 +3,16 @@
 //! Each submodule wraps one facility behind a safe function or type:
 //!
 //! * [`channel`]: `SOCK_SEQPACKET` pairs that carry bytes and descriptors;
+//! * [`inherited`]: descriptors that the parent has passed on by number;
 //! * [`shared`]: sealed memory files and their mappings;
+//! * [`signals`]: signals as a queue;
 //! * [`process`]: forks, signal dispositions, parent-death, inherited descriptors;
 //! * [`title`]: what `ps` shows.
 #![expect(unsafe_code, reason = "the one module that talks to the kernel without a safe wrapper")]
 
 pub mod channel;
+pub mod inherited;
 pub mod process;
 pub mod shared;
+pub mod signals;
 pub mod title;

@@ -1,0 +1,88 @@
+//! Listening sockets that the parent process has opened: a supervisor, systemd, a
+//! shell.
+//!
+//! Siblings may listen on the same socket, and the parent hands it out again after we
+//! are gone. So it is used as it is: no `listen`, no option, no change to its file,
+//! never a `shutdown`. The one exception is `O_NONBLOCK`. It belongs to the open file
+//! description and is therefore seen by siblings too, but without it a worker that is
+//! woken for a connection which a sibling takes first would hang in `accept`, and
+//! there is no accept call that does not wait on a blocking socket. A sibling that
+//! polls before it accepts, as every server for such sockets does, must expect
+//! `EAGAIN` anyhow.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use socket2::{Domain, SockRef, Type};
+
+use super::{Address, ListenError, Listener, local_address};
+use crate::sys::inherited::Inherited;
+
+/// A descriptor that has passed all checks and can be taken.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    number: RawFd,
+    local: Address,
+    inherited: Inherited,
+}
+
+/// Checks that the descriptor is a listening stream socket; changes nothing.
+pub(super) fn check(number: RawFd) -> Result<Candidate, ListenError> {
+    let inherited = Inherited::find(number).map_err(|source| match source.raw_os_error() {
+        Some(libc::EBADF) => ListenError::DescriptorNotOpen { number },
+        _ => failed(number, "dup", source),
+    })?;
+    let socket = SockRef::from(&inherited);
+    let domain = socket.domain().map_err(|source| match source.raw_os_error() {
+        Some(libc::ENOTSOCK) => ListenError::DescriptorNotSocket { number },
+        _ => failed(number, "SO_DOMAIN", source),
+    })?;
+    let kind = socket.r#type().map_err(|source| failed(number, "SO_TYPE", source))?;
+    if let Some(kind) = unsuitable(domain, kind) {
+        return Err(ListenError::DescriptorFamily { number, kind });
+    }
+    if !socket.is_listener().map_err(|source| failed(number, "SO_ACCEPTCONN", source))? {
+        return Err(ListenError::DescriptorNotListening { number });
+    }
+    let local = local_address(inherited.as_fd())
+        .map_err(|source| failed(number, "getsockname", source))?;
+    Ok(Candidate { number, local, inherited })
+}
+
+/// What the socket is, if it is not one to serve HTTP on.
+fn unsuitable(domain: Domain, kind: Type) -> Option<String> {
+    let family = match domain {
+        Domain::IPV4 => "IPv4",
+        Domain::IPV6 => "IPv6",
+        Domain::UNIX => "UNIX",
+        other => return Some(format!("{other:?}")),
+    };
+    match kind {
+        Type::STREAM => None,
+        Type::DGRAM => Some(format!("{family} datagram")),
+        Type::SEQPACKET => Some(format!("{family} packet")),
+        other => Some(format!("{family} {other:?}")),
+    }
+}
+
+/// Takes the descriptor over. The old number becomes `/dev/null`, so that no child
+/// gets the socket by accident and no file gets a number with a meaning.
+pub(super) fn take(candidate: Candidate) -> Result<Listener, ListenError> {
+    let Candidate { number, local, inherited } = candidate;
+    set_nonblocking(inherited.as_fd()).map_err(|source| failed(number, "O_NONBLOCK", source))?;
+    let fd = inherited.take().map_err(|source| failed(number, "dup", source))?;
+    Ok(Listener::inherited(fd, Address::Fd(number), local))
+}
+
+fn set_nonblocking(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
+    if !flags.contains(OFlag::O_NONBLOCK) {
+        fcntl(socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    }
+    Ok(())
+}
+
+fn failed(number: RawFd, action: &'static str, source: io::Error) -> ListenError {
+    ListenError::Io { address: Address::Fd(number), action, source }
+}
