@@ -1,0 +1,134 @@
+"""Which server is under test, and how it is started.
+
+``SERVER_UNDER_TEST`` is ``rsgun`` (the default) or ``uvicorn``: the same tests run on
+both, which shows that they test the protocol and not one implementation. A test that
+uvicorn is known to fail carries ``differs("uvicorn", reason)``; a test of what only
+rsgun has (its processes, signals, messages) is in a module marked ``rsgun_only``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+TARGET = os.environ.get("SERVER_UNDER_TEST", "rsgun")
+TESTS = Path(__file__).resolve().parent.parent
+ROOT = TESTS.parent.parent
+APPS = TESTS / "apps"
+REQUESTS = ROOT / "tests" / "requests"
+CACHE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "test-pythons"
+
+rsgun_only = pytest.mark.skipif(TARGET != "rsgun", reason="about rsgun, not about the protocol")
+
+
+def differs(server: str, reason: str) -> pytest.MarkDecorator:
+    """Expects the test to fail on ``server``, and fails when it passes there."""
+    return pytest.mark.xfail(TARGET == server, reason=f"{server}: {reason}", strict=True)
+
+
+@cache
+def binary() -> Path:
+    """The rsgun to test: ``RSGUN_BIN``, else the newest that has been built."""
+    if chosen := os.environ.get("RSGUN_BIN"):
+        return Path(chosen).absolute()
+    installed = ROOT / ".venv" / "bin" / "rsgun"
+    if installed.exists():
+        return installed
+    built = [ROOT / "target" / profile / "rsgun" for profile in ("debug", "release")]
+    found = [path for path in built if path.exists()]
+    if not found:
+        pytest.exit("no rsgun to test: run `cargo build`, or name one with RSGUN_BIN", 2)
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def extension() -> Path | None:
+    """The extension that was built beside :func:`binary`, if it is a cargo build."""
+    folder = binary().resolve().parent
+    places = [folder / "librsgun_worker.so", folder / "deps" / "librsgun_worker.so"]
+    return next((place for place in places if place.exists()), None)
+
+
+def command(app: str | None, *arguments: str, python: str | None = None) -> list[str]:
+    """The command line that serves ``app``."""
+    python = python or sys.executable
+    if TARGET == "rsgun":
+        start = [str(binary()), "--python", python]
+    else:
+        start = [python, "-m", TARGET]
+    return [*start, *arguments, *([app] if app else [])]
+
+
+@cache
+def version_of(python: str) -> tuple[int, int] | None:
+    """Major and minor version of an interpreter, None if it does not run."""
+    try:
+        answer = subprocess.run(
+            [python, "-c", "import sys; print(*sys.version_info[:2])"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        ).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return int(answer[0]), int(answer[1])
+
+
+@cache
+def interpreters() -> dict[tuple[int, int], str]:
+    """One interpreter of each version that the machine has, the running one first."""
+    if named := os.environ.get("RSGUN_TEST_PYTHONS"):
+        candidates = named.split(os.pathsep)
+    else:
+        versions = Path.home() / ".pyenv" / "versions"
+        candidates = [sys.executable, *map(str, sorted(versions.glob("3.*/bin/python")))]
+        for minor in range(6, 16):
+            if found := shutil.which(f"python3.{minor}"):
+                candidates.append(found)
+    found_versions: dict[tuple[int, int], str] = {}
+    for candidate in candidates:
+        version = version_of(candidate)
+        if version and version not in found_versions:
+            found_versions[version] = candidate
+    return found_versions
+
+
+def supported() -> list[tuple[int, int]]:
+    """The versions found that rsgun supports."""
+    return sorted(version for version in interpreters() if version >= (3, 11))
+
+
+def too_old() -> list[tuple[int, int]]:
+    """The versions of Python 3 found that rsgun must refuse."""
+    return sorted(version for version in interpreters() if (3, 0) <= version < (3, 11))
+
+
+def environment_for(version: tuple[int, int]) -> str:
+    """An interpreter of this version with FastAPI and uvloop installed.
+
+    The virtual environment is made once and kept in the build directory.
+    """
+    if version == sys.version_info[:2]:
+        return sys.executable
+    base = interpreters()[version]
+    folder = CACHE / f"python{version[0]}.{version[1]}"
+    python = folder / "bin" / "python"
+    ready = folder / "complete"
+    lock = CACHE / f"{folder.name}.lock"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as guard:
+        import fcntl
+
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        if not ready.exists():
+            subprocess.run([base, "-m", "venv", "--clear", folder], check=True, timeout=120)
+            install = [python, "-m", "pip", "install", "--quiet", "fastapi", "uvloop"]
+            subprocess.run(install, check=True, timeout=300)
+            ready.touch()
+    return str(python)
