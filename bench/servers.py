@@ -1,0 +1,89 @@
+"""How each server is started: one entry for each, all logs of requests off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cases import Case
+
+APPS = Path(__file__).resolve().parent / "apps"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where the servers are installed."""
+
+    directory: Path
+    rsgun: Path
+
+    def command(self, name: str) -> str:
+        """Return the path of an installed command."""
+        return str(self.directory / "bin" / name)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A server with one set of options; the best candidate of a server takes part."""
+
+    server: str
+    variant: str
+    interfaces: frozenset[str]
+    command: Callable[[Environment, Case, int], list[str]]
+
+    @property
+    def label(self) -> str:
+        """The name in the table."""
+        return f"{self.server} ({self.variant})"
+
+
+def _rsgun(environment: Environment, case: Case, port: int) -> list[str]:
+    return [
+        str(environment.rsgun),
+        *("--python", environment.command("python")),
+        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--workers", str(case.workers)),
+        *("--loop", "uvloop", "--no-access-log", "--log-level", "warning"),
+        *("--app-dir", str(APPS)),
+        case.app,
+    ]
+
+
+def _uvicorn(environment: Environment, case: Case, port: int) -> list[str]:
+    return [
+        environment.command("uvicorn"),
+        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--workers", str(case.workers)),
+        *("--loop", "uvloop", "--http", "httptools"),
+        *("--no-access-log", "--log-level", "warning"),
+        *("--app-dir", str(APPS)),
+        case.app,
+    ]
+
+
+def _granian(loop: str) -> Callable[[Environment, Case, int], list[str]]:
+    def command(environment: Environment, case: Case, port: int) -> list[str]:
+        return [
+            environment.command("granian"),
+            *("--interface", case.interface),
+            *("--host", "127.0.0.1", "--port", str(port)),
+            *("--workers", str(case.workers)),
+            *("--loop", loop, "--no-access-log", "--log-level", "warning"),
+            *("--working-dir", str(APPS)),
+            case.app,
+        ]
+
+    return command
+
+
+ASGI = frozenset({"asgi"})
+
+CANDIDATES = [
+    Candidate("rsgun", "uvloop", ASGI, _rsgun),
+    Candidate("uvicorn", "uvloop, httptools", ASGI, _uvicorn),
+    Candidate("granian", "uvloop", ASGI, _granian("uvloop")),
+    Candidate("granian", "rloop", ASGI, _granian("rloop")),
+]
+
+SERVERS = list(dict.fromkeys(candidate.server for candidate in CANDIDATES))
