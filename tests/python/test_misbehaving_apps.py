@@ -196,7 +196,7 @@ def test_mistake_after_the_response_leaves_it_whole(server: Server, name: str) -
         response = outcome(connection, name)
         assert response is not None
         assert (response.status, response.body) == (200, b"done")
-    logged(server, since)
+        logged(server, since)
     still_serves(server)
 
 

@@ -118,7 +118,12 @@ async def permission(key: str) -> None:
 
 @at("/echo")
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    await answer(send, await read(receive))
+    """Answers with the body; with nothing, where the body never came to its end."""
+    try:
+        body = await read(receive)
+    except ConnectionError:
+        return
+    await answer(send, body)
 
 
 @at("/messages")
@@ -421,3 +426,10 @@ async def hint(scope: Scope, receive: Receive, send: Send) -> None:
     await answer(send, b"answered")
     await asyncio.sleep(0.05)
     note(key, "went on")
+
+
+@at("/never")
+async def never(scope: Scope, receive: Receive, send: Send) -> None:
+    """What lies hidden behind a bad request; executing it is a smuggled request."""
+    print("EXECUTED WHAT MUST NOT BE", flush=True)
+    await answer(send, b"smuggled")
