@@ -105,7 +105,12 @@ impl FromStr for Address {
     }
 }
 
-fn unix(path: &str) -> Result<Address, AddressError> {
+fn unix(mut path: &str) -> Result<Address, AddressError> {
+    // Two slashes at the start would be taken for those of `unix://` when the
+    // address is printed and read again.
+    while path.starts_with("//") {
+        path = &path[1..];
+    }
     match path.strip_prefix('@') {
         Some("") => Err(AddressError::NoPath),
         Some(name) => Ok(Address::Abstract(name.to_owned())),
@@ -121,38 +126,57 @@ fn descriptor(number: &str) -> Result<Address, AddressError> {
     {
         return Ok(Address::Fd(fd));
     }
-    Err(AddressError::Descriptor { number: number.to_owned() })
+    Err(AddressError::Descriptor {
+        number: number.to_owned(),
+    })
 }
 
 fn tcp(text: &str) -> Result<Address, AddressError> {
     if let Some(rest) = text.strip_prefix('[') {
-        let (inside, after) = rest
-            .split_once(']')
-            .ok_or_else(|| AddressError::Brackets { text: rest.to_owned() })?;
+        let (inside, after) = rest.split_once(']').ok_or_else(|| AddressError::Brackets {
+            text: rest.to_owned(),
+        })?;
         if !is_ipv6(inside) {
-            return Err(AddressError::Brackets { text: inside.to_owned() });
+            return Err(AddressError::Brackets {
+                text: inside.to_owned(),
+            });
         }
         let port = match after.strip_prefix(':') {
             Some(digits) => port(digits)?,
             None if after.is_empty() => DEFAULT_PORT,
-            None => return Err(AddressError::Port { port: after.to_owned() }),
+            None => {
+                return Err(AddressError::Port {
+                    port: after.to_owned(),
+                });
+            }
         };
-        return Ok(Address::Tcp { host: inside.to_owned(), port });
+        return Ok(Address::Tcp {
+            host: inside.to_owned(),
+            port,
+        });
     }
     if text.contains('/') {
-        return Err(AddressError::BarePath { text: text.to_owned() });
+        return Err(AddressError::BarePath {
+            text: text.to_owned(),
+        });
     }
     if is_ipv6(text) {
-        return Err(AddressError::NoBrackets { text: text.to_owned() });
+        return Err(AddressError::NoBrackets {
+            text: text.to_owned(),
+        });
     }
     match text.rsplit_once(':') {
-        Some((host, digits)) => {
-            Ok(Address::Tcp { host: host_name(host)?, port: port(digits)? })
-        }
-        None if text.bytes().all(|byte| byte.is_ascii_digit()) => {
-            Err(AddressError::OnlyDigits { text: text.to_owned() })
-        }
-        None => Ok(Address::Tcp { host: host_name(text)?, port: DEFAULT_PORT }),
+        Some((host, digits)) => Ok(Address::Tcp {
+            host: host_name(host)?,
+            port: port(digits)?,
+        }),
+        None if text.bytes().all(|byte| byte.is_ascii_digit()) => Err(AddressError::OnlyDigits {
+            text: text.to_owned(),
+        }),
+        None => Ok(Address::Tcp {
+            host: host_name(text)?,
+            port: DEFAULT_PORT,
+        }),
     }
 }
 
@@ -163,8 +187,15 @@ impl Address {
     /// # Errors
     /// [`AddressError`] when the host cannot be one.
     pub fn from_host_and_port(host: &str, port: u16) -> Result<Self, AddressError> {
-        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-        let host = if is_ipv6(bare) { bare.to_owned() } else { host_name(host)? };
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+            .unwrap_or(host);
+        let host = if is_ipv6(bare) {
+            bare.to_owned()
+        } else {
+            host_name(host)?
+        };
         Ok(Self::Tcp { host, port })
     }
 
@@ -181,7 +212,9 @@ impl Address {
 }
 
 fn port(digits: &str) -> Result<u16, AddressError> {
-    let wrong = || AddressError::Port { port: digits.to_owned() };
+    let wrong = || AddressError::Port {
+        port: digits.to_owned(),
+    };
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(wrong());
     }
@@ -195,7 +228,9 @@ fn host_name(host: &str) -> Result<String, AddressError> {
         letter.is_whitespace() || letter.is_control() || "/:[]@?#%\\".contains(letter)
     };
     if host.contains(odd) {
-        return Err(AddressError::Host { host: host.to_owned() });
+        return Err(AddressError::Host {
+            host: host.to_owned(),
+        });
     }
     Ok(host.to_owned())
 }
@@ -221,7 +256,10 @@ impl fmt::Display for Address {
 
 /// Whether the host means every address of one family or of both.
 pub(super) fn is_wildcard(host: &str) -> bool {
-    host.is_empty() || host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
+    host.is_empty()
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_unspecified())
 }
 
 #[cfg(test)]
@@ -231,7 +269,10 @@ mod tests {
     use super::*;
 
     fn tcp(host: &str, port: u16) -> Address {
-        Address::Tcp { host: host.to_owned(), port }
+        Address::Tcp {
+            host: host.to_owned(),
+            port,
+        }
     }
 
     #[test]
@@ -246,7 +287,10 @@ mod tests {
             ("example.org", tcp("example.org", 8000)),
             ("tcp://0.0.0.0:80", tcp("0.0.0.0", 80)),
             ("unix:/run/app.sock", Address::Unix("/run/app.sock".into())),
-            ("unix:///run/app.sock", Address::Unix("/run/app.sock".into())),
+            (
+                "unix:///run/app.sock",
+                Address::Unix("/run/app.sock".into()),
+            ),
             ("unix:app.sock", Address::Unix("app.sock".into())),
             ("unix:@app", Address::Abstract("app".to_owned())),
             ("fd://0", Address::Fd(0)),

@@ -50,9 +50,7 @@ pub(super) fn open(request: Request<'_>) -> Result<Vec<Listener>, ListenError> {
         match open_each(request, &addresses) {
             // The port that was free for the first address is taken for the next one.
             Err(error)
-                if request.port == 0
-                    && error.is_address_in_use()
-                    && tries < SHARED_PORT_TRIES =>
+                if request.port == 0 && error.is_address_in_use() && tries < SHARED_PORT_TRIES =>
             {
                 tries += 1;
             }
@@ -61,10 +59,7 @@ pub(super) fn open(request: Request<'_>) -> Result<Vec<Listener>, ListenError> {
     }
 }
 
-fn open_each(
-    request: Request<'_>,
-    addresses: &[SocketAddr],
-) -> Result<Vec<Listener>, ListenError> {
+fn open_each(request: Request<'_>, addresses: &[SocketAddr]) -> Result<Vec<Listener>, ListenError> {
     let mut opened: Vec<Listener> = Vec::with_capacity(addresses.len());
     let mut passed_over = None;
     for address in addresses {
@@ -103,7 +98,9 @@ fn is_absent(error: &ListenError) -> bool {
 }
 
 fn resolve(request: Request<'_>) -> Result<Vec<SocketAddr>, ListenError> {
-    let Request { asked, host, port, .. } = request;
+    let Request {
+        asked, host, port, ..
+    } = request;
     if host.is_empty() {
         let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let ipv4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
@@ -118,7 +115,10 @@ fn resolve(request: Request<'_>) -> Result<Vec<SocketAddr>, ListenError> {
         reason,
     };
     let mut addresses = Vec::new();
-    for address in (host, port).to_socket_addrs().map_err(|error| unknown(error.to_string()))? {
+    for address in (host, port)
+        .to_socket_addrs()
+        .map_err(|error| unknown(error.to_string()))?
+    {
         if !addresses.contains(&address) {
             addresses.push(address);
         }
@@ -141,7 +141,9 @@ fn open_one(request: Request<'_>, address: SocketAddr) -> Result<Listener, Liste
     .map_err(failed("making a socket"))?;
     // Connections of the previous server that linger in TIME_WAIT must not keep the
     // next one from starting.
-    socket.set_reuse_address(true).map_err(failed("SO_REUSEADDR"))?;
+    socket
+        .set_reuse_address(true)
+        .map_err(failed("SO_REUSEADDR"))?;
     if address.is_ipv6() {
         let both = is_wildcard(request.host) && !request.only_ipv6;
         socket.set_only_v6(!both).map_err(failed("IPV6_V6ONLY"))?;
@@ -151,5 +153,10 @@ fn open_one(request: Request<'_>, address: SocketAddr) -> Result<Listener, Liste
     let backlog = i32::try_from(request.backlog).unwrap_or(i32::MAX);
     socket.listen(backlog).map_err(failed("listen"))?;
     let local = local_address(socket.as_fd()).map_err(failed("getsockname"))?;
-    Ok(Listener::created(socket.into(), request.asked.clone(), local, None))
+    Ok(Listener::created(
+        socket.into(),
+        request.asked.clone(),
+        local,
+        None,
+    ))
 }

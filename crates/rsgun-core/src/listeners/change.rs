@@ -31,13 +31,23 @@ pub fn prepare(
     backlog: u32,
 ) -> Result<Change, ListenError> {
     let mut seen = HashSet::new();
-    let wanted: Vec<Address> =
-        wanted.iter().filter(|address| seen.insert(*address)).cloned().collect();
+    let wanted: Vec<Address> = wanted
+        .iter()
+        .filter(|address| seen.insert(*address))
+        .cloned()
+        .collect();
     let missing: Vec<&Address> = wanted
         .iter()
-        .filter(|address| !current.iter().any(|listener| listener.requested() == *address))
+        .filter(|address| {
+            !current
+                .iter()
+                .any(|listener| listener.requested() == *address)
+        })
         .collect();
-    let mut change = Change { wanted: Vec::new(), opened: Vec::new() };
+    let mut change = Change {
+        wanted: Vec::new(),
+        opened: Vec::new(),
+    };
     let result = open_missing(&missing, &wanted, backlog, &mut change.opened);
     if let Err(error) = result {
         change.abandon();
@@ -59,7 +69,13 @@ fn open_missing(
             Address::Tcp { host, port } => {
                 let only_ipv6 = bind::is_only_ipv6(list, *port);
                 let port = *port;
-                opened.extend(bind::open(Request { asked, host, port, backlog, only_ipv6 })?);
+                opened.extend(bind::open(Request {
+                    asked,
+                    host,
+                    port,
+                    backlog,
+                    only_ipv6,
+                })?);
             }
             Address::Unix(path) => opened.push(unix::open(path, backlog)?),
             Address::Abstract(name) => opened.push(unix::open_abstract(name, backlog)?),
@@ -111,10 +127,14 @@ impl Change {
     #[must_use]
     pub fn apply(self, current: Vec<Listener>) -> (Vec<Listener>, Vec<Listener>) {
         let place = |listener: &Listener| {
-            self.wanted.iter().position(|address| address == listener.requested())
+            self.wanted
+                .iter()
+                .position(|address| address == listener.requested())
         };
-        let (mut kept, retired): (Vec<_>, Vec<_>) =
-            current.into_iter().chain(self.opened).partition(|listener| place(listener).is_some());
+        let (mut kept, retired): (Vec<_>, Vec<_>) = current
+            .into_iter()
+            .chain(self.opened)
+            .partition(|listener| place(listener).is_some());
         // The sort is stable: the addresses of one host name stay in their order.
         kept.sort_by_key(place);
         (kept, retired)

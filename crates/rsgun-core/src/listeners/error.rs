@@ -39,7 +39,9 @@ pub enum ListenError {
         address: SocketAddr,
     },
     /// The name does not resolve.
-    #[error("cannot listen on {address}: the host `{host}` is unknown ({reason}); check the spelling or use a literal address")]
+    #[error(
+        "cannot listen on {address}: the host `{host}` is unknown ({reason}); check the spelling or use a literal address"
+    )]
     UnknownHost {
         /// The address as it was written.
         address: Address,
@@ -88,7 +90,9 @@ pub enum ListenError {
         directory: PathBuf,
     },
     /// A socket's name is longer than the system allows.
-    #[error("cannot listen on {address}: the name has {length} bytes, at most {limit} fit; choose a shorter one")]
+    #[error(
+        "cannot listen on {address}: the name has {length} bytes, at most {limit} fit; choose a shorter one"
+    )]
     TooLong {
         /// The address that was tried.
         address: Address,
@@ -107,13 +111,17 @@ pub enum ListenError {
         number: RawFd,
     },
     /// The descriptor is not a socket.
-    #[error("cannot use --fd {number}: it is not a socket; the supervisor must open a listening socket there")]
+    #[error(
+        "cannot use --fd {number}: it is not a socket; the supervisor must open a listening socket there"
+    )]
     DescriptorNotSocket {
         /// The number.
         number: RawFd,
     },
     /// The descriptor is a socket of another kind.
-    #[error("cannot use --fd {number}: it is a {kind} socket; a TCP or UNIX stream socket is needed")]
+    #[error(
+        "cannot use --fd {number}: it is a {kind} socket; a TCP or UNIX stream socket is needed"
+    )]
     DescriptorFamily {
         /// The number.
         number: RawFd,
@@ -160,7 +168,11 @@ impl ListenError {
             io::ErrorKind::AddrInUse => Self::TcpInUse { address },
             io::ErrorKind::PermissionDenied => Self::TcpPermission { address },
             io::ErrorKind::AddrNotAvailable => Self::NotOurs { address },
-            _ => Self::Io { address: asked.clone(), action, source },
+            _ => Self::Io {
+                address: asked.clone(),
+                action,
+                source,
+            },
         }
     }
 }

@@ -34,20 +34,31 @@ pub(super) fn check(number: RawFd) -> Result<Candidate, ListenError> {
         _ => failed(number, "dup", source),
     })?;
     let socket = SockRef::from(&inherited);
-    let domain = socket.domain().map_err(|source| match source.raw_os_error() {
-        Some(libc::ENOTSOCK) => ListenError::DescriptorNotSocket { number },
-        _ => failed(number, "SO_DOMAIN", source),
-    })?;
-    let kind = socket.r#type().map_err(|source| failed(number, "SO_TYPE", source))?;
+    let domain = socket
+        .domain()
+        .map_err(|source| match source.raw_os_error() {
+            Some(libc::ENOTSOCK) => ListenError::DescriptorNotSocket { number },
+            _ => failed(number, "SO_DOMAIN", source),
+        })?;
+    let kind = socket
+        .r#type()
+        .map_err(|source| failed(number, "SO_TYPE", source))?;
     if let Some(kind) = unsuitable(domain, kind) {
         return Err(ListenError::DescriptorFamily { number, kind });
     }
-    if !socket.is_listener().map_err(|source| failed(number, "SO_ACCEPTCONN", source))? {
+    if !socket
+        .is_listener()
+        .map_err(|source| failed(number, "SO_ACCEPTCONN", source))?
+    {
         return Err(ListenError::DescriptorNotListening { number });
     }
-    let local = local_address(inherited.as_fd())
-        .map_err(|source| failed(number, "getsockname", source))?;
-    Ok(Candidate { number, local, inherited })
+    let local =
+        local_address(inherited.as_fd()).map_err(|source| failed(number, "getsockname", source))?;
+    Ok(Candidate {
+        number,
+        local,
+        inherited,
+    })
 }
 
 /// What the socket is, if it is not one to serve HTTP on.
@@ -69,9 +80,15 @@ fn unsuitable(domain: Domain, kind: Type) -> Option<String> {
 /// Takes the descriptor over. The old number becomes `/dev/null`, so that no child
 /// gets the socket by accident and no file gets a number with a meaning.
 pub(super) fn take(candidate: Candidate) -> Result<Listener, ListenError> {
-    let Candidate { number, local, inherited } = candidate;
+    let Candidate {
+        number,
+        local,
+        inherited,
+    } = candidate;
     set_nonblocking(inherited.as_fd()).map_err(|source| failed(number, "O_NONBLOCK", source))?;
-    let fd = inherited.take().map_err(|source| failed(number, "dup", source))?;
+    let fd = inherited
+        .take()
+        .map_err(|source| failed(number, "dup", source))?;
     Ok(Listener::inherited(fd, Address::Fd(number), local))
 }
 
@@ -84,5 +101,9 @@ fn set_nonblocking(socket: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 fn failed(number: RawFd, action: &'static str, source: io::Error) -> ListenError {
-    ListenError::Io { address: Address::Fd(number), action, source }
+    ListenError::Io {
+        address: Address::Fd(number),
+        action,
+        source,
+    }
 }

@@ -62,11 +62,23 @@ impl Listener {
         local: Address,
         file: Option<SocketFile>,
     ) -> Self {
-        Self { fd, requested, local, origin: Origin::Created, file }
+        Self {
+            fd,
+            requested,
+            local,
+            origin: Origin::Created,
+            file,
+        }
     }
 
     pub(super) fn inherited(fd: OwnedFd, requested: Address, local: Address) -> Self {
-        Self { fd, requested, local, origin: Origin::Inherited, file: None }
+        Self {
+            fd,
+            requested,
+            local,
+            origin: Origin::Inherited,
+            file: None,
+        }
     }
 
     /// The address that asked for this socket. A host name may have asked for several.
@@ -108,7 +120,9 @@ impl Listener {
     /// # Errors
     /// What the system says when the file is there, is ours and cannot be removed.
     pub fn cleanup(&self) -> io::Result<()> {
-        let Some(file) = &self.file else { return Ok(()) };
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
         if file.creator != std::process::id() {
             return Ok(());
         }
@@ -147,9 +161,14 @@ pub fn local_address(socket: BorrowedFd<'_>) -> io::Result<Address> {
         return Ok(Address::Unix(unix::final_path(path)));
     }
     if let Some(bytes) = name.as_abstract_namespace() {
-        return Ok(Address::Abstract(String::from_utf8_lossy(bytes).into_owned()));
+        return Ok(Address::Abstract(
+            String::from_utf8_lossy(bytes).into_owned(),
+        ));
     }
-    Err(io::Error::new(io::ErrorKind::Unsupported, "the socket has no TCP or UNIX address"))
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "the socket has no TCP or UNIX address",
+    ))
 }
 
 fn from_socket_address(address: SocketAddr) -> Address {
@@ -157,5 +176,8 @@ fn from_socket_address(address: SocketAddr) -> Address {
         SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
         _ => address.ip().to_string(),
     };
-    Address::Tcp { host, port: address.port() }
+    Address::Tcp {
+        host,
+        port: address.port(),
+    }
 }

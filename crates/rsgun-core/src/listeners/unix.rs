@@ -41,7 +41,11 @@ pub(super) fn open(path: &Path, backlog: u32) -> Result<Listener, ListenError> {
     let asked = Address::Unix(path.to_owned());
     let length = path.as_os_str().len();
     if length > PATH_LIMIT {
-        return Err(ListenError::TooLong { address: asked, length, limit: PATH_LIMIT });
+        return Err(ListenError::TooLong {
+            address: asked,
+            length,
+            limit: PATH_LIMIT,
+        });
     }
     for _ in 0..TRIES {
         let found = examine(path)?;
@@ -53,7 +57,12 @@ pub(super) fn open(path: &Path, backlog: u32) -> Result<Listener, ListenError> {
         let file = temporary.metadata().map_err(failed("stat"))?;
         let file = SocketFile::created(path, &file).map_err(failed("getcwd"))?;
         if temporary.move_to(path, &found).map_err(failed("rename"))? {
-            return Ok(Listener::created(socket.into(), asked.clone(), asked, Some(file)));
+            return Ok(Listener::created(
+                socket.into(),
+                asked.clone(),
+                asked,
+                Some(file),
+            ));
         }
     }
     Err(ListenError::UnixInUse { address: asked })
@@ -73,7 +82,11 @@ pub(super) fn open_abstract(name: &str, backlog: u32) -> Result<Listener, Listen
         let address = asked.clone();
         move |source: io::Error| match source.kind() {
             ErrorKind::AddrInUse => ListenError::UnixInUse { address },
-            _ => ListenError::Io { address, action, source },
+            _ => ListenError::Io {
+                address,
+                action,
+                source,
+            },
         }
     };
     let socket = new_socket().map_err(failed("making a socket"))?;
@@ -91,7 +104,9 @@ pub(super) fn final_path(bound: &Path) -> PathBuf {
         let text = bound.to_str()?;
         let (path, random) = text.rsplit_once(TEMPORARY_MARK)?;
         let ours = random.len() == RANDOM_DIGITS
-            && random.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+            && random
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         ours.then(|| PathBuf::from(path))
     };
     known().unwrap_or_else(|| bound.to_owned())
@@ -112,9 +127,14 @@ fn examine(path: &Path) -> Result<Found, ListenError> {
         Err(error) => return Err(failure(path, "stat", error)),
     };
     if !metadata.file_type().is_socket() {
-        return Err(ListenError::NotASocket { path: path.to_owned(), kind: kind(&metadata) });
+        return Err(ListenError::NotASocket {
+            path: path.to_owned(),
+            kind: kind(&metadata),
+        });
     }
-    let in_use = || ListenError::UnixInUse { address: Address::Unix(path.to_owned()) };
+    let in_use = || ListenError::UnixInUse {
+        address: Address::Unix(path.to_owned()),
+    };
     let socket = new_socket().map_err(|error| failure(path, "making a socket", error))?;
     let address = SockAddr::unix(path).map_err(|error| failure(path, "connect", error))?;
     match socket.connect(&address) {
@@ -225,6 +245,10 @@ fn failure(path: &Path, action: &'static str, source: io::Error) -> ListenError 
             ListenError::NoDirectory { path, directory }
         }
         ErrorKind::PermissionDenied => ListenError::UnixPermission { path, directory },
-        _ => ListenError::Io { address: Address::Unix(path), action, source },
+        _ => ListenError::Io {
+            address: Address::Unix(path),
+            action,
+            source,
+        },
     }
 }

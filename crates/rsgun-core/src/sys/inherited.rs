@@ -38,7 +38,10 @@ impl Inherited {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the kernel has just made this number, nobody else knows it.
-        Ok(Self { number, copy: unsafe { OwnedFd::from_raw_fd(copy) } })
+        Ok(Self {
+            number,
+            copy: unsafe { OwnedFd::from_raw_fd(copy) },
+        })
     }
 
     /// Takes the descriptor: the copy is the caller's, and the old number becomes
@@ -48,7 +51,10 @@ impl Inherited {
     /// # Errors
     /// When `/dev/null` cannot be opened; then the old number is as it was.
     pub fn take(self) -> io::Result<OwnedFd> {
-        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+        let null = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/null")?;
         let flags = if self.number <= 2 { 0 } else { libc::O_CLOEXEC };
         // SAFETY: nothing in this process owns the number: all that Rust code opens is
         // close-on-exec, and `find` has seen that this is not.
@@ -79,7 +85,10 @@ mod tests {
         let target = |fd: RawFd| std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap();
         assert_eq!(target(number), std::path::Path::new("/dev/null"));
         assert!(target(taken.as_raw_fd()).ends_with("stat"));
-        assert!(Inherited::find(number).is_err(), "the second time it is this process's own");
+        assert!(
+            Inherited::find(number).is_err(),
+            "the second time it is this process's own"
+        );
     }
 
     #[test]

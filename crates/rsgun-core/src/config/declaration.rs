@@ -1,0 +1,159 @@
+//! What is known about a setting besides its value.
+
+use super::settings::DECLARATIONS;
+use super::value::ValueError;
+
+/// Everything about one setting but its value.
+#[derive(Debug, Clone, Copy)]
+pub struct Declaration {
+    /// The name in the file, and after `--` on the command line.
+    pub name: &'static str,
+    /// Where help and documentation list it.
+    pub section: Section,
+    /// What its values look like.
+    pub kind: Kind,
+    /// The flag of one letter.
+    pub short: Option<char>,
+    /// Other long flags: what gunicorn and uvicorn call it, without the dashes.
+    pub aliases: &'static [&'static str],
+    /// Variables that are read besides [`Self::variable`].
+    pub variables: &'static [&'static str],
+    /// It is an argument without a flag.
+    pub positional: bool,
+    /// The file may set it.
+    pub in_file: bool,
+    /// The placeholder of its value in the help; empty for a switch.
+    pub placeholder: &'static str,
+    /// The text of the default; `None` if there is none.
+    pub default: Option<&'static str>,
+    /// What holds when there is no default, in words.
+    pub otherwise: &'static str,
+    /// A value for the sample file if there is no default.
+    pub example: &'static str,
+    /// Whether a reload (`SIGHUP`) applies a change.
+    pub reload: bool,
+    /// What it does.
+    pub description: &'static str,
+    /// What only the documentation says about it.
+    pub details: &'static str,
+    /// Whether the texts are a value of this setting.
+    pub check: fn(&[String]) -> Result<(), ValueError>,
+}
+
+impl Declaration {
+    /// What most declarations have in common.
+    pub(super) const BASE: Self = Self {
+        name: "",
+        section: Section::Application,
+        kind: Kind::Text,
+        short: None,
+        aliases: &[],
+        variables: &[],
+        positional: false,
+        in_file: true,
+        placeholder: "",
+        default: None,
+        otherwise: "",
+        example: "",
+        reload: true,
+        description: "",
+        details: "",
+        check: |_| Ok(()),
+    };
+
+    /// Its variable: `RSGUN_` and the name.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("RSGUN_{}", self.name.replace('-', "_").to_uppercase())
+    }
+
+    /// [`Self::description`] as one line.
+    #[must_use]
+    pub fn help(&self) -> String {
+        self.description
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    /// Finds a setting by the name that the file uses; `_` may stand for `-`.
+    pub(super) fn find(name: &str) -> Option<&'static Self> {
+        let name = name.replace('_', "-");
+        DECLARATIONS
+            .iter()
+            .find(|declaration| declaration.name == name)
+    }
+
+    /// The name of the setting that somebody may have meant who wrote `name`.
+    pub(super) fn nearest(name: &str) -> Option<&'static str> {
+        let name = name.replace('_', "-").to_lowercase();
+        DECLARATIONS
+            .iter()
+            .filter(|declaration| declaration.in_file)
+            .flat_map(|declaration| {
+                let names = declaration
+                    .aliases
+                    .iter()
+                    .chain(std::iter::once(&declaration.name));
+                names.map(|alias| (strsim::jaro_winkler(alias, &name), declaration.name))
+            })
+            .filter(|(likeness, _)| *likeness > 0.8)
+            .max_by(|left, right| left.0.total_cmp(&right.0))
+            .map(|(_, name)| name)
+    }
+}
+
+/// What the values of a setting look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// One text.
+    Text,
+    /// A whole number.
+    Number,
+    /// On or off.
+    Switch,
+    /// Any number of texts.
+    List,
+}
+
+/// The groups of settings, in the order of help and documentation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Section {
+    /// What is served.
+    Application,
+    /// Where it listens.
+    Listening,
+    /// The processes that serve it.
+    Workers,
+    /// How long things may take.
+    Timeouts,
+    /// What is written about it.
+    Logging,
+    /// Where settings come from.
+    Configuration,
+}
+
+impl Section {
+    /// All of them, in order.
+    pub const ALL: [Self; 6] = [
+        Self::Application,
+        Self::Listening,
+        Self::Workers,
+        Self::Timeouts,
+        Self::Logging,
+        Self::Configuration,
+    ];
+
+    /// The heading.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Application => "Application",
+            Self::Listening => "Listening",
+            Self::Workers => "Workers",
+            Self::Timeouts => "Time-outs",
+            Self::Logging => "Logging",
+            Self::Configuration => "Configuration",
+        }
+    }
+}

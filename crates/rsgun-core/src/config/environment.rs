@@ -1,0 +1,80 @@
+//! Settings from environment variables.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt::Debug;
+
+use super::declaration::Kind;
+use super::error::ConfigError;
+use super::layer::{Layer, Origin};
+use super::settings::DECLARATIONS;
+
+/// Something that has environment variables; a map in tests.
+pub trait Environment: Debug + Send + Sync {
+    /// The value of a variable.
+    fn get(&self, name: &str) -> Option<OsString>;
+}
+
+/// The environment of this process.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ProcessEnvironment;
+
+impl Environment for ProcessEnvironment {
+    fn get(&self, name: &str) -> Option<OsString> {
+        std::env::var_os(name)
+    }
+}
+
+impl Environment for BTreeMap<String, OsString> {
+    fn get(&self, name: &str) -> Option<OsString> {
+        BTreeMap::get(self, name).cloned()
+    }
+}
+
+/// A variable's text; an empty one counts as not set, as container platforms pass
+/// variables that nobody has filled in.
+pub(super) fn read(
+    environment: &dyn Environment,
+    variable: &str,
+) -> Result<Option<String>, ConfigError> {
+    let Some(value) = environment.get(variable) else {
+        return Ok(None);
+    };
+    match value.into_string() {
+        Ok(text) if text.is_empty() => Ok(None),
+        Ok(text) => Ok(Some(text)),
+        Err(_) => Err(ConfigError::NotText {
+            variable: variable.to_owned(),
+        }),
+    }
+}
+
+/// What the environment says about the settings.
+pub(super) fn layer(environment: &dyn Environment) -> Result<Layer, ConfigError> {
+    let mut layer = Layer::default();
+    for declaration in DECLARATIONS {
+        let own = declaration.variable();
+        for variable in std::iter::once(own.as_str()).chain(declaration.variables.iter().copied()) {
+            let Some(text) = read(environment, variable)? else {
+                continue;
+            };
+            let texts = match declaration.kind {
+                Kind::List => text
+                    .split(',')
+                    .map(|part| part.trim().to_owned())
+                    .filter(|part| !part.is_empty())
+                    .collect(),
+                Kind::Text | Kind::Number | Kind::Switch => vec![text],
+            };
+            layer.set(
+                declaration,
+                texts,
+                Origin::Environment {
+                    variable: variable.to_owned(),
+                },
+            );
+            break;
+        }
+    }
+    Ok(layer)
+}

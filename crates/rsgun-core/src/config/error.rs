@@ -1,0 +1,148 @@
+//! What is wrong with a configuration.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::layer::Origin;
+use super::value::ValueError;
+
+/// Why the settings cannot be resolved. The message names the option, variable or
+/// line, and says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Nothing says what to serve.
+    #[error(
+        "no application given\n\nUsage: rsgun [OPTIONS] MODULE:ATTRIBUTE\n\n\
+         For a file main.py with `app = FastAPI()` in it:\n\n    rsgun -w 4 main:app\n\n\
+         `rsgun --help` lists all options."
+    )]
+    NoApplication,
+    /// A text is not a value of its setting.
+    #[error("{origin}: {error}")]
+    Invalid {
+        /// Where it stands.
+        origin: Box<Origin>,
+        /// What is wrong with it.
+        error: ValueError,
+    },
+    /// A variable is not valid UTF-8.
+    #[error("the environment variable {variable} is not valid UTF-8")]
+    NotText {
+        /// The variable.
+        variable: String,
+    },
+    /// Two settings answer the question where to listen.
+    #[error(
+        "{first} and {second} contradict each other: both say where to listen; keep one of them, \
+         or list every address with --bind"
+    )]
+    Contradiction {
+        /// One of them.
+        first: Box<Origin>,
+        /// The other one.
+        second: Box<Origin>,
+    },
+    /// A list of addresses has nothing in it.
+    #[error("{origin}: is an empty list; name at least one address or leave it out")]
+    NoAddress {
+        /// Where it stands.
+        origin: Box<Origin>,
+    },
+    /// The file cannot be read.
+    #[error("{origin}: cannot read the configuration file {}: {source}", path.display())]
+    FileUnreadable {
+        /// Who names it.
+        origin: Box<Origin>,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is of a kind that is not read.
+    #[error(
+        "{origin}: the configuration file {} is not a .toml file; \
+         docs/settings.md shows the keys", path.display()
+    )]
+    FileKind {
+        /// Who names it.
+        origin: Box<Origin>,
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is not TOML.
+    #[error("{}, line {line}: not valid TOML: {message}", path.display())]
+    FileSyntax {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What the parser said.
+        message: String,
+    },
+    /// The file has a key that is no setting.
+    #[error("{}, line {line}: unknown key `{key}`{}", path.display(), suggestion(*nearest))]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key.
+        key: String,
+        /// The setting that may have been meant.
+        nearest: Option<&'static str>,
+    },
+    /// The file has a setting twice, with `-` and with `_`.
+    #[error("{}, line {line}: `{key}` sets the same as a key above; keep one of them", path.display())]
+    DuplicateKey {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key.
+        key: String,
+    },
+    /// The file has a value of the wrong type.
+    #[error("{origin} is {found}, but must be {wanted}")]
+    WrongType {
+        /// Where it stands.
+        origin: Box<Origin>,
+        /// What it is.
+        found: &'static str,
+        /// What it must be, with an example.
+        wanted: &'static str,
+    },
+    /// A directory is not there.
+    #[error("{origin}: {} is not a directory", path.display())]
+    NotADirectory {
+        /// Where it stands.
+        origin: Box<Origin>,
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+impl ConfigError {
+    pub(super) fn invalid(origin: Origin, error: ValueError) -> Self {
+        Self::Invalid {
+            origin: Box::new(origin),
+            error,
+        }
+    }
+
+    /// The exit code of the master: 2 when the command line lacks something, as for
+    /// an unknown flag, else 1.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NoApplication => 2,
+            _ => 1,
+        }
+    }
+}
+
+fn suggestion(nearest: Option<&str>) -> String {
+    match nearest {
+        Some(name) => format!("; did you mean `{name}`?"),
+        None => "; docs/settings.md lists all keys".to_owned(),
+    }
+}

@@ -1,0 +1,114 @@
+//! Settings from a TOML file.
+
+use std::ops::Range;
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+
+use super::declaration::{Declaration, Kind};
+use super::error::ConfigError;
+use super::layer::{Layer, Origin};
+
+/// Reads the file that `named_by` names.
+pub(super) fn read(path: &Path, named_by: &Origin) -> Result<Layer, ConfigError> {
+    let named_by = || Box::new(named_by.clone());
+    if path.extension().is_none_or(|suffix| suffix != "toml") {
+        return Err(ConfigError::FileKind {
+            origin: named_by(),
+            path: path.to_owned(),
+        });
+    }
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::FileUnreadable {
+        origin: named_by(),
+        path: path.to_owned(),
+        source,
+    })?;
+    parse(path, &text)
+}
+
+fn parse(path: &Path, text: &str) -> Result<Layer, ConfigError> {
+    let line_of = |span: Range<usize>| {
+        let before = text.get(..span.start).unwrap_or(text);
+        before.bytes().filter(|byte| *byte == b'\n').count() + 1
+    };
+    let table = DeTable::parse(text).map_err(|error| ConfigError::FileSyntax {
+        path: path.to_owned(),
+        line: error.span().map_or(1, &line_of),
+        message: error.message().to_owned(),
+    })?;
+    let mut layer = Layer::default();
+    // The table is sorted by key; errors come in the order of the file.
+    let mut entries: Vec<_> = table.get_ref().iter().collect();
+    entries.sort_by_key(|(key, _)| key.span().start);
+    for (key, value) in entries {
+        let line = line_of(key.span());
+        let path = path.to_owned();
+        let key = key.get_ref().to_string();
+        let declaration = match Declaration::find(&key) {
+            Some(declaration) if declaration.in_file => declaration,
+            _ => {
+                let nearest = Declaration::nearest(&key);
+                return Err(ConfigError::UnknownKey {
+                    path,
+                    line,
+                    key,
+                    nearest,
+                });
+            }
+        };
+        if layer.get(declaration.name).is_some() {
+            return Err(ConfigError::DuplicateKey { path, line, key });
+        }
+        let origin = Origin::File { path, line, key };
+        match texts(declaration.kind, value.get_ref()) {
+            Some(texts) => layer.set(declaration, texts, origin),
+            None => {
+                return Err(ConfigError::WrongType {
+                    origin: Box::new(origin),
+                    found: type_name(value.get_ref()),
+                    wanted: wanted(declaration.kind),
+                });
+            }
+        }
+    }
+    Ok(layer)
+}
+
+/// The value as texts, or `None` if its type does not fit.
+fn texts(kind: Kind, value: &DeValue<'_>) -> Option<Vec<String>> {
+    match (kind, value) {
+        (Kind::Text | Kind::List, DeValue::String(text)) => Some(vec![text.to_string()]),
+        (Kind::Number, DeValue::Integer(number)) => {
+            // Hexadecimal and its like mean the same number.
+            let number = i64::from_str_radix(number.as_str(), number.radix()).ok()?;
+            Some(vec![number.to_string()])
+        }
+        (Kind::Switch, DeValue::Boolean(on)) => Some(vec![on.to_string()]),
+        (Kind::List, DeValue::Array(list)) => list
+            .iter()
+            .map(|item| item.get_ref().as_str().map(str::to_owned))
+            .collect(),
+        _ => None,
+    }
+}
+
+fn wanted(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Text => "a string in quotes",
+        Kind::Number => "a whole number without quotes, such as 4",
+        Kind::Switch => "true or false without quotes",
+        Kind::List => "a string or a list of strings, such as [\"127.0.0.1:8000\"]",
+    }
+}
+
+fn type_name(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}

@@ -1,0 +1,342 @@
+//! The one declaration of each setting.
+//!
+//! An entry of [`declare!`] is `field: type = reader, { properties }`, its doc comment
+//! being the help as well. Entries under `settings` become fields of [`Settings`];
+//! those under `inputs` only lead to something: a file, or addresses to listen on.
+//! To add a setting, add an entry; then let the tests rewrite the two generated files
+//! (`RSGUN_BLESS=1 cargo test -p rsgun-core`).
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::declaration::{Declaration, Kind, Section};
+use super::error::ConfigError;
+use super::layer::Layers;
+use super::value::{self, ValueError};
+use crate::listeners::Address;
+use crate::log::Level;
+
+/// Generates [`Settings`], `Inputs` and [`DECLARATIONS`] from the entries.
+macro_rules! declare {
+    (
+        settings {$(
+            $(#[doc = $doc:literal])+
+            $(#[serde($($serde:tt)+)])?
+            $field:ident: $type:ty = $read:expr, { $($key:ident: $property:expr),+ $(,)? }
+        )+}
+        inputs {$(
+            $(#[doc = $input_doc:literal])+
+            $input:ident: $input_type:ty = $input_read:expr,
+            { $($input_key:ident: $input_property:expr),+ $(,)? }
+        )+}
+    ) => {
+        /// All settings, resolved: what every process works with.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct Settings {
+            /// Where to listen, never empty.
+            pub bind: Vec<Address>,
+            $(
+                $(#[doc = $doc])+
+                $(#[serde($($serde)+)])?
+                pub $field: $type,
+            )+
+        }
+
+        impl Settings {
+            /// Reads every field from the layers.
+            pub(super) fn read(
+                layers: Layers<'_>,
+                bind: Vec<Address>,
+            ) -> Result<Self, ConfigError> {
+                Ok(Self {
+                    bind,
+                    $($field: {
+                        const DECLARATION: Declaration = Declaration {
+                            $($key: $property,)+
+                            ..Declaration::BASE
+                        };
+                        layers.value::<$type>(&DECLARATION, $read)?
+                    },)+
+                })
+            }
+        }
+
+        /// What only leads to a field of [`Settings`].
+        #[derive(Debug)]
+        pub(super) struct Inputs {
+            $(pub(super) $input: $input_type,)+
+        }
+
+        impl Inputs {
+            /// Reads every field from the layers.
+            pub(super) fn read(layers: Layers<'_>) -> Result<Self, ConfigError> {
+                Ok(Self {
+                    $($input: {
+                        const DECLARATION: Declaration = Declaration {
+                            $($input_key: $input_property,)+
+                            ..Declaration::BASE
+                        };
+                        layers.value::<$input_type>(&DECLARATION, $input_read)?
+                    },)+
+                })
+            }
+        }
+
+        /// Everything that can be set.
+        pub const DECLARATIONS: &[Declaration] = &[
+            $(Declaration {
+                $($key: $property,)+
+                description: concat!($($doc),+),
+                check: |texts| {
+                    let read: fn(&[String]) -> Result<$type, ValueError> = $read;
+                    read(texts).map(drop)
+                },
+                ..Declaration::BASE
+            },)+
+            $(Declaration {
+                $($input_key: $input_property,)+
+                description: concat!($($input_doc),+),
+                check: |texts| {
+                    let read: fn(&[String]) -> Result<$input_type, ValueError> = $input_read;
+                    read(texts).map(drop)
+                },
+                ..Declaration::BASE
+            },)+
+        ];
+    };
+}
+
+declare! {
+    settings {
+        /// The application: MODULE:ATTRIBUTE.
+        app: String = value::application, {
+            name: "app",
+            section: Section::Application,
+            positional: true,
+            placeholder: "APP",
+            otherwise: "it must be given",
+            example: "\"main:app\"",
+            details: "A module without an attribute stands for `MODULE:application`, as gunicorn \
+                      has it.",
+        }
+        /// The application is a function that returns the application.
+        factory: bool = value::switch, {
+            name: "factory",
+            section: Section::Application,
+            kind: Kind::Switch,
+            default: Some("false"),
+        }
+        /// The directory that is put first on `sys.path`.
+        app_dir: PathBuf = value::path, {
+            name: "app-dir",
+            section: Section::Application,
+            placeholder: "DIR",
+            default: Some("."),
+            details: "A relative path starts at the directory of `chdir`.",
+        }
+        /// The directory to change to before anything is loaded.
+        chdir: Option<PathBuf> = value::optional_path, {
+            name: "chdir",
+            section: Section::Application,
+            placeholder: "DIR",
+            otherwise: "the current directory",
+            example: "\"/srv/app\"",
+        }
+        /// The ASGI `root_path`: the path under which a proxy mounts the application.
+        root_path: String = value::text, {
+            name: "root-path",
+            section: Section::Application,
+            placeholder: "PATH",
+            default: Some(""),
+        }
+        /// Whether the application has a lifespan: auto finds out.
+        lifespan: Lifespan = value::lifespan, {
+            name: "lifespan",
+            section: Section::Application,
+            aliases: &["asgi-lifespan"],
+            placeholder: "auto|on|off",
+            default: Some("auto"),
+            details: "With `auto` an application that raises on the lifespan scope is served \
+                      without one; with `on` that is an error; with `off` it is not asked.",
+        }
+        /// The number of worker processes.
+        workers: u32 = |texts| value::number(texts, &(1..=512)), {
+            name: "workers",
+            section: Section::Workers,
+            kind: Kind::Number,
+            short: Some('w'),
+            variables: &["WEB_CONCURRENCY"],
+            placeholder: "N",
+            default: Some("1"),
+        }
+        /// Import the application once, before the workers are forked.
+        preload: bool = value::switch, {
+            name: "preload",
+            section: Section::Workers,
+            kind: Kind::Switch,
+            aliases: &["preload-app"],
+            default: Some("false"),
+            details: "Saves memory and makes a new worker start at once. The application must \
+                      not open connections or start threads while it is imported, since the \
+                      workers would share the former and miss the latter.",
+        }
+        /// The Python interpreter.
+        python: Option<PathBuf> = value::optional_path, {
+            name: "python",
+            section: Section::Workers,
+            placeholder: "PATH",
+            otherwise: "the virtual environment that rsgun is installed in, else `$VIRTUAL_ENV`, \
+                        else `python3` on `$PATH`",
+            example: "\"/srv/app/.venv/bin/python\"",
+        }
+        /// The event loop; auto takes uvloop where it is installed.
+        #[serde(rename = "loop")]
+        event_loop: String = value::event_loop, {
+            name: "loop",
+            section: Section::Workers,
+            aliases: &["asgi-loop"],
+            placeholder: "auto|asyncio|uvloop|MODULE:FACTORY",
+            default: Some("auto"),
+        }
+        /// Seconds that a worker has to finish its requests when it is stopped.
+        graceful_timeout: u32 = value::seconds, {
+            name: "graceful-timeout",
+            section: Section::Timeouts,
+            kind: Kind::Number,
+            aliases: &["timeout-graceful-shutdown"],
+            placeholder: "SECONDS",
+            default: Some("30"),
+            details: "What still runs then is cancelled.",
+        }
+        /// Seconds that an idle connection is kept open; 0 closes it after each answer.
+        keep_alive: u32 = value::seconds, {
+            name: "keep-alive",
+            section: Section::Timeouts,
+            kind: Kind::Number,
+            aliases: &["timeout-keep-alive"],
+            placeholder: "SECONDS",
+            default: Some("75"),
+            details: "Longer than the 60 seconds for which common load balancers keep a \
+                      connection, so that it is they who close it: a request that crosses with \
+                      the server's close is a 502 to its client.",
+        }
+        /// Seconds that a worker has from its start until it serves; 0 means no limit.
+        boot_timeout: u32 = value::seconds, {
+            name: "boot-timeout",
+            section: Section::Timeouts,
+            kind: Kind::Number,
+            placeholder: "SECONDS",
+            default: Some("120"),
+            details: "Importing the application and its lifespan startup must fit in. A worker \
+                      that takes longer is killed; a reload then leaves the old workers serving.",
+        }
+        /// The least level that is logged.
+        log_level: Level = value::level, {
+            name: "log-level",
+            section: Section::Logging,
+            placeholder: "critical|error|warning|info|debug|trace",
+            default: Some("info"),
+        }
+        /// Log every request.
+        access_log: bool = value::switch, {
+            name: "access-log",
+            section: Section::Logging,
+            kind: Kind::Switch,
+            default: Some("true"),
+        }
+        /// Connections that may wait to be accepted.
+        backlog: u32 = |texts| value::number(texts, &(1..=2_147_483_647)), {
+            name: "backlog",
+            section: Section::Listening,
+            kind: Kind::Number,
+            placeholder: "N",
+            default: Some("2048"),
+            reload: false,
+            details: "The system's own limit, `net.core.somaxconn`, holds as well. Inherited \
+                      sockets keep the queue that they have, and so does, at a reload, every \
+                      socket that stays open.",
+        }
+    }
+    inputs {
+        /// The configuration file, in TOML.
+        config: Option<PathBuf> = value::optional_path, {
+            name: "config",
+            section: Section::Configuration,
+            short: Some('c'),
+            in_file: false,
+            placeholder: "FILE",
+            otherwise: "no file is read",
+            reload: false,
+            details: "A reload reads the same file again.",
+        }
+        /// Where to listen; repeatable: HOST:PORT, [::1]:PORT, :PORT, unix:PATH, unix:@NAME
+        /// or fd://N.
+        bind: Vec<Address> = value::addresses, {
+            name: "bind",
+            section: Section::Listening,
+            kind: Kind::List,
+            short: Some('b'),
+            placeholder: "ADDRESS",
+            otherwise: "`127.0.0.1:8000`, or `0.0.0.0:$PORT` if the variable `PORT` is set",
+            example: "[\"127.0.0.1:8000\"]",
+            details: "`HOST` alone means port 8000. `:PORT` means every address of the machine, \
+                      IPv6 and IPv4; `[::]:PORT` too, unless another address of the list takes \
+                      the same port of IPv4. A host name that stands for several addresses \
+                      listens on all of them. `unix:PATH` makes a socket that everybody may \
+                      connect to (mode 0666): restrict its directory. `unix:@NAME` is an abstract \
+                      socket. `fd://N` is a listening socket that the parent process passes on. \
+                      In the variable, separate addresses by commas.",
+        }
+        /// The host to listen on, together with --port.
+        host: Option<String> = value::optional_host, {
+            name: "host",
+            section: Section::Listening,
+            placeholder: "HOST",
+            otherwise: "`127.0.0.1`",
+            example: "\"127.0.0.1\"",
+        }
+        /// The port to listen on, together with --host; 0 picks a free one.
+        port: Option<u16> = value::optional_port, {
+            name: "port",
+            section: Section::Listening,
+            kind: Kind::Number,
+            placeholder: "PORT",
+            otherwise: "`8000`",
+            example: "8000",
+        }
+        /// The UNIX socket to listen on.
+        uds: Option<Address> = value::optional_socket_path, {
+            name: "uds",
+            section: Section::Listening,
+            placeholder: "PATH",
+            otherwise: "none",
+            example: "\"/run/app.sock\"",
+            details: "The same as `unix:PATH` for `bind`.",
+        }
+        /// The number of a listening socket that the parent process passes on.
+        fd: Option<i32> = value::optional_descriptor, {
+            name: "fd",
+            section: Section::Listening,
+            kind: Kind::Number,
+            placeholder: "N",
+            otherwise: "none",
+            example: "0",
+            details: "The same as `fd://N` for `bind`. 0 is what supervisord passes to an \
+                      `fcgi-program`.",
+        }
+    }
+}
+
+/// `--lifespan`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lifespan {
+    /// Use it if the application knows it.
+    Auto,
+    /// The application must know it.
+    On,
+    /// Do not use it.
+    Off,
+}

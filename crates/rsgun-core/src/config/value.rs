@@ -1,0 +1,243 @@
+//! How the text of a value is read.
+//!
+//! Each function takes the texts given for a setting: none when neither a source nor
+//! the default has one, several for a list.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::Lifespan;
+use crate::listeners::{Address, AddressError};
+use crate::log::Level;
+
+/// A text that is not a value of its setting.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` {reason}")]
+pub struct ValueError {
+    /// The text.
+    pub text: String,
+    /// What is wrong with it and what would be right; follows the text in a sentence.
+    pub reason: String,
+}
+
+impl ValueError {
+    fn new(text: &str, reason: impl Display) -> Self {
+        Self {
+            text: text.to_owned(),
+            reason: reason.to_string(),
+        }
+    }
+}
+
+type Read<T> = Result<T, ValueError>;
+
+fn first(texts: &[String]) -> &str {
+    texts.first().map_or("", String::as_str)
+}
+
+fn optional<T>(texts: &[String], read: impl Fn(&str) -> Read<T>) -> Read<Option<T>> {
+    texts.first().map(|text| read(text)).transpose()
+}
+
+/// A whole number within bounds.
+pub(super) fn number<T>(texts: &[String], range: &RangeInclusive<T>) -> Read<T>
+where
+    T: FromStr + Display + PartialOrd,
+{
+    let text = first(texts);
+    let bounds = || {
+        let (low, high) = (range.start(), range.end());
+        ValueError::new(
+            text,
+            format_args!("is not a whole number from {low} to {high}"),
+        )
+    };
+    let digits = text.trim();
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(bounds());
+    }
+    match digits.parse() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => Err(bounds()),
+    }
+}
+
+/// Seconds, 0 included.
+pub(super) fn seconds(texts: &[String]) -> Read<u32> {
+    const YEAR: u32 = 365 * 24 * 3600;
+    number(texts, &(0..=YEAR))
+}
+
+/// A port, or nothing.
+pub(super) fn optional_port(texts: &[String]) -> Read<Option<u16>> {
+    optional(texts, |text| {
+        number(&[text.to_owned()], &(0..=u16::MAX)).map_err(|error| {
+            // What container platforms set for a service that is called rsgun.
+            if text.starts_with("tcp://") {
+                let reason = "is not a port; Kubernetes sets this variable for a service that is \
+                              called `rsgun`: set enableServiceLinks to false for the pod";
+                return ValueError::new(text, reason);
+            }
+            error
+        })
+    })
+}
+
+/// A descriptor's number, or nothing.
+pub(super) fn optional_descriptor(texts: &[String]) -> Read<Option<i32>> {
+    optional(texts, |text| number(&[text.to_owned()], &(0..=i32::MAX)))
+}
+
+/// On or off.
+pub(super) fn switch(texts: &[String]) -> Read<bool> {
+    let text = first(texts);
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err(ValueError::new(text, "is neither `true` nor `false`")),
+    }
+}
+
+/// Any text.
+pub(super) fn text(texts: &[String]) -> Read<String> {
+    Ok(first(texts).to_owned())
+}
+
+/// A path that is not empty.
+pub(super) fn path(texts: &[String]) -> Read<PathBuf> {
+    let text = first(texts);
+    if text.is_empty() || text.contains('\0') {
+        return Err(ValueError::new(text, "is not a path"));
+    }
+    Ok(PathBuf::from(text))
+}
+
+/// A path, or nothing.
+pub(super) fn optional_path(texts: &[String]) -> Read<Option<PathBuf>> {
+    optional(texts, |text| path(&[text.to_owned()]))
+}
+
+/// The socket path of `--uds`, or nothing.
+pub(super) fn optional_socket_path(texts: &[String]) -> Read<Option<Address>> {
+    optional(texts, |text| {
+        Address::from_socket_path(text).map_err(|error| ValueError::new(text, error))
+    })
+}
+
+/// Addresses as `--bind` takes them.
+pub(super) fn addresses(texts: &[String]) -> Read<Vec<Address>> {
+    let read = |text: &String| {
+        text.parse()
+            .map_err(|error: AddressError| ValueError::new(text, error))
+    };
+    texts.iter().map(read).collect()
+}
+
+/// A host as `--host` takes it, or nothing.
+pub(super) fn optional_host(texts: &[String]) -> Read<Option<String>> {
+    optional(texts, |text| match Address::from_host_and_port(text, 0) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(ValueError::new(text, error)),
+    })
+}
+
+/// `MODULE:ATTRIBUTE`. A module alone gets the attribute `application`, as gunicorn
+/// has it and WSGI modules call it. No text gives an empty one, which
+/// [`super::Source::resolve`] refuses, since it knows whether a file was read.
+pub(super) fn application(texts: &[String]) -> Read<String> {
+    let text = first(texts);
+    if texts.is_empty() {
+        return Ok(String::new());
+    }
+    let (module, attribute) = match text.split_once(':') {
+        Some((module, attribute)) => (module, attribute),
+        None => (text, "application"),
+    };
+    if module.contains('/') || has_python_suffix(module) {
+        let stem = module.strip_suffix(".py").unwrap_or(module);
+        let directory = stem.rsplit_once('/').map_or("", |(directory, _)| directory);
+        let name = stem.rsplit('/').next().unwrap_or(stem);
+        let mut advice = format!("names a file; name the module: `{name}:{attribute}`");
+        if !directory.is_empty() {
+            advice.push_str(&format!(" with --app-dir {directory}"));
+        }
+        return Err(ValueError::new(text, advice));
+    }
+    if module.is_empty() || attribute.is_empty() {
+        return Err(ValueError::new(
+            text,
+            "is not MODULE:ATTRIBUTE, such as `main:app`",
+        ));
+    }
+    Ok(format!("{module}:{attribute}"))
+}
+
+fn has_python_suffix(module: &str) -> bool {
+    std::path::Path::new(module)
+        .extension()
+        .is_some_and(|suffix| suffix == "py")
+}
+
+/// The name of an event loop, or `MODULE:FACTORY`.
+pub(super) fn event_loop(texts: &[String]) -> Read<String> {
+    const NAMES: [(&str, &str); 3] = [
+        ("auto", "auto"),
+        ("asyncio", "asyncio"),
+        ("uvloop", "uvloop"),
+    ];
+    let text = first(texts);
+    match text.split_once(':') {
+        Some((module, factory)) if !module.is_empty() && !factory.is_empty() => Ok(text.to_owned()),
+        _ => choice(texts, &NAMES)
+            .map(str::to_owned)
+            .map_err(|mut error| {
+                error
+                    .reason
+                    .push_str(", or MODULE:FACTORY for a loop of your own");
+                error
+            }),
+    }
+}
+
+/// `--lifespan`.
+pub(super) fn lifespan(texts: &[String]) -> Read<Lifespan> {
+    choice(
+        texts,
+        &[
+            ("auto", Lifespan::Auto),
+            ("on", Lifespan::On),
+            ("off", Lifespan::Off),
+        ],
+    )
+}
+
+/// `--log-level`.
+pub(super) fn level(texts: &[String]) -> Read<Level> {
+    choice(
+        texts,
+        &[
+            ("critical", Level::Critical),
+            ("error", Level::Error),
+            ("warning", Level::Warning),
+            ("info", Level::Info),
+            ("debug", Level::Debug),
+            ("trace", Level::Trace),
+        ],
+    )
+}
+
+/// One of some words, in any case.
+fn choice<T: Copy>(texts: &[String], words: &[(&str, T)]) -> Read<T> {
+    let text = first(texts);
+    let wanted = text.trim().to_ascii_lowercase();
+    if let Some((_, value)) = words.iter().find(|(word, _)| *word == wanted) {
+        return Ok(*value);
+    }
+    let all: Vec<String> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
+    Err(ValueError::new(
+        text,
+        format_args!("is none of {}", all.join(", ")),
+    ))
+}
