@@ -74,9 +74,16 @@ cargo-present:
 # The stamps: each file stands for a finished step, its prerequisites for what the
 # step depends on, so that a second run does nothing.
 
+# Another PYTHON than last time makes another environment.
+ifneq ($(PYTHON),)
+ifneq ($(PYTHON),$(shell cat $(VENV)/.created 2>/dev/null))
+.PHONY: $(VENV)/.created
+endif
+endif
+
 $(VENV)/.created: scripts/find-python
 	python=$$(scripts/find-python) && rm -rf $(VENV) && "$$python" -m venv $(VENV)
-	@touch $@
+	@echo '$(PYTHON)' > $@
 
 $(VENV)/.packaging: pyproject.toml $(VENV)/.created
 	$(PIP) install 'setuptools>=77' 'setuptools-rust>=1.11'
