@@ -217,3 +217,170 @@ fn layer(matches: &ArgMatches) -> Layer {
     }
     layer
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rsgun_core::config::Settings;
+    use rsgun_core::log::Level;
+
+    use super::*;
+
+    fn run(line: &str, variables: &[(&str, &str)]) -> Result<Command, CliError> {
+        let variables: BTreeMap<String, OsString> = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), OsString::from(value)))
+            .collect();
+        let arguments = std::iter::once("rsgun").chain(line.split_whitespace());
+        parse(
+            arguments.map(OsString::from),
+            variables,
+            std::env::temp_dir(),
+        )
+    }
+
+    fn settings_with(line: &str, variables: &[(&str, &str)]) -> Settings {
+        match run(line, variables) {
+            Ok(Command::Serve(source)) => source
+                .resolve()
+                .unwrap_or_else(|error| panic!("{line}: {error}")),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn settings(line: &str) -> Settings {
+        settings_with(line, &[])
+    }
+
+    fn error(line: &str) -> String {
+        run(line, &[]).map(|_| ()).unwrap_err().to_string()
+    }
+
+    fn printed(line: &str) -> String {
+        match run(line, &[]) {
+            Ok(Command::Print(text)) => text,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_parser_is_consistent() {
+        parser().debug_assert();
+    }
+
+    #[test]
+    fn the_command_of_the_first_page() {
+        let settings = settings("-w 4 main:app");
+        assert_eq!((settings.workers, settings.app.as_str()), (4, "main:app"));
+        assert!(settings.access_log && !settings.preload);
+    }
+
+    #[test]
+    fn flags_of_gunicorn_and_uvicorn_are_understood() {
+        let gunicorn = settings(
+            "main:app --workers=3 --preload-app -b :80 -b unix:/x --log-level WARNING \
+             --graceful-timeout 5 --keep-alive 2 --backlog 64",
+        );
+        assert_eq!((gunicorn.workers, gunicorn.preload), (3, true));
+        assert_eq!(gunicorn.log_level, Level::Warning);
+        assert_eq!((gunicorn.graceful_timeout, gunicorn.keep_alive), (5, 2));
+        assert_eq!(gunicorn.bind.len(), 2);
+        let uvicorn = settings(
+            "--host 0.0.0.0 --port 0 --loop asyncio --lifespan off --no-access-log --factory \
+             --timeout-keep-alive 9 --timeout-graceful-shutdown 8 --root-path /api main:app",
+        );
+        assert_eq!(uvicorn.bind[0].to_string(), "0.0.0.0:0");
+        assert!(uvicorn.factory && !uvicorn.access_log);
+        assert_eq!((uvicorn.graceful_timeout, uvicorn.keep_alive), (8, 9));
+        assert_eq!(uvicorn.root_path, "/api");
+        assert_eq!(settings("main:app --fd 0").bind[0].to_string(), "fd://0");
+    }
+
+    #[test]
+    fn the_last_of_repeated_flags_wins() {
+        assert_eq!(settings("main:app -w 2 -w 3").workers, 3);
+        assert!(settings("main:app --no-access-log --access-log").access_log);
+        assert!(!settings("main:app --access-log --no-access-log").access_log);
+        assert!(!settings("main:app --preload --no-preload-app").preload);
+    }
+
+    #[test]
+    fn a_flag_overrides_a_variable() {
+        let variables = [
+            ("RSGUN_PRELOAD", "yes"),
+            ("WEB_CONCURRENCY", "4"),
+            ("RSGUN_APP", "a:b"),
+        ];
+        let from_environment = settings_with("", &variables);
+        assert!(from_environment.preload);
+        assert_eq!(
+            (from_environment.workers, from_environment.app.as_str()),
+            (4, "a:b")
+        );
+        let overridden = settings_with("--no-preload -w 2 main:app", &variables);
+        assert!(!overridden.preload);
+        assert_eq!(
+            (overridden.workers, overridden.app.as_str()),
+            (2, "main:app")
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named_with_the_nearest_flag() {
+        let text = error("main:app --worker 4");
+        assert!(
+            text.contains("'--worker'") && text.contains("'--workers'"),
+            "{text}"
+        );
+        let text = error("main:app --lifepsan off");
+        assert!(text.contains("'--lifespan'"), "{text}");
+        let text = error("main:app -w many");
+        assert!(
+            text.contains("'--workers <N>': it is not a whole number from 1 to 512"),
+            "{text}"
+        );
+        assert!(error("main:app -w -1").contains("it is not a whole number"));
+        assert!(error("main:app --bind 8000").contains("write `:8000`"));
+        assert!(error("main:app other:app").contains("'other:app'"));
+        assert!(error("main:app --port").contains("--port <PORT>"));
+    }
+
+    #[test]
+    fn contradictions_name_the_flags() {
+        let Ok(Command::Serve(source)) = run("main:app --bind :80 --uds /x", &[]) else {
+            panic!("the arguments themselves are well-formed");
+        };
+        let error = source.resolve().unwrap_err();
+        assert!(
+            error.to_string().starts_with("--bind and --uds contradict"),
+            "{error}"
+        );
+        assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn help_lists_every_setting_under_its_section() {
+        let help = printed("--help");
+        assert_eq!(help, printed("-h"));
+        for section in Section::ALL {
+            assert!(help.contains(&format!("{}:\n", section.title())), "{help}");
+        }
+        for declaration in DECLARATIONS {
+            let shown = if declaration.positional {
+                format!("[{}]", declaration.placeholder)
+            } else {
+                format!("--{}", declaration.name)
+            };
+            assert!(help.contains(&shown), "{shown} is not in\n{help}");
+        }
+        assert!(help.contains("rsgun -w 4 -b :8080 main:app"), "{help}");
+    }
+
+    #[test]
+    fn the_version_is_the_package_s() {
+        for flag in ["--version", "-V", "-v"] {
+            assert_eq!(printed(flag), format!("rsgun {}\n", rsgun_core::VERSION));
+        }
+    }
+}

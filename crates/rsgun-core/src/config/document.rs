@@ -1,1 +1,240 @@
-//! The generated files.
+//! The files that are generated from the declarations: `docs/settings.md` and
+//! `config/rsgun.toml`.
+//!
+//! The tests compare them with what is in the repository; with `RSGUN_BLESS` set they
+//! write them instead.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::declaration::{Declaration, Kind, Section};
+use super::settings::DECLARATIONS;
+
+const INTRODUCTION: &str = "\
+# Settings
+
+<!-- Generated from the declarations in crates/rsgun-core/src/config/settings.rs:
+     change them there and run `RSGUN_BLESS=1 cargo test -p rsgun-core`. -->
+
+A setting can be given in four ways. The first one that has it wins:
+
+1. on the command line: `--log-level debug`;
+2. in the environment: `RSGUN_LOG_LEVEL=debug`;
+3. in the file that `-c FILE` or `RSGUN_CONFIG` names, in TOML: `log-level = \"debug\"`
+   (`log_level` is understood as well);
+4. by default.
+
+An empty variable counts as not set. A switch such as `--preload` has an opposite,
+`--no-preload`, which overrides what a variable or the file says. Unknown flags and keys
+are errors. A wrong command line ends rsgun with exit code 2, any other mistake in the
+configuration with 1.
+
+A reload (`SIGHUP`) reads the file again; flags and variables of a running process do
+not change. Where it says below that a setting needs a restart, a reload leaves the old
+value in force.
+
+**Where to listen** can be said in one of four ways: with `bind`, with `host` and
+`port`, with `uds`, or with `fd`. Two of them in one place (all flags are one place, all
+variables are another, the file is the third) contradict each other and are an error. In
+different places, the stronger place wins alone: `--uds` on the command line replaces
+`bind` of the file. Only `host` and `port` complete each other: `--port 9000` keeps the
+`host` of the file. The variable `PORT`, which many platforms set, means
+`0.0.0.0:$PORT` and counts only when nothing else says where to listen.
+";
+
+/// The text of `docs/settings.md`.
+fn reference() -> String {
+    let mut text = INTRODUCTION.to_owned();
+    for section in Section::ALL {
+        write!(text, "\n## {}\n", section.title()).unwrap();
+        for declaration in in_section(section) {
+            text.push('\n');
+            text.push_str(&entry(declaration));
+        }
+    }
+    text
+}
+
+fn in_section(section: Section) -> impl Iterator<Item = &'static Declaration> {
+    DECLARATIONS
+        .iter()
+        .filter(move |declaration| declaration.section == section)
+}
+
+fn entry(declaration: &Declaration) -> String {
+    let mut text = format!("### `{}`\n\n", declaration.name);
+    let details = declaration
+        .details
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
+    let about = format!("{} {details}", declaration.help());
+    text.push_str(&wrap(about.trim(), "", 88));
+    text.push('\n');
+    let mut line = |what: &str, value: &str| {
+        writeln!(text, "- {what}: {value}").unwrap();
+    };
+    line("Command line", &flags(declaration));
+    let variables: Vec<String> = std::iter::once(declaration.variable())
+        .chain(declaration.variables.iter().map(|&name| name.to_owned()))
+        .map(|name| format!("`{name}`"))
+        .collect();
+    line("Environment", &variables.join(", "));
+    match declaration.default {
+        Some("") => line("Default", "empty"),
+        Some(_) => line("Default", &format!("`{}`", literal(declaration))),
+        None => line("Default", declaration.otherwise),
+    }
+    line(
+        "Reload",
+        if declaration.reload {
+            "applies a change"
+        } else {
+            "needs a restart"
+        },
+    );
+    text
+}
+
+fn flags(declaration: &Declaration) -> String {
+    if declaration.positional {
+        return format!("`{}`", declaration.placeholder);
+    }
+    let mut flags: Vec<String> = declaration
+        .short
+        .iter()
+        .map(|letter| format!("-{letter}"))
+        .collect();
+    let names = std::iter::once(&declaration.name).chain(declaration.aliases);
+    if declaration.kind == Kind::Switch {
+        flags.extend(names.flat_map(|name| [format!("--{name}"), format!("--no-{name}")]));
+    } else {
+        flags.extend(names.map(|name| format!("--{name}")));
+        if let Some(first) = flags.first_mut() {
+            write!(first, " {}", declaration.placeholder).unwrap();
+        }
+    }
+    let quoted: Vec<String> = flags.iter().map(|flag| format!("`{flag}`")).collect();
+    quoted.join(", ")
+}
+
+const SAMPLE_INTRODUCTION: &str = "\
+# rsgun.toml: every setting, with its default or, where there is none, an example.
+#
+# Use it with `rsgun -c rsgun.toml`. To change a setting, remove the `#` before its
+# name. Flags and variables override what stands here. docs/settings.md says more.
+";
+
+/// The text of `config/rsgun.toml`.
+fn sample() -> String {
+    let mut text = SAMPLE_INTRODUCTION.to_owned();
+    for section in Section::ALL {
+        let mut entries = in_section(section).filter(|entry| entry.in_file).peekable();
+        if entries.peek().is_none() {
+            continue;
+        }
+        let title = section.title();
+        write!(text, "\n# {title}\n# {}\n", "-".repeat(title.len())).unwrap();
+        for declaration in entries {
+            let mut about = declaration.help();
+            if declaration.default.is_none() {
+                write!(about, " Without it: {}.", declaration.otherwise).unwrap();
+            }
+            text.push('\n');
+            text.push_str(&wrap(
+                &about.split_whitespace().collect::<Vec<_>>().join(" "),
+                "# ",
+                88,
+            ));
+            writeln!(text, "#{} = {}", declaration.name, literal(declaration)).unwrap();
+        }
+    }
+    text
+}
+
+/// The default, or the example, as TOML has it.
+fn literal(declaration: &Declaration) -> String {
+    match (declaration.default, declaration.kind) {
+        (None, _) => declaration.example.to_owned(),
+        (Some(text), Kind::Number | Kind::Switch) => text.to_owned(),
+        (Some(text), Kind::Text | Kind::List) => format!("\"{text}\""),
+    }
+}
+
+fn wrap(text: &str, prefix: &str, width: usize) -> String {
+    let mut lines = String::new();
+    let mut line = prefix.to_owned();
+    for word in text.split(' ') {
+        if line.len() > prefix.len() {
+            if line.len() + 1 + word.len() > width {
+                lines.push_str(&line);
+                lines.push('\n');
+                prefix.clone_into(&mut line);
+            } else {
+                line.push(' ');
+            }
+        }
+        line.push_str(word);
+    }
+    lines + &line + "\n"
+}
+
+fn check(path: &str, generated: &str) {
+    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .join(path);
+    if std::env::var_os("RSGUN_BLESS").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, generated).unwrap();
+    }
+    let stored = std::fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert!(
+        stored == generated,
+        "{} is not what the declarations say; run `RSGUN_BLESS=1 cargo test -p rsgun-core`",
+        path.display()
+    );
+}
+
+#[test]
+fn the_reference_is_up_to_date() {
+    check("docs/settings.md", &reference());
+}
+
+#[test]
+fn the_sample_file_is_up_to_date() {
+    check("config/rsgun.toml", &sample());
+}
+
+/// The settings of the sample, taken out of their comments.
+fn uncommented() -> Vec<String> {
+    sample()
+        .lines()
+        .filter_map(|line| line.strip_prefix('#'))
+        .filter(|line| line.starts_with(|letter: char| letter.is_ascii_lowercase()))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_sample_file_sets_nothing_and_can_be_read() {
+    let table: toml::Table = sample().parse().unwrap();
+    assert!(table.is_empty());
+}
+
+#[test]
+fn every_line_of_the_sample_file_is_a_setting() {
+    let lines = uncommented();
+    assert_eq!(
+        lines.len(),
+        DECLARATIONS.iter().filter(|each| each.in_file).count()
+    );
+    for line in lines {
+        let layer = super::file::parse(Path::new("sample.toml"), &line)
+            .unwrap_or_else(|error| panic!("{line}: {error}"));
+        let name = line.split(' ').next().unwrap();
+        let texts = &layer.get(name).unwrap().texts;
+        (Declaration::find(name).unwrap().check)(texts)
+            .unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
+}

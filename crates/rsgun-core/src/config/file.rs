@@ -26,7 +26,8 @@ pub(super) fn read(path: &Path, named_by: &Origin) -> Result<Layer, ConfigError>
     parse(path, &text)
 }
 
-fn parse(path: &Path, text: &str) -> Result<Layer, ConfigError> {
+/// Reads the text of the file at `path`.
+pub(super) fn parse(path: &Path, text: &str) -> Result<Layer, ConfigError> {
     let line_of = |span: Range<usize>| {
         let before = text.get(..span.start).unwrap_or(text);
         before.bytes().filter(|byte| *byte == b'\n').count() + 1
@@ -110,5 +111,73 @@ fn type_name(value: &DeValue<'_>) -> &'static str {
         DeValue::Datetime(_) => "a date or time",
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(text: &str) -> String {
+        parse(Path::new("/etc/rsgun.toml"), text)
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn both_spellings_of_a_key_are_understood() {
+        let layer = parse(
+            Path::new("rsgun.toml"),
+            "log-level = \"debug\"\nroot_path = \"/api\"\nbind = [\":80\", \"unix:/x\"]\nport = 0x50\n",
+        )
+        .unwrap();
+        assert_eq!(layer.get("log-level").unwrap().texts, ["debug"]);
+        assert_eq!(layer.get("root-path").unwrap().texts, ["/api"]);
+        assert_eq!(layer.get("bind").unwrap().texts, [":80", "unix:/x"]);
+        assert_eq!(layer.get("port").unwrap().texts, ["80"]);
+    }
+
+    #[test]
+    fn errors_name_the_line_and_say_what_to_do() {
+        for (text, expected) in [
+            (
+                "\nworkres = 4",
+                "/etc/rsgun.toml, line 2: unknown key `workres`; did you mean `workers`?",
+            ),
+            (
+                "preload_app = true",
+                "/etc/rsgun.toml, line 1: unknown key `preload_app`; did you mean `preload`?",
+            ),
+            (
+                "zzz = 1",
+                "/etc/rsgun.toml, line 1: unknown key `zzz`; docs/settings.md lists all keys",
+            ),
+            (
+                "# comment\n\nworkers = \"4\"",
+                "/etc/rsgun.toml, line 3: workers is a string, but must be a whole number \
+                 without quotes, such as 4",
+            ),
+            (
+                "bind = [8000]",
+                "/etc/rsgun.toml, line 1: bind is a list, but must be a string or a list of \
+                 strings, such as [\"127.0.0.1:8000\"]",
+            ),
+            (
+                "log-level = \"info\"\nlog_level = \"debug\"",
+                "/etc/rsgun.toml, line 2: `log_level` sets the same as a key above; keep one \
+                 of them",
+            ),
+            (
+                "config = \"other.toml\"",
+                "/etc/rsgun.toml, line 1: unknown key `config`; docs/settings.md lists all keys",
+            ),
+        ] {
+            assert_eq!(message(text), expected, "{text}");
+        }
+        let syntax = message("app = \"main:app\"\nworkers = \n");
+        assert!(
+            syntax.starts_with("/etc/rsgun.toml, line 2: not valid TOML: "),
+            "{syntax}"
+        );
     }
 }

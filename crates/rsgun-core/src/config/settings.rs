@@ -87,19 +87,19 @@ macro_rules! declare {
         /// Everything that can be set.
         pub const DECLARATIONS: &[Declaration] = &[
             $(Declaration {
-                $($key: $property,)+
-                description: concat!($($doc),+),
+                $($input_key: $input_property,)+
+                description: concat!($($input_doc),+),
                 check: |texts| {
-                    let read: fn(&[String]) -> Result<$type, ValueError> = $read;
+                    let read: fn(&[String]) -> Result<$input_type, ValueError> = $input_read;
                     read(texts).map(drop)
                 },
                 ..Declaration::BASE
             },)+
             $(Declaration {
-                $($input_key: $input_property,)+
-                description: concat!($($input_doc),+),
+                $($key: $property,)+
+                description: concat!($($doc),+),
                 check: |texts| {
-                    let read: fn(&[String]) -> Result<$input_type, ValueError> = $input_read;
+                    let read: fn(&[String]) -> Result<$type, ValueError> = $read;
                     read(texts).map(drop)
                 },
                 ..Declaration::BASE
@@ -116,7 +116,7 @@ declare! {
             section: Section::Application,
             positional: true,
             placeholder: "APP",
-            otherwise: "it must be given",
+            otherwise: "none; it must be given somewhere",
             example: "\"main:app\"",
             details: "A module without an attribute stands for `MODULE:application`, as gunicorn \
                       has it.",
@@ -339,4 +339,96 @@ pub enum Lifespan {
     On,
     /// Do not use it.
     Off,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    fn defaults() -> serde_json::Map<String, Value> {
+        match serde_json::to_value(Settings::read(Layers(&[]), Vec::new()).unwrap()).unwrap() {
+            Value::Object(map) => map,
+            other => panic!("settings are {other}"),
+        }
+    }
+
+    #[test]
+    fn a_declaration_has_the_name_and_the_kind_of_its_field() {
+        let inputs = ["config", "bind", "host", "port", "uds", "fd"];
+        let mut fields = defaults();
+        assert!(fields.remove("bind").is_some());
+        for declaration in DECLARATIONS {
+            if inputs.contains(&declaration.name) {
+                continue;
+            }
+            let field = fields.remove(&declaration.name.replace('-', "_"));
+            let field = field.unwrap_or_else(|| panic!("no field for {}", declaration.name));
+            let fits = match declaration.kind {
+                Kind::Number => field.is_number(),
+                Kind::Switch => field.is_boolean(),
+                Kind::Text => field.is_string() || field.is_null(),
+                Kind::List => field.is_array(),
+            };
+            assert!(fits, "{} is {field}", declaration.name);
+        }
+        assert!(fields.is_empty(), "without a declaration: {fields:?}");
+    }
+
+    #[test]
+    fn declarations_are_complete_and_do_not_collide() {
+        let mut names = HashSet::new();
+        let mut letters = HashSet::new();
+        let mut variables = HashSet::new();
+        for declaration in DECLARATIONS {
+            let name = declaration.name;
+            for alias in declaration.aliases.iter().chain([&name]) {
+                assert!(names.insert(*alias), "{alias} is there twice");
+            }
+            if let Some(letter) = declaration.short {
+                assert!(letters.insert(letter), "-{letter} is there twice");
+            }
+            assert!(variables.insert(declaration.variable()), "{name}");
+            for variable in declaration.variables {
+                assert!(
+                    variables.insert((*variable).to_owned()),
+                    "{variable} is there twice"
+                );
+            }
+            assert!(
+                declaration.description.ends_with('.'),
+                "{name}: the help is a sentence"
+            );
+            assert_eq!(
+                declaration.kind == Kind::Switch,
+                declaration.placeholder.is_empty()
+            );
+            match declaration.default {
+                Some(default) => (declaration.check)(&[default.to_owned()]).unwrap(),
+                None => {
+                    assert!(!declaration.otherwise.is_empty(), "{name}");
+                    assert!(
+                        !declaration.in_file || !declaration.example.is_empty(),
+                        "{name}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn settings_survive_the_way_to_another_process() {
+        let bind = vec![
+            "[::1]:80".parse().unwrap(),
+            "unix:/run/x".parse().unwrap(),
+            "unix:@x".parse().unwrap(),
+            "fd://0".parse().unwrap(),
+        ];
+        let settings = Settings::read(Layers(&[]), bind).unwrap();
+        let json = serde_json::to_string(&settings).unwrap();
+        assert_eq!(serde_json::from_str::<Settings>(&json).unwrap(), settings);
+    }
 }

@@ -91,3 +91,305 @@ impl Source {
         check("app-dir", &directory.join(&settings.app_dir))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+    use crate::config::Declaration;
+
+    /// A source of flags (`name=text`, repeatable), variables and a file.
+    struct Case {
+        flags: Vec<(&'static str, &'static str)>,
+        variables: Vec<(&'static str, &'static str)>,
+        file: Option<&'static str>,
+    }
+
+    const APP: (&str, &str) = ("app", "main:app");
+
+    fn case<const F: usize, const V: usize>(
+        flags: [(&'static str, &'static str); F],
+        variables: [(&'static str, &'static str); V],
+        file: Option<&'static str>,
+    ) -> Case {
+        Case {
+            flags: flags.to_vec(),
+            variables: variables.to_vec(),
+            file,
+        }
+    }
+
+    impl Case {
+        fn resolve(&self) -> Result<Settings, ConfigError> {
+            let directory = tempfile::tempdir().unwrap();
+            let mut layer = Layer::default();
+            let mut flags: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+            for (name, text) in &self.flags {
+                flags.entry(name).or_default().push((*text).to_owned());
+            }
+            if let Some(text) = self.file {
+                std::fs::write(directory.path().join("rsgun.toml"), text).unwrap();
+                flags.insert("config", vec!["rsgun.toml".to_owned()]);
+            }
+            for (name, texts) in flags {
+                let option = format!("--{name}");
+                let declaration = Declaration::find(name).unwrap();
+                layer.set(declaration, texts, Origin::CommandLine { option });
+            }
+            let variables: BTreeMap<String, OsString> = self
+                .variables
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), OsString::from(value)))
+                .collect();
+            Source::new(layer, variables, directory.path().to_owned()).resolve()
+        }
+
+        fn settings(&self) -> Settings {
+            self.resolve().unwrap_or_else(|error| panic!("{error}"))
+        }
+
+        fn error(&self) -> String {
+            self.resolve().unwrap_err().to_string()
+        }
+
+        fn bind(&self) -> Vec<String> {
+            self.settings()
+                .bind
+                .iter()
+                .map(ToString::to_string)
+                .collect()
+        }
+    }
+
+    #[test]
+    fn the_strongest_layer_wins() {
+        let file = Some("app = \"filed:app\"\nworkers = 2\nbacklog = 7\n");
+        let variables = [("RSGUN_WORKERS", "3"), ("RSGUN_LOG_LEVEL", "DEBUG")];
+        let settings = case([("workers", "4")], variables, file).settings();
+        assert_eq!(settings.workers, 4);
+        assert_eq!(settings.log_level, crate::log::Level::Debug);
+        assert_eq!((settings.app.as_str(), settings.backlog), ("filed:app", 7));
+        assert_eq!(settings.keep_alive, 75, "the default");
+        let settings = case([], variables, file).settings();
+        assert_eq!(settings.workers, 3);
+    }
+
+    #[test]
+    fn gunicorn_s_variables_count_after_our_own() {
+        assert_eq!(
+            case([APP], [("WEB_CONCURRENCY", "5")], None)
+                .settings()
+                .workers,
+            5
+        );
+        let both = [("WEB_CONCURRENCY", "5"), ("RSGUN_WORKERS", "6")];
+        assert_eq!(case([APP], both, None).settings().workers, 6);
+        assert_eq!(
+            case([APP], [("WEB_CONCURRENCY", "")], None)
+                .settings()
+                .workers,
+            1
+        );
+    }
+
+    #[test]
+    fn a_wrong_value_names_the_place() {
+        assert_eq!(
+            case([APP], [("WEB_CONCURRENCY", "many")], None).error(),
+            "the environment variable WEB_CONCURRENCY: `many` is not a whole number from 1 to 512"
+        );
+        let error = case([APP], [], Some("workers = 4\nkeep-alive = -1\n")).error();
+        assert!(
+            error.ends_with(
+                "rsgun.toml, line 2: keep-alive: `-1` is not a whole number from 0 to 31536000"
+            ),
+            "{error}"
+        );
+        let error = case([APP], [("RSGUN_PORT", "tcp://10.0.0.1:80")], None).error();
+        assert!(
+            error.contains("RSGUN_PORT") && error.contains("Kubernetes"),
+            "{error}"
+        );
+        let error = case([APP], [("RSGUN_LOG_LEVEL", "loud")], None).error();
+        assert!(
+            error.contains("RSGUN_LOG_LEVEL: `loud` is none of `critical`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_variable_that_is_not_text_is_named() {
+        let mut variables = BTreeMap::new();
+        variables.insert("RSGUN_APP".to_owned(), OsString::from_vec(vec![0xff]));
+        let source = Source::new(Layer::default(), variables, PathBuf::from("."));
+        let error = source.resolve().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "the environment variable RSGUN_APP is not valid UTF-8"
+        );
+    }
+
+    #[test]
+    fn without_an_application_the_usage_is_shown() {
+        let error = case([], [], None).resolve().unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("rsgun -w 4 main:app"), "{error}");
+        assert_eq!(
+            case([], [("RSGUN_APP", "main:app")], None).settings().app,
+            "main:app"
+        );
+    }
+
+    #[test]
+    fn applications_are_normalised_and_files_are_advised_against() {
+        let app = |text| case([("app", text)], [], None);
+        assert_eq!(app("mysite.wsgi").settings().app, "mysite.wsgi:application");
+        assert_eq!(app("main:create.app").settings().app, "main:create.app");
+        assert_eq!(
+            app("main.py").error(),
+            "--app: `main.py` names a file; name the module: `main:application`"
+        );
+        assert_eq!(
+            app("src/web/main.py:app").error(),
+            "--app: `src/web/main.py:app` names a file; name the module: `main:app` with \
+             --app-dir src/web"
+        );
+        for text in [":app", "main:", ":"] {
+            assert!(
+                app(text).error().contains("is not MODULE:ATTRIBUTE"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn loops_are_names_or_factories() {
+        let event_loop = |text| case([APP, ("loop", text)], [], None);
+        assert_eq!(event_loop("UVLoop").settings().event_loop, "uvloop");
+        assert_eq!(
+            event_loop("mine:new_loop").settings().event_loop,
+            "mine:new_loop"
+        );
+        for text in ["uvlop", ":x", "x:"] {
+            assert!(
+                event_loop(text).error().contains("MODULE:FACTORY"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn without_any_address_it_is_this_machine_or_the_platform_s_port() {
+        assert_eq!(case([APP], [], None).bind(), ["127.0.0.1:8000"]);
+        assert_eq!(
+            case([APP], [("PORT", "5000")], None).bind(),
+            ["0.0.0.0:5000"]
+        );
+        assert_eq!(case([APP], [("PORT", "")], None).bind(), ["127.0.0.1:8000"]);
+        let error = case([APP], [("PORT", "http")], None).error();
+        assert_eq!(
+            error,
+            "the environment variable PORT: `http` is not a whole number from 0 to 65535"
+        );
+        let port = [("PORT", "5000")];
+        assert_eq!(
+            case([APP, ("host", "::")], port, None).bind(),
+            ["[::]:8000"]
+        );
+        assert_eq!(case([APP], port, Some("bind = \":1\"")).bind(), [":1"]);
+    }
+
+    #[test]
+    fn the_strongest_layer_alone_says_where_to_listen() {
+        let file = Some("bind = [\":1\", \"unix:/x\"]");
+        assert_eq!(case([APP], [], file).bind(), [":1", "unix:/x"]);
+        assert_eq!(case([APP, ("uds", "/y")], [], file).bind(), ["unix:/y"]);
+        assert_eq!(case([APP, ("fd", "0")], [], file).bind(), ["fd://0"]);
+        assert_eq!(case([APP, ("port", "0")], [], file).bind(), ["127.0.0.1:0"]);
+        let variable = [("RSGUN_BIND", ":2, unix:@z")];
+        assert_eq!(case([APP], variable, file).bind(), [":2", "unix:@z"]);
+        let twice = [APP, ("bind", ":3"), ("bind", "[::1]:4")];
+        assert_eq!(case(twice, variable, file).bind(), [":3", "[::1]:4"]);
+    }
+
+    #[test]
+    fn host_and_port_complete_each_other() {
+        let host = Some("host = \"0.0.0.0\"\nport = 80");
+        assert_eq!(case([APP], [], host).bind(), ["0.0.0.0:80"]);
+        assert_eq!(
+            case([APP, ("port", "9000")], [], host).bind(),
+            ["0.0.0.0:9000"]
+        );
+        assert_eq!(
+            case([APP], [("RSGUN_HOST", "::1")], host).bind(),
+            ["[::1]:80"]
+        );
+        let between = [("RSGUN_UDS", "/x")];
+        assert_eq!(
+            case([APP, ("port", "9")], between, host).bind(),
+            ["127.0.0.1:9"]
+        );
+    }
+
+    #[test]
+    fn one_layer_must_not_say_it_in_two_ways() {
+        let error = case([APP, ("bind", ":1"), ("port", "2")], [], None).error();
+        assert!(
+            error.starts_with("--bind and --port contradict each other"),
+            "{error}"
+        );
+        let error = case([APP], [], Some("uds = \"/x\"\n\nfd = 3")).error();
+        assert!(
+            error.contains("line 1: uds and ") && error.contains("line 3: fd"),
+            "{error}"
+        );
+        let error = case([APP], [], Some("bind = []")).error();
+        assert!(error.contains("line 1: bind: is an empty list"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_file_or_directory_is_named_with_the_setting() {
+        let error = case([APP, ("config", "nowhere.toml")], [], None).error();
+        assert!(
+            error.starts_with("--config: cannot read the configuration file /"),
+            "{error}"
+        );
+        let error = case([APP], [("RSGUN_CONFIG", "gunicorn.conf.py")], None).error();
+        assert!(
+            error.starts_with("the environment variable RSGUN_CONFIG: "),
+            "{error}"
+        );
+        assert!(error.contains("is not a .toml file"), "{error}");
+        let error = case([APP, ("chdir", "nowhere")], [], None).error();
+        assert!(
+            error.starts_with("--chdir: /") && error.ends_with("not a directory"),
+            "{error}"
+        );
+        let error = case([APP, ("app-dir", "nowhere")], [], None).error();
+        assert!(error.starts_with("--app-dir: /"), "{error}");
+    }
+
+    #[test]
+    fn a_second_look_sees_a_changed_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("rsgun.toml");
+        let mut layer = Layer::default();
+        let option = "--config".to_owned();
+        let texts = vec!["rsgun.toml".to_owned()];
+        layer.set(
+            Declaration::find("config").unwrap(),
+            texts,
+            Origin::CommandLine { option },
+        );
+        let source = Source::new(layer, BTreeMap::new(), directory.path().to_owned());
+        std::fs::write(&file, "app = \"main:app\"\nworkers = 2").unwrap();
+        assert_eq!(source.resolve().unwrap().workers, 2);
+        std::fs::write(&file, "app = \"main:app\"\nworkers = 3").unwrap();
+        assert_eq!(source.resolve().unwrap().workers, 3);
+        std::fs::write(&file, "app = \"main:app\"\nworkers = 0").unwrap();
+        assert!(source.resolve().is_err());
+    }
+}
