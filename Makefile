@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
 
 RUST_SOURCES := Cargo.toml Cargo.lock .cargo/config.toml \
 	$(shell find src crates -type f \( -name '*.rs' -o -name '*.py' -o -name 'Cargo.toml' \))
-PYTHON_SOURCES := pyproject.toml $(shell find python -type f \( -name '*.py' -o -name '*.pyi' -o -name py.typed \))
+PYTHON_SOURCES := pyproject.toml setup.py $(shell find python -type f \( -name '*.py' -o -name '*.pyi' -o -name py.typed \))
 
 
 .DEFAULT_GOAL := help
