@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
 use nix::unistd::Pid;
@@ -59,6 +60,8 @@ pub fn prepare_child(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>) {
                     &SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty()),
                 )?;
             }
+            // Last: a signal that waits must find its disposition in place.
+            sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
             for (fd, number) in &fds {
                 if fd.as_raw_fd() == *number {
                     // Already in place: only take off close-on-exec.
@@ -74,7 +77,7 @@ pub fn prepare_child(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>) {
     }
 }
 
-/// Puts every signal back to its default and unblocks all of them.
+/// Puts every signal back to its default.
 fn reset_signals() -> io::Result<()> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     for signal in Signal::iterator() {
@@ -83,7 +86,6 @@ fn reset_signals() -> io::Result<()> {
             unsafe { sigaction(signal, &default)? };
         }
     }
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())
 }
 
@@ -105,21 +107,41 @@ pub fn ignore_master_signals() -> io::Result<()> {
     Ok(())
 }
 
-/// Takes ownership of a descriptor that the parent has put at this number.
+/// Takes ownership of the descriptor that the parent has put at this number before
+/// exec, once in the life of a process.
 ///
 /// # Errors
-/// `EBADF` when nothing is open there.
-///
-/// # Safety
-/// Nothing else in this process may own the descriptor.
-pub unsafe fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
+/// `EBADF` when nothing is open there; `AlreadyExists` at the second call.
+pub fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "the inherited descriptor has been taken before",
+        ));
+    }
     // SAFETY: F_SETFD on a number is harmless; it tells whether the number is open,
     // and sets close-on-exec, which descriptors after an exec lack.
     if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: open as just seen, and by contract nobody else owns it.
+    // SAFETY: open as just seen; the parent put it there for this call, which happens
+    // once, so nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Puts `/dev/null` in the place of a descriptor, whose number stays taken.
+///
+/// # Errors
+/// What `open(2)` or `dup2(2)` return.
+pub fn blank_out(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let null = std::fs::File::open("/dev/null")?;
+    // SAFETY: the number stays an open descriptor of its owner, which only no longer
+    // leads anywhere.
+    if unsafe { libc::dup3(null.as_raw_fd(), fd.as_raw_fd(), libc::O_CLOEXEC) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Which side of a fork the caller is on.
@@ -131,20 +153,34 @@ pub enum Forked {
     Child,
 }
 
-/// Forks without running anybody's fork hooks.
+/// Forks without running the fork hooks that libraries have registered.
+///
+/// Other threads do not exist in the child: what they had locked stays locked there.
 ///
 /// # Errors
 /// `EAGAIN` or `ENOMEM` when the system has no room for one more process.
-///
-/// # Safety
-/// The process must have one thread only, or the child must call nothing but
-/// async-signal-safe functions.
-pub unsafe fn fork_raw() -> io::Result<Forked> {
-    // SAFETY: passed on to the caller.
+pub fn fork_without_hooks() -> io::Result<Forked> {
+    // SAFETY: a fork breaks no memory: the child has a copy of all of it. A lock that
+    // another thread holds may block the child, which the callers know to avoid or to
+    // warn of (see the documentation above).
     #[expect(clippy::disallowed_methods, reason = "this is the place for it")]
     match unsafe { nix::unistd::fork()? } {
         nix::unistd::ForkResult::Parent { child } => Ok(Forked::Parent(child)),
         nix::unistd::ForkResult::Child => Ok(Forked::Child),
+    }
+}
+
+/// As [`prepare_child`], but the program becomes an orphan: the direct child ends at
+/// once with code 0, and the nearest subreaper is the parent of the program.
+pub fn prepare_orphan(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>) {
+    prepare_child(command, fds);
+    // SAFETY: between fork and exec only fork and `_exit` are called, which are
+    // async-signal-safe.
+    unsafe {
+        command.pre_exec(|| match fork_without_hooks()? {
+            Forked::Parent(_) => exit_now(0),
+            Forked::Child => Ok(()),
+        });
     }
 }
 
@@ -172,22 +208,6 @@ pub fn next_fd_number() -> io::Result<RawFd> {
         nix::sys::stat::Mode::empty(),
     )?;
     Ok(probe.as_raw_fd())
-}
-
-/// Borrows the descriptor at a number for the rest of the process.
-///
-/// # Errors
-/// `EBADF` when nothing is open there.
-///
-/// # Safety
-/// Whoever owns the descriptor must never close it.
-pub unsafe fn borrow_forever(number: RawFd) -> io::Result<BorrowedFd<'static>> {
-    // SAFETY: F_GETFD only reads.
-    if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: open as just seen, and open for ever by contract.
-    Ok(unsafe { BorrowedFd::borrow_raw(number) })
 }
 
 /// Duplicates a descriptor to the lowest free number at or above `floor`,

@@ -1,0 +1,417 @@
+//! One request and its response, between the connection and the application.
+//!
+//! An [`Exchange`] has two users. The connection (read and write phases) feeds the
+//! request body in and takes the response out; it never touches Python. The
+//! application (run phase), through [`super::cycle::Cycle`], takes the body and
+//! gives the response. Both sides lock it for a few instructions. Python objects
+//! that wait here are only ever created, resolved and dropped by the run phase.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, Response, StatusCode, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use pyo3::{Py, PyAny};
+
+use crate::http::body::ResponseBody;
+
+/// The connection stops reading the request body when this much is waiting for the
+/// application, in bytes.
+pub(crate) const BODY_HIGH_WATER: usize = 64 * 1024;
+/// `send()` waits when this much of a streamed response is waiting for the client.
+pub(crate) const SEND_HIGH_WATER: usize = 64 * 1024;
+
+/// A request and its response.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    state: Mutex<State>,
+    /// The answer has no body, whatever the application sends.
+    pub(crate) is_head: bool,
+    /// When the request was read, microseconds of the reactor's clock.
+    pub(crate) started_us: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) request: RequestBody,
+    pub(crate) response: ResponseState,
+    /// Futures of `receive()` calls that wait for something new.
+    pub(crate) receivers: Vec<Py<PyAny>>,
+    /// Futures of `send()` calls that wait for the client.
+    pub(crate) senders: Vec<Py<PyAny>>,
+    /// The peer has closed its sending side, or is gone altogether.
+    pub(crate) disconnected: bool,
+    /// The connection cannot take anything any more.
+    pub(crate) closed: bool,
+    /// The task that drives the connection.
+    connection: Option<Waker>,
+}
+
+/// The request body on its way to the application.
+#[derive(Debug)]
+pub(crate) struct RequestBody {
+    incoming: Option<Incoming>,
+    /// Reading makes hyper send `100 Continue`, so it must wait for `receive()`.
+    wants_continue: bool,
+    chunks: VecDeque<Bytes>,
+    buffered: usize,
+    /// It broke off before its end.
+    truncated: bool,
+    /// `more_body: False` has been handed out.
+    pub(crate) delivered: bool,
+}
+
+/// The response on its way to the client.
+#[derive(Debug)]
+pub(crate) struct ResponseState {
+    pub(crate) stage: Stage,
+    /// Whole response or head, until hyper takes it.
+    ready: Option<Result<Response<ResponseBody>, Aborted>>,
+    pub(crate) status: StatusCode,
+    /// `Content-Length` as the application gave it.
+    pub(crate) declared: Option<u64>,
+    /// Body bytes that the application has sent.
+    pub(crate) sent: u64,
+    /// The body must not go out: HEAD, 1xx, 204, 304.
+    pub(crate) bodiless: bool,
+    chunks: VecDeque<Bytes>,
+    buffered: usize,
+    end: End,
+}
+
+/// How far the application has come with its response.
+#[derive(Debug)]
+pub(crate) enum Stage {
+    /// No `http.response.start` yet.
+    Waiting,
+    /// The head is held back until the first body message.
+    Head(HeaderMap),
+    /// The head is out, more body may come.
+    Streaming,
+    /// Everything was sent.
+    Complete,
+    /// The server has given up on it.
+    Failed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Open,
+    Clean,
+    Aborted,
+}
+
+/// The response ends here: the connection must be closed.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the application did not complete its response")]
+pub(crate) struct Aborted;
+
+/// What `receive()` finds.
+#[derive(Debug)]
+pub(crate) enum Received {
+    /// Part of the body; `true` when more may come.
+    Body(Bytes, bool),
+    /// The client is gone or the response is complete.
+    Disconnect,
+    /// Nothing yet.
+    Pending,
+}
+
+impl Exchange {
+    pub(crate) fn new(
+        method: &Method,
+        incoming: Incoming,
+        wants_continue: bool,
+        started_us: u64,
+    ) -> Self {
+        let incoming = (!incoming.is_end_stream()).then_some(incoming);
+        Self {
+            state: Mutex::new(State {
+                request: RequestBody {
+                    incoming,
+                    wants_continue,
+                    chunks: VecDeque::new(),
+                    buffered: 0,
+                    truncated: false,
+                    delivered: false,
+                },
+                response: ResponseState {
+                    stage: Stage::Waiting,
+                    ready: None,
+                    status: StatusCode::OK,
+                    declared: None,
+                    sent: 0,
+                    bodiless: false,
+                    chunks: VecDeque::new(),
+                    buffered: 0,
+                    end: End::Open,
+                },
+                receivers: Vec::new(),
+                senders: Vec::new(),
+                disconnected: false,
+                closed: false,
+                connection: None,
+            }),
+            is_head: method == Method::HEAD,
+            started_us,
+        }
+    }
+
+    /// Locks the state. A panic elsewhere while it was locked left it usable.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // === the connection's side ===
+
+    /// Waits for the head of the response, or the whole of it.
+    pub(crate) fn poll_response(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<ResponseBody>, Aborted>> {
+        let mut state = self.lock();
+        match state.response.ready.take() {
+            Some(response) => Poll::Ready(response),
+            None => {
+                state.park(cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Moves what has arrived of the request body into the buffer.
+    ///
+    /// The first value tells that the application waits and must be told, the second
+    /// that the body has been read from the socket to its end.
+    pub(crate) fn pump(&self, cx: &mut Context<'_>) -> (bool, bool) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let before = state.request.chunks.len();
+        let had_body = state.request.incoming.is_some();
+        while let Some(incoming) = &mut state.request.incoming {
+            if state.request.wants_continue || state.request.buffered >= BODY_HIGH_WATER {
+                break;
+            }
+            match Pin::new(incoming).poll_frame(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Some(Ok(frame))) => {
+                    // Trailers are not part of ASGI.
+                    if let Ok(data) = frame.into_data()
+                        && !data.is_empty()
+                    {
+                        state.request.buffered += data.len();
+                        state.request.chunks.push_back(data);
+                    }
+                    if state
+                        .request
+                        .incoming
+                        .as_ref()
+                        .is_some_and(Incoming::is_end_stream)
+                    {
+                        state.request.incoming = None;
+                    }
+                }
+                Poll::Ready(Some(Err(_))) => {
+                    state.request.incoming = None;
+                    state.request.truncated = true;
+                    state.disconnected = true;
+                }
+                Poll::Ready(None) => state.request.incoming = None,
+            }
+        }
+        let is_read = state.request.incoming.is_none();
+        if !is_read {
+            state.park(cx);
+        }
+        let tell = !state.receivers.is_empty()
+            && (state.disconnected || state.request.chunks.len() > before || (had_body && is_read));
+        (tell, is_read)
+    }
+
+    /// The peer has closed its sending side. Returns whether that is news to an
+    /// application that waits.
+    pub(crate) fn peer_left(&self) -> bool {
+        let mut state = self.lock();
+        !std::mem::replace(&mut state.disconnected, true) && !state.receivers.is_empty()
+    }
+
+    /// The connection has ended. Returns whether the application waits for something.
+    pub(crate) fn connection_lost(&self) -> bool {
+        let mut state = self.lock();
+        state.disconnected = true;
+        state.closed = true;
+        state.connection = None;
+        state.request.truncated |= state.request.incoming.take().is_some();
+        state.response.ready = None;
+        state.response.chunks.clear();
+        state.response.buffered = 0;
+        !state.receivers.is_empty() || !state.senders.is_empty()
+    }
+
+    /// The next part of a streamed response; `None` ends it.
+    ///
+    /// The second value tells that a waiting `send()` may go on.
+    pub(crate) fn poll_chunk(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> (Poll<Option<Result<Bytes, Aborted>>>, bool) {
+        let mut state = self.lock();
+        if let Some(chunk) = state.response.chunks.pop_front() {
+            state.response.buffered -= chunk.len();
+            let resume = !state.senders.is_empty() && state.response.buffered < SEND_HIGH_WATER / 2;
+            return (Poll::Ready(Some(Ok(chunk))), resume);
+        }
+        match state.response.end {
+            End::Clean => (Poll::Ready(None), false),
+            End::Aborted => (Poll::Ready(Some(Err(Aborted))), false),
+            End::Open => {
+                state.park(cx);
+                (Poll::Pending, false)
+            }
+        }
+    }
+}
+
+impl State {
+    fn park(&mut self, cx: &Context<'_>) {
+        match &self.connection {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            _ => self.connection = Some(cx.waker().clone()),
+        }
+    }
+
+    fn wake_connection(&self) {
+        if let Some(waker) = &self.connection {
+            waker.wake_by_ref();
+        }
+    }
+
+    // === the application's side ===
+
+    /// Takes what `receive()` returns next, as ASGI's `http.request` wants it: all
+    /// that is buffered, joined.
+    pub(crate) fn receive(&mut self) -> Received {
+        if self.request.delivered {
+            let gone = self.disconnected
+                || self.closed
+                || matches!(self.response.stage, Stage::Complete | Stage::Failed);
+            return if gone {
+                Received::Disconnect
+            } else {
+                Received::Pending
+            };
+        }
+        let request = &mut self.request;
+        if request.chunks.is_empty() && request.incoming.is_none() {
+            if request.truncated {
+                return Received::Disconnect;
+            }
+            request.delivered = true;
+            return Received::Body(Bytes::new(), false);
+        }
+        if request.chunks.is_empty() {
+            if std::mem::take(&mut request.wants_continue) {
+                self.wake_connection();
+            }
+            return Received::Pending;
+        }
+        let data = request.take_all();
+        let more = request.incoming.is_some() || request.truncated;
+        request.delivered = !more;
+        if more {
+            // There is room again: let the connection read on.
+            self.wake_connection();
+        }
+        Received::Body(data, more)
+    }
+
+    /// Hands the head with the first (or only) part of the body to the connection.
+    pub(crate) fn respond(&mut self, response: Response<ResponseBody>) {
+        self.response.ready = Some(Ok(response));
+        self.wake_connection();
+    }
+
+    /// Adds a part to a streamed body. Returns whether `send()` should wait.
+    pub(crate) fn push(&mut self, chunk: Bytes) -> bool {
+        if !chunk.is_empty() {
+            self.response.buffered += chunk.len();
+            self.response.chunks.push_back(chunk);
+            self.wake_connection();
+        }
+        self.response.buffered >= SEND_HIGH_WATER
+    }
+
+    /// Ends a streamed body.
+    pub(crate) fn complete(&mut self) {
+        self.response.end = End::Clean;
+        self.response.stage = Stage::Complete;
+        self.wake_connection();
+    }
+
+    /// Gives up on the response: 500 if the head is not out, else the connection is
+    /// closed without a proper end. Returns the status if an answer could be sent.
+    pub(crate) fn fail(&mut self, is_head: bool) -> Option<StatusCode> {
+        let stage = std::mem::replace(&mut self.response.stage, Stage::Failed);
+        match stage {
+            Stage::Waiting | Stage::Head(_) => {
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                self.response.status = status;
+                self.respond(ResponseBody::plain(
+                    status,
+                    "Internal Server Error",
+                    is_head,
+                ));
+                Some(status)
+            }
+            Stage::Streaming => {
+                self.response.end = End::Aborted;
+                self.wake_connection();
+                None
+            }
+            Stage::Complete => {
+                self.response.stage = Stage::Complete;
+                None
+            }
+            Stage::Failed => None,
+        }
+    }
+
+    /// Takes the waiting `send()` calls that may go on.
+    pub(crate) fn resumed_senders(&mut self) -> Vec<Py<PyAny>> {
+        if self.closed || self.response.buffered < SEND_HIGH_WATER / 2 {
+            std::mem::take(&mut self.senders)
+        } else {
+            Vec::new()
+        }
+    }
+}
+
+impl RequestBody {
+    fn take_all(&mut self) -> Bytes {
+        self.buffered = 0;
+        if self.chunks.len() == 1 {
+            return self.chunks.pop_front().unwrap_or_default();
+        }
+        let mut joined = BytesMut::with_capacity(self.chunks.iter().map(Bytes::len).sum());
+        for chunk in self.chunks.drain(..) {
+            joined.extend_from_slice(&chunk);
+        }
+        joined.freeze()
+    }
+}
+
+/// The HTTP version as ASGI writes it.
+pub(crate) fn version_name(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        _ => "1.1",
+    }
+}
+
+/// A shared exchange.
+pub(crate) type SharedExchange = Arc<Exchange>;

@@ -1,0 +1,198 @@
+//! The messages that an application sends, checked.
+//!
+//! Nothing of an illegal message reaches the wire: it raises in the application's
+//! `send()`, whose traceback then shows where it was made.
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::{HeaderMap, StatusCode};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyBytes, PyDict, PyInt, PyList, PyString};
+
+use crate::reactor::queue::{self, Discarded};
+
+/// Bodies from this size on go out straight from Python's memory; below it a copy
+/// is cheaper than giving the object back later.
+const COPY_BELOW: usize = 4096;
+
+/// `http.response.start`.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    /// The value of `Content-Length`.
+    pub(crate) declared: Option<u64>,
+}
+
+/// `http.response.body`.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) data: Bytes,
+    pub(crate) more: bool,
+}
+
+impl Start {
+    /// Reads the message (ASGI HTTP, "Response Start").
+    ///
+    /// # Errors
+    /// `TypeError` and `ValueError` that name the key and the value.
+    pub(crate) fn parse(message: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let py = message.py();
+        let status = message
+            .get_item(pyo3::intern!(py, "status"))?
+            .ok_or_else(|| PyValueError::new_err("http.response.start without \"status\""))?;
+        let number = status
+            .cast::<PyInt>()
+            .ok()
+            .and_then(|number| number.extract::<u16>().ok())
+            .filter(|number| (200..=999).contains(number));
+        let Some(status_code) = number.and_then(|number| StatusCode::from_u16(number).ok()) else {
+            return Err(PyValueError::new_err(format!(
+                "http.response.start: status must be an integer from 200 to 999, not {}",
+                status.repr()?
+            )));
+        };
+        let mut start = Self {
+            status: status_code,
+            headers: HeaderMap::new(),
+            declared: None,
+        };
+        let Some(headers) = message.get_item(pyo3::intern!(py, "headers"))? else {
+            return Ok(start);
+        };
+        if let Ok(list) = headers.cast_exact::<PyList>() {
+            start.headers.reserve(list.len() + 1);
+            for header in list.iter() {
+                start.add(&header)?;
+            }
+        } else {
+            for header in headers.try_iter()? {
+                start.add(&header?)?;
+            }
+        }
+        Ok(start)
+    }
+
+    fn add(&mut self, header: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (name, value) = (header.get_item(0)?, header.get_item(1)?);
+        let (Ok(name), Ok(value)) = (name.cast::<PyBytes>(), value.cast::<PyBytes>()) else {
+            return Err(PyTypeError::new_err(format!(
+                "http.response.start: header name and value must be bytes, not {}",
+                header.repr()?
+            )));
+        };
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
+            PyValueError::new_err(format!("http.response.start: illegal header name {name}"))
+        })?;
+        let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| {
+            PyValueError::new_err(format!(
+                "http.response.start: illegal value {value} of header {name}"
+            ))
+        })?;
+        if name == CONTENT_LENGTH {
+            self.set_length(&value)?;
+            return Ok(());
+        }
+        // Framing is the server's (RFC 9112, 6.1): it knows what the client can read.
+        if name != TRANSFER_ENCODING {
+            self.headers.append(name, value);
+        }
+        Ok(())
+    }
+
+    fn set_length(&mut self, value: &HeaderValue) -> PyResult<()> {
+        let length = std::str::from_utf8(value.as_bytes())
+            .ok()
+            .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
+            .and_then(|text| text.parse::<u64>().ok());
+        let Some(length) =
+            length.filter(|length| self.declared.is_none_or(|earlier| earlier == *length))
+        else {
+            return Err(PyValueError::new_err(format!(
+                "http.response.start: illegal or contradictory content-length {value:?}"
+            )));
+        };
+        self.declared = Some(length);
+        self.headers.insert(CONTENT_LENGTH, value.clone());
+        Ok(())
+    }
+}
+
+impl Part {
+    /// Reads the message (ASGI HTTP, "Response Body").
+    ///
+    /// # Errors
+    /// `TypeError` when the body is not bytes.
+    pub(crate) fn parse(message: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let py = message.py();
+        let data = match message.get_item(pyo3::intern!(py, "body"))? {
+            Some(body) => take_bytes(&body)?,
+            None => Bytes::new(),
+        };
+        let more = match message.get_item(pyo3::intern!(py, "more_body"))? {
+            Some(more) => more.is_truthy()?,
+            None => false,
+        };
+        Ok(Self { data, more })
+    }
+}
+
+fn take_bytes(body: &Bound<'_, PyAny>) -> PyResult<Bytes> {
+    if let Ok(bytes) = body.cast::<PyBytes>() {
+        return Ok(share(bytes));
+    }
+    if body.is_instance_of::<PyString>() || body.is_instance_of::<PyInt>() || body.is_none() {
+        return Err(PyTypeError::new_err(format!(
+            "http.response.body: body must be bytes, not {}",
+            body.get_type().name()?
+        )));
+    }
+    // bytearray, memoryview and whatever else has a buffer: it may change later, so
+    // it is copied.
+    let copy = body
+        .py()
+        .get_type::<PyBytes>()
+        .call1((body,))
+        .map_err(|_| {
+            PyTypeError::new_err("http.response.body: body must be bytes or bytes-like")
+        })?;
+    Ok(share(copy.cast::<PyBytes>()?))
+}
+
+/// Bytes that live in a Python object, which is given back through the run phase.
+struct Borrowed(Option<PyBackedBytes>);
+
+impl AsRef<[u8]> for Borrowed {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if let Some(bytes) = self.0.take() {
+            queue::discard(Discarded::Bytes(bytes));
+        }
+    }
+}
+
+fn share(bytes: &Bound<'_, PyBytes>) -> Bytes {
+    let data = bytes.as_bytes();
+    if data.len() < COPY_BELOW {
+        return Bytes::copy_from_slice(data);
+    }
+    Bytes::from_owner(Borrowed(Some(bytes.clone().into())))
+}
+
+/// The type of a message.
+///
+/// # Errors
+/// `TypeError` when there is none or it is not a string.
+pub(crate) fn kind<'py>(message: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyString>> {
+    let kind = message
+        .get_item(pyo3::intern!(message.py(), "type"))?
+        .ok_or_else(|| PyTypeError::new_err("an ASGI message needs a \"type\""))?;
+    Ok(kind.cast_into::<PyString>()?)
+}

@@ -1,0 +1,204 @@
+//! The connection scope of a request (ASGI HTTP 2.5).
+
+use std::cell::RefCell;
+
+use http::{Method, Version};
+use percent_encoding::percent_decode;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
+
+use super::exchange::version_name;
+use crate::reactor::queue::{Peer, ServerAddress};
+
+/// Version of the ASGI HTTP specification that is served.
+const SPEC_VERSION: &str = "2.5";
+/// Header names that are kept as Python objects, a power of two.
+const NAMES: usize = 256;
+/// Longer names are not kept.
+const NAME_MAX: usize = 40;
+
+/// Makes scopes; holds what is the same in all of them.
+pub(crate) struct ScopeMaker {
+    /// The keys that never change; copied for each request.
+    template: Py<PyDict>,
+    /// The `asgi` entry; copied, since middleware may write to it.
+    asgi: Py<PyDict>,
+    /// The lifespan state; each request gets a shallow copy.
+    state: Py<PyDict>,
+    root_path: String,
+    /// Header names seen before, found by a few of their bytes.
+    names: RefCell<Vec<Option<Py<PyBytes>>>>,
+}
+
+impl ScopeMaker {
+    pub(crate) fn new(py: Python<'_>, root_path: &str, state: Py<PyDict>) -> PyResult<Self> {
+        let asgi = PyDict::new(py);
+        asgi.set_item("version", "3.0")?;
+        asgi.set_item("spec_version", SPEC_VERSION)?;
+        let template = PyDict::new(py);
+        template.set_item(pyo3::intern!(py, "type"), pyo3::intern!(py, "http"))?;
+        template.set_item(pyo3::intern!(py, "asgi"), py.None())?;
+        template.set_item(pyo3::intern!(py, "http_version"), pyo3::intern!(py, "1.1"))?;
+        template.set_item(pyo3::intern!(py, "method"), py.None())?;
+        template.set_item(pyo3::intern!(py, "scheme"), pyo3::intern!(py, "http"))?;
+        template.set_item(pyo3::intern!(py, "path"), py.None())?;
+        template.set_item(pyo3::intern!(py, "raw_path"), py.None())?;
+        template.set_item(pyo3::intern!(py, "query_string"), PyBytes::new(py, b""))?;
+        template.set_item(pyo3::intern!(py, "root_path"), root_path)?;
+        template.set_item(pyo3::intern!(py, "headers"), py.None())?;
+        template.set_item(pyo3::intern!(py, "client"), py.None())?;
+        template.set_item(pyo3::intern!(py, "server"), py.None())?;
+        template.set_item(pyo3::intern!(py, "state"), py.None())?;
+        template.set_item(pyo3::intern!(py, "extensions"), py.None())?;
+        Ok(Self {
+            template: template.unbind(),
+            asgi: asgi.unbind(),
+            state,
+            root_path: root_path.to_owned(),
+            names: RefCell::new((0..NAMES).map(|_| None).collect()),
+        })
+    }
+
+    /// Makes the scope of one request.
+    pub(crate) fn make<'py>(
+        &self,
+        py: Python<'py>,
+        parts: &http::request::Parts,
+        peer: &Peer,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let scope = self.template.bind(py).copy()?;
+        scope.set_item(pyo3::intern!(py, "asgi"), self.asgi.bind(py).copy()?)?;
+        if parts.version != Version::HTTP_11 {
+            scope.set_item(
+                pyo3::intern!(py, "http_version"),
+                version_name(parts.version),
+            )?;
+        }
+        scope.set_item(pyo3::intern!(py, "method"), method_name(py, &parts.method))?;
+        let (path, raw_path) = self.paths(py, parts.uri.path().as_bytes());
+        scope.set_item(pyo3::intern!(py, "path"), path)?;
+        scope.set_item(pyo3::intern!(py, "raw_path"), raw_path)?;
+        if let Some(query) = parts.uri.query()
+            && !query.is_empty()
+        {
+            scope.set_item(
+                pyo3::intern!(py, "query_string"),
+                PyBytes::new(py, query.as_bytes()),
+            )?;
+        }
+        scope.set_item(
+            pyo3::intern!(py, "headers"),
+            self.headers(py, &parts.headers)?,
+        )?;
+        let (client, server) = ends(py, peer)?;
+        scope.set_item(pyo3::intern!(py, "client"), client)?;
+        scope.set_item(pyo3::intern!(py, "server"), server)?;
+        scope.set_item(pyo3::intern!(py, "state"), self.state.bind(py).copy()?)?;
+        scope.set_item(pyo3::intern!(py, "extensions"), PyDict::new(py))?;
+        Ok(scope)
+    }
+
+    /// `path` and `raw_path`; both begin with the root path, under which the
+    /// application is mounted (ASGI HTTP, "root_path").
+    fn paths<'py>(
+        &self,
+        py: Python<'py>,
+        raw: &[u8],
+    ) -> (Bound<'py, PyString>, Bound<'py, PyBytes>) {
+        let decoded = percent_decode(raw).decode_utf8_lossy();
+        if self.root_path.is_empty() {
+            return (PyString::new(py, &decoded), PyBytes::new(py, raw));
+        }
+        let path = PyString::new(py, &format!("{}{decoded}", self.root_path));
+        let raw_path = PyBytes::new(py, &[self.root_path.as_bytes(), raw].concat());
+        (path, raw_path)
+    }
+
+    fn headers<'py>(
+        &self,
+        py: Python<'py>,
+        headers: &http::HeaderMap,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let mut pairs = Vec::with_capacity(headers.len());
+        let mut names = self.names.borrow_mut();
+        for (name, value) in headers {
+            let name = name_object(py, &mut names, name.as_str().as_bytes());
+            let value = PyBytes::new(py, value.as_bytes());
+            pairs.push(PyTuple::new(py, [name, value])?);
+        }
+        PyList::new(py, pairs)
+    }
+}
+
+/// The Python object of a header name, kept for the next request with the same one.
+fn name_object<'py>(
+    py: Python<'py>,
+    names: &mut [Option<Py<PyBytes>>],
+    name: &[u8],
+) -> Bound<'py, PyBytes> {
+    let (Some(first), Some(last)) = (name.first(), name.last()) else {
+        return PyBytes::new(py, name);
+    };
+    if name.len() > NAME_MAX {
+        return PyBytes::new(py, name);
+    }
+    let middle = name[name.len() / 2];
+    let hash = usize::from(*first) * 31 + usize::from(*last) * 7 + usize::from(middle) + name.len();
+    let Some(entry) = names.get_mut(hash % NAMES) else {
+        return PyBytes::new(py, name);
+    };
+    match entry {
+        Some(known) if known.as_bytes(py) == name => known.bind(py).clone(),
+        Some(_) => PyBytes::new(py, name),
+        None => {
+            let object = PyBytes::new(py, name);
+            *entry = Some(object.clone().unbind());
+            object
+        }
+    }
+}
+
+fn method_name<'py>(py: Python<'py>, method: &Method) -> Bound<'py, PyString> {
+    match *method {
+        Method::GET => pyo3::intern!(py, "GET").clone(),
+        Method::POST => pyo3::intern!(py, "POST").clone(),
+        Method::PUT => pyo3::intern!(py, "PUT").clone(),
+        Method::DELETE => pyo3::intern!(py, "DELETE").clone(),
+        Method::HEAD => pyo3::intern!(py, "HEAD").clone(),
+        Method::OPTIONS => pyo3::intern!(py, "OPTIONS").clone(),
+        Method::PATCH => pyo3::intern!(py, "PATCH").clone(),
+        _ => PyString::new(py, method.as_str()),
+    }
+}
+
+/// `client` and `server`, made once for each connection.
+fn ends<'a, 'py>(
+    py: Python<'py>,
+    peer: &'a Peer,
+) -> PyResult<(&'a Bound<'py, PyAny>, &'a Bound<'py, PyAny>)> {
+    if peer.python.get().is_none() {
+        let client = match peer.client {
+            Some(address) => (address.ip().to_string(), address.port())
+                .into_pyobject(py)?
+                .into_any()
+                .unbind(),
+            None => py.None(),
+        };
+        let server = match &peer.server {
+            ServerAddress::Ip(address) => (address.ip().to_string(), address.port())
+                .into_pyobject(py)?
+                .into_any()
+                .unbind(),
+            ServerAddress::Unix(path) => (path.as_ref(), py.None())
+                .into_pyobject(py)?
+                .into_any()
+                .unbind(),
+        };
+        // Nobody else can have set it meanwhile: this is the only place.
+        let _ = peer.python.set((client, server));
+    }
+    peer.python
+        .get()
+        .map(|(client, server)| (client.bind(py), server.bind(py)))
+        .ok_or_else(|| pyo3::exceptions::PyRuntimeError::new_err("the connection has no addresses"))
+}

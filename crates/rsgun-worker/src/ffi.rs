@@ -1,0 +1,49 @@
+//! The only `unsafe` of this crate: what PyO3 and hyper offer no safe way for.
+#![expect(unsafe_code, reason = "the one module of this crate that may")]
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use hyper::rt::ReadBufCursor;
+use socket2::Socket;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Lets `read` fill the free part of hyper's buffer and returns how many bytes it
+/// wrote.
+///
+/// # Errors
+/// What `read` returns.
+pub(crate) fn fill(
+    cursor: &mut ReadBufCursor<'_>,
+    read: impl FnOnce(&mut [MaybeUninit<u8>]) -> io::Result<usize>,
+) -> io::Result<usize> {
+    // SAFETY: `read` can only store into the slice (the system call behind it writes
+    // initialised bytes), it cannot make initialised bytes uninitialised again
+    // in a way that matters, since nothing before the cursor is exposed.
+    let free = unsafe { cursor.as_mut() };
+    let room = free.len();
+    let length = read(free)?;
+    assert!(length <= room, "read more bytes than there was room for");
+    // SAFETY: the callback has just written `length` bytes there.
+    unsafe { cursor.advance(length) };
+    Ok(length)
+}
+
+/// Descriptors that stay what they are while they are registered.
+pub(crate) trait Registrable: AsRawFd {}
+
+impl Registrable for Socket {}
+impl Registrable for OwnedFd {}
+
+/// Registers a descriptor with the runtime of this thread.
+///
+/// # Errors
+/// What `epoll_ctl(2)` returns.
+pub(crate) fn register<T: Registrable>(inner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    // SAFETY: both implementors own their descriptor, keep it for their whole life, and
+    // are only reached through `&` afterwards.
+    let registered = unsafe { AsyncFd::register_with_interest(inner, interest) };
+    registered.map_err(Into::into)
+}

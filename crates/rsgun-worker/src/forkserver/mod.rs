@@ -1,0 +1,191 @@
+//! PROCESS 2, the fork server: one for each generation.
+//!
+//! It greets the master, is told the settings, loads the application if it is to be
+//! preloaded, and then forks a worker for each order. It has one thread, no event
+//! loop and no runtime, since all of these would be lost or broken in a fork. When
+//! its channel ends, so does it.
+
+mod spawn;
+
+use std::os::fd::RawFd;
+
+use pyo3::prelude::*;
+use rsgun_core::config::Settings;
+use rsgun_core::ipc::{Channel, FromForkServer, ToForkServer};
+use rsgun_core::sys::process::{self, Forked};
+use rsgun_core::sys::title;
+use rsgun_core::{VERSION, log};
+
+use crate::{glue, worker};
+
+/// The fork server's end of its channel.
+type Master = Channel<FromForkServer, ToForkServer>;
+
+/// What a worker inherits from its fork server.
+pub(crate) struct Loaded {
+    pub(crate) settings: Settings,
+    pub(crate) generation: u32,
+    /// The application, if it was preloaded.
+    pub(crate) app: Option<Py<PyAny>>,
+    pub(crate) loader: Py<PyModule>,
+}
+
+/// Runs the fork server; returns the exit code, in the forked workers too.
+pub(crate) fn main(native: &Bound<'_, PyModule>, number: RawFd, extension: &str) -> PyResult<i32> {
+    let py = native.py();
+    process::ignore_master_signals()?;
+    let master = Master::new(process::take_inherited(number)?);
+    let hello = FromForkServer::Hello {
+        version: VERSION.to_owned(),
+        python: python_version(py),
+    };
+    if tell(&master, &hello).is_none() {
+        return Ok(0);
+    }
+    let Some((settings, generation)) = configuration(&master) else {
+        return Ok(0);
+    };
+    log::init(settings.log_level);
+    title::set(&format!("rsgun: fork server [gen {generation}]"));
+    let loader = glue::loader(py)?;
+    enter_directory(&settings)?;
+    loader.call_method1("prepare", (&settings.app_dir,))?;
+    let app = if settings.preload {
+        match load(&loader, &settings) {
+            Ok(app) => {
+                freeze(py)?;
+                Some(app)
+            }
+            Err(error) => {
+                let failure = glue::failure(py, &error);
+                let code = failure.kind.exit_code();
+                tell(&master, &FromForkServer::Failed(failure));
+                return Ok(i32::from(code));
+            }
+        }
+    } else {
+        None
+    };
+    if tell(&master, &FromForkServer::Loaded).is_none() {
+        return Ok(0);
+    }
+    let loaded = Loaded {
+        settings,
+        generation,
+        app,
+        loader: loader.unbind(),
+    };
+    serve(native, master, loaded, extension)
+}
+
+/// Runs a worker that was started by exec: its fork server stands in for the master
+/// until it has handed over what a forked worker would have inherited.
+pub(crate) fn main_of_worker(native: &Bound<'_, PyModule>, number: RawFd) -> PyResult<i32> {
+    let py = native.py();
+    process::ignore_master_signals()?;
+    let fork_server = Master::new(process::take_inherited(number)?);
+    let Some((settings, generation)) = configuration(&fork_server) else {
+        return Ok(1);
+    };
+    log::init(settings.log_level);
+    let loader = glue::loader(py)?;
+    enter_directory(&settings)?;
+    loader.call_method1("prepare", (&settings.app_dir,))?;
+    let Ok(Some(message)) = fork_server.recv(None) else {
+        return Ok(1);
+    };
+    let ToForkServer::Spawn { identity } = message.body else {
+        return Ok(1);
+    };
+    drop(fork_server);
+    let loaded = Loaded {
+        settings,
+        generation,
+        app: None,
+        loader: loader.unbind(),
+    };
+    worker::main(native, loaded, identity, message.fds)
+}
+
+/// The loop of the fork server. In a forked worker it returns what the worker
+/// returns; the fork server itself ends inside.
+fn serve(
+    native: &Bound<'_, PyModule>,
+    master: Master,
+    loaded: Loaded,
+    extension: &str,
+) -> PyResult<i32> {
+    let py = native.py();
+    loop {
+        // Threads that the application has started may run meanwhile.
+        let message = py.detach(|| master.recv(None));
+        let Ok(Some(message)) = message else {
+            // Without exit handlers: what the application has registered belongs to
+            // the workers.
+            process::exit_now(0);
+        };
+        let ToForkServer::Spawn { identity } = message.body else {
+            continue;
+        };
+        let forked = spawn::worker(py, &master, &loaded, identity, &message.fds, extension);
+        match forked {
+            Ok(Forked::Parent(_)) => {}
+            Ok(Forked::Child) => {
+                drop(master);
+                return worker::main(native, loaded, identity, message.fds);
+            }
+            Err(error) => {
+                tell(
+                    &master,
+                    &FromForkServer::SpawnFailed {
+                        id: identity.id,
+                        error: error.to_string(),
+                    },
+                );
+            }
+        }
+    }
+}
+
+/// Sends a message; `None` when the master is gone.
+fn tell(master: &Master, message: &FromForkServer) -> Option<()> {
+    master.send(message, &[]).ok()
+}
+
+fn configuration(master: &Master) -> Option<(Settings, u32)> {
+    match master.recv(None).ok()??.body {
+        ToForkServer::Configure {
+            generation,
+            settings,
+        } => Some((*settings, generation)),
+        ToForkServer::Spawn { .. } => None,
+    }
+}
+
+fn enter_directory(settings: &Settings) -> PyResult<()> {
+    if let Some(directory) = &settings.chdir {
+        std::env::set_current_dir(directory)?;
+    }
+    Ok(())
+}
+
+/// Imports the application.
+pub(crate) fn load(loader: &Bound<'_, PyModule>, settings: &Settings) -> PyResult<Py<PyAny>> {
+    loader
+        .call_method1("load", (&settings.app, &settings.app_dir, settings.factory))
+        .map(Bound::unbind)
+}
+
+/// Keeps the collector away from what was loaded: writing to its headers would
+/// unshare the pages with the workers.
+fn freeze(py: Python<'_>) -> PyResult<()> {
+    let collector = py.import("gc")?;
+    collector.call_method0("collect")?;
+    collector.call_method0("freeze")?;
+    Ok(())
+}
+
+fn python_version(py: Python<'_>) -> String {
+    let version = py.version_info();
+    format!("{}.{}.{}", version.major, version.minor, version.patch)
+}

@@ -1,0 +1,143 @@
+//! Making one worker.
+//!
+//! The fork server forks an intermediate process, which forks the worker and ends at
+//! once, so that the worker becomes a child of the master (a subreaper). The first
+//! fork runs nobody's hooks: those that libraries have registered would start threads
+//! in the intermediate, which then could not fork. The second one is `os.fork()`, with
+//! all hooks. When threads exist already and nothing is preloaded, the worker is
+//! started by exec instead: a lock held by a thread would stay locked for ever in a
+//! fork.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Command, Stdio};
+
+use nix::sys::wait::{WaitStatus, waitpid};
+use pyo3::prelude::*;
+use rsgun_core::bootstrap;
+use rsgun_core::ipc::{Channel, FromForkServer, Identity, ToForkServer};
+use rsgun_core::sys::channel;
+use rsgun_core::sys::process::{self, Forked};
+
+use super::{Loaded, Master};
+
+/// Makes one worker; returns on both sides, with [`Forked::Child`] in the worker.
+pub(super) fn worker(
+    py: Python<'_>,
+    master: &Master,
+    loaded: &Loaded,
+    identity: Identity,
+    fds: &[OwnedFd],
+    extension: &str,
+) -> io::Result<Forked> {
+    flush(py);
+    let threads = process::thread_count().unwrap_or(1);
+    let preloaded = loaded.app.is_some();
+    if threads > 1 {
+        let message = FromForkServer::Threads {
+            count: threads - 1,
+            forked: preloaded,
+        };
+        // A master that is gone is noticed at the next receive.
+        let _ = master.send(&message, &[]);
+    }
+    if threads > 1 && !preloaded {
+        return exec(py, loaded, identity, fds, extension);
+    }
+    in_grandchild(py, || fork_with_hooks(py))
+}
+
+/// Forks, and calls `second` in the child, which is to fork once more.
+fn in_grandchild(
+    py: Python<'_>,
+    second: impl FnOnce() -> io::Result<Forked>,
+) -> io::Result<Forked> {
+    match process::fork_without_hooks()? {
+        Forked::Parent(intermediate) => {
+            let status = py.detach(|| {
+                loop {
+                    match waitpid(intermediate, None) {
+                        Err(nix::Error::EINTR) => {}
+                        other => return other,
+                    }
+                }
+            })?;
+            match status {
+                WaitStatus::Exited(_, 0) => Ok(Forked::Parent(intermediate)),
+                WaitStatus::Exited(_, code) => Err(io::Error::from_raw_os_error(code)),
+                other => Err(io::Error::other(format!(
+                    "the intermediate process: {other:?}"
+                ))),
+            }
+        }
+        Forked::Child => match second() {
+            Ok(Forked::Child) => Ok(Forked::Child),
+            Ok(Forked::Parent(_)) => process::exit_now(0),
+            Err(error) => process::exit_now(error.raw_os_error().unwrap_or(1)),
+        },
+    }
+}
+
+/// `os.fork()`, which runs what libraries have registered.
+fn fork_with_hooks(py: Python<'_>) -> io::Result<Forked> {
+    let pid: i32 = py
+        .import("os")
+        .and_then(|os| os.call_method0("fork"))
+        .and_then(|pid| pid.extract())
+        .map_err(|error: PyErr| io::Error::other(error.to_string()))?;
+    Ok(if pid == 0 {
+        Forked::Child
+    } else {
+        Forked::Parent(nix::unistd::Pid::from_raw(pid))
+    })
+}
+
+/// Starts the worker as a fresh interpreter, and hands it over what a forked worker
+/// would have inherited.
+fn exec(
+    py: Python<'_>,
+    loaded: &Loaded,
+    identity: Identity,
+    fds: &[OwnedFd],
+    extension: &str,
+) -> io::Result<Forked> {
+    let executable: String = py
+        .import("sys")
+        .and_then(|sys| sys.getattr("executable"))
+        .and_then(|path| path.extract())
+        .map_err(|error: PyErr| io::Error::other(error.to_string()))?;
+    let (ours, theirs) = channel::pair()?;
+    let mut command = Command::new(executable);
+    command
+        .args(["-c", bootstrap::SCRIPT, bootstrap::WORKER])
+        .arg(bootstrap::CHANNEL_FD.to_string())
+        .arg(extension)
+        .stdin(Stdio::inherit());
+    process::prepare_orphan(&mut command, vec![(theirs, bootstrap::CHANNEL_FD)]);
+    // The direct child ends at once; the worker is the master's.
+    command.spawn()?.wait()?;
+    let worker = Channel::<ToForkServer, FromForkServer>::new(ours);
+    let configure = ToForkServer::Configure {
+        generation: loaded.generation,
+        settings: Box::new(loaded.settings.clone()),
+    };
+    worker.send(&configure, &[]).map_err(io::Error::other)?;
+    let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    worker
+        .send(&ToForkServer::Spawn { identity }, &borrowed)
+        .map_err(io::Error::other)?;
+    Ok(Forked::Parent(nix::unistd::Pid::this()))
+}
+
+/// Writes out what Python has buffered, or every worker would write it again.
+fn flush(py: Python<'_>) {
+    for name in ["stdout", "stderr"] {
+        let flushed = py
+            .import("sys")
+            .and_then(|sys| sys.getattr(name))
+            .and_then(|stream| stream.call_method0("flush"));
+        if let Err(error) = flushed {
+            tracing::debug!("sys.{name} could not be flushed: {error}");
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! One client connection from accept to close.
+//!
+//! The task polls hyper, and between hyper's reads it does what hyper does not:
+//! moves the request body on to the application as far as there is room, notices a
+//! peer that leaves while the application works, and watches the clock. A
+//! connection that this side closes first lingers: it reads until the peer has
+//! closed too, or else the kernel would reset it and the peer lose the end of the
+//! answer (RFC 9112, 9.6).
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, EXPECT, HeaderValue};
+use http::{Request, Response, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::rt::Write as _;
+use hyper::server::conn::http1;
+use hyper::service::Service;
+
+use super::body::ResponseBody;
+use super::io::Io;
+use crate::asgi::exchange::{Aborted, Exchange, SharedExchange};
+use crate::reactor::clock;
+use crate::reactor::deadlines::Alarm;
+use crate::reactor::queue::{self, Work};
+
+/// How long a connection that this side has closed waits for the peer to close.
+const LINGER_MS: u64 = 1_000;
+/// How long a draining worker waits for one more request on an idle connection.
+const DRAIN_LINGER_MS: u64 = 2_000;
+/// Bytes that hyper buffers at most, in either direction.
+const BUFFER_MAX: usize = 64 * 1024;
+
+/// What all connections of a worker have in common.
+#[derive(Debug)]
+pub(crate) struct Common {
+    /// How long an idle connection is kept, milliseconds.
+    pub(crate) keep_alive_ms: u64,
+    /// When the worker began to drain, milliseconds of the reactor's clock.
+    pub(crate) draining_since: Cell<Option<u64>>,
+}
+
+/// What the layers of one connection share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// The two ends, for the scope and the log.
+    pub(crate) peer: queue::Peer,
+    common: Rc<Common>,
+    /// The exchange in progress.
+    current: RefCell<Option<SharedExchange>>,
+    idle_since: Cell<u64>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Shared {
+    pub(crate) fn new(peer: queue::Peer, common: Rc<Common>) -> Self {
+        Self {
+            peer,
+            common,
+            current: RefCell::new(None),
+            idle_since: Cell::new(clock::now_ms()),
+            waker: RefCell::new(None),
+        }
+    }
+
+    /// Makes the task of the connection look around.
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn finished(&self, exchange: &SharedExchange) {
+        let mut current = self.current.borrow_mut();
+        if current
+            .as_ref()
+            .is_some_and(|other| Arc::ptr_eq(other, exchange))
+        {
+            *current = None;
+            self.idle_since.set(clock::now_ms());
+        }
+    }
+}
+
+/// The task of one connection.
+pub(crate) struct Connection {
+    hyper: Option<Pin<Box<http1::Connection<Io, Exchanges>>>>,
+    io: Io,
+    shared: Rc<Shared>,
+    alarm: Alarm,
+    peer_left: bool,
+    lingers_until: u64,
+}
+
+impl Connection {
+    pub(crate) fn new(io: Io, shared: Rc<Shared>) -> Self {
+        let service = Exchanges {
+            shared: Rc::clone(&shared),
+        };
+        let hyper = http1::Builder::new()
+            .half_close(true)
+            .pipeline_flush(true)
+            .max_buf_size(BUFFER_MAX)
+            .serve_connection(io.clone(), service);
+        Self {
+            hyper: Some(Box::pin(hyper)),
+            io,
+            shared,
+            alarm: Alarm::default(),
+            peer_left: false,
+            lingers_until: 0,
+        }
+    }
+
+    /// Does for the exchange in progress what hyper does not.
+    fn attend(&mut self, cx: &mut Context<'_>) {
+        let Some(exchange) = self.shared.current.borrow().clone() else {
+            return;
+        };
+        let (tell, is_read) = exchange.pump(cx);
+        self.peer_left = self.peer_left || (is_read && self.io.poll_peer_closed(cx).is_ready());
+        if tell || (self.peer_left && exchange.peer_left()) {
+            queue::push(Work::Receive(exchange));
+        }
+    }
+
+    /// Whether an idle connection has been idle for long enough.
+    fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.shared.current.borrow().is_some() {
+            return false;
+        }
+        let idle = self.shared.idle_since.get();
+        let common = &self.shared.common;
+        let mut until = idle + common.keep_alive_ms;
+        if let Some(since) = common.draining_since.get() {
+            until = until.min(since.max(idle) + DRAIN_LINGER_MS);
+        }
+        self.alarm.poll_at(until, cx).is_ready()
+    }
+}
+
+impl Future for Connection {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        if this.shared.waker.borrow().is_none() {
+            *this.shared.waker.borrow_mut() = Some(cx.waker().clone());
+        }
+        if let Some(hyper) = &mut this.hyper {
+            let result = hyper.as_mut().poll(cx);
+            match result {
+                Poll::Pending => {
+                    this.attend(cx);
+                    if !this.is_overdue(cx) {
+                        return Poll::Pending;
+                    }
+                    // Nobody waits for an answer here.
+                    let _ = Pin::new(&mut this.io).poll_shutdown(cx);
+                }
+                Poll::Ready(Err(error)) => report(&error, &this.shared.peer),
+                Poll::Ready(Ok(())) => {}
+            }
+            // Ends the exchange in progress, if there is one.
+            this.hyper = None;
+            if this.io.has_ended() {
+                return Poll::Ready(());
+            }
+            this.lingers_until = clock::now_ms() + LINGER_MS;
+        }
+        if this.alarm.poll_at(this.lingers_until, cx).is_ready() {
+            return Poll::Ready(());
+        }
+        this.io.poll_discard(cx)
+    }
+}
+
+/// Says in the log why hyper has given up on a connection, where it is worth a line.
+fn report(error: &hyper::Error, peer: &queue::Peer) {
+    if error.is_parse() {
+        let reason =
+            std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+        tracing::warn!("invalid HTTP request from {}: {reason}", peer.label());
+    } else {
+        tracing::debug!("connection of {} ended: {error}", peer.label());
+    }
+}
+
+/// hyper's service: queues the request, and waits for the answer.
+struct Exchanges {
+    shared: Rc<Shared>,
+}
+
+impl Service<Request<Incoming>> for Exchanges {
+    type Response = Response<TrackedBody>;
+    type Error = Aborted;
+    type Future = Answer;
+
+    fn call(&self, request: Request<Incoming>) -> Answer {
+        let (parts, body) = request.into_parts();
+        let wants_continue = parts.version == Version::HTTP_11
+            && parts
+                .headers
+                .get(EXPECT)
+                .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let exchange = Arc::new(Exchange::new(
+            &parts.method,
+            body,
+            wants_continue,
+            clock::now_us(),
+        ));
+        *self.shared.current.borrow_mut() = Some(Arc::clone(&exchange));
+        queue::push(Work::Request(Box::new(queue::NewRequest {
+            parts,
+            exchange: Arc::clone(&exchange),
+            connection: Rc::clone(&self.shared),
+        })));
+        Answer {
+            tracker: Some(Tracker {
+                exchange,
+                shared: Rc::clone(&self.shared),
+            }),
+        }
+    }
+}
+
+/// Ties an exchange to the life of its answer on the connection.
+struct Tracker {
+    exchange: SharedExchange,
+    shared: Rc<Shared>,
+}
+
+impl Drop for Tracker {
+    fn drop(&mut self) {
+        if self.exchange.connection_lost() {
+            queue::push(Work::Receive(Arc::clone(&self.exchange)));
+        }
+        self.shared.finished(&self.exchange);
+    }
+}
+
+/// The pending answer to one request.
+struct Answer {
+    tracker: Option<Tracker>,
+}
+
+impl Future for Answer {
+    type Output = Result<Response<TrackedBody>, Aborted>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(tracker) = &self.tracker else {
+            return Poll::Ready(Err(Aborted));
+        };
+        let mut response = ready!(tracker.exchange.poll_response(cx))?;
+        if tracker.shared.common.draining_since.get().is_some() {
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let tracker = self.tracker.take();
+        Poll::Ready(Ok(response.map(|body| TrackedBody { body, tracker })))
+    }
+}
+
+/// A response body that notices when hyper is done with it.
+struct TrackedBody {
+    body: ResponseBody,
+    #[expect(dead_code, reason = "its drop says that hyper is done with the body")]
+    tracker: Option<Tracker>,
+}
+
+impl Body for TrackedBody {
+    type Data = Bytes;
+    type Error = Aborted;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

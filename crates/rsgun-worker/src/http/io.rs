@@ -1,0 +1,222 @@
+//! The bottom layer of a connection: the socket, driven by tokio's readiness.
+//!
+//! It differs from tokio's own streams in two points. It knows when the peer has
+//! closed its side while hyper is not reading (the kernel says so with
+//! `EPOLLRDHUP`), which is how `http.disconnect` is noticed at once. And a short read
+//! or write counts as "drained": epoll is edge-triggered, so asking again would only
+//! cost a system call that says so.
+
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use rsgun_core::scoreboard::{Scoreboard, add};
+use rsgun_core::sys::shared::Shared;
+use socket2::Socket;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::ffi;
+
+/// Bytes that are thrown away at a time.
+const SCRATCH: usize = 8192;
+
+thread_local! {
+    /// Bytes read and written since the scoreboard was last told.
+    static TRAFFIC: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+}
+
+/// Adds the traffic of this thread to its scoreboard.
+pub(crate) fn report_traffic(board: &Shared<Scoreboard>) {
+    let (read, written) = TRAFFIC.replace((0, 0));
+    if read > 0 {
+        add(&board.bytes_in, read);
+    }
+    if written > 0 {
+        add(&board.bytes_out, written);
+    }
+}
+
+/// A connected socket; clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Io(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    socket: AsyncFd<Socket>,
+    /// The readiness was taken by [`Io::poll_peer_closed`], but data may be waiting.
+    unread: AtomicBool,
+    /// The peer has closed its sending side, and all it sent was read.
+    ended: AtomicBool,
+}
+
+impl Io {
+    /// Registers a connected, non-blocking socket with the runtime of this thread.
+    ///
+    /// # Errors
+    /// What `epoll_ctl(2)` returns.
+    pub(crate) fn new(socket: Socket) -> io::Result<Self> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        Ok(Self(Arc::new(Inner {
+            socket: ffi::register(socket, interest)?,
+            unread: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+        })))
+    }
+
+    /// Whether everything that the peer will ever send has been read.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0.ended.load(Relaxed)
+    }
+
+    /// Waits until the peer has closed its sending side, or the whole connection.
+    ///
+    /// Only to be polled while hyper is not reading.
+    pub(crate) fn poll_peer_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let Ok(mut guard) = ready!(self.0.socket.poll_read_ready(cx)) else {
+                return Poll::Ready(());
+            };
+            let ready = guard.ready();
+            if ready.is_read_closed() || ready.is_error() {
+                return Poll::Ready(());
+            }
+            // The next request is waiting: remember it, and wait for what comes next.
+            self.0.unread.store(true, Relaxed);
+            guard.clear_ready();
+        }
+    }
+
+    /// Reads and throws away until the peer closes; `Ready` then or on an error.
+    pub(crate) fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut scratch = [std::mem::MaybeUninit::uninit(); SCRATCH];
+        loop {
+            match ready!(self.poll_recv(cx, |socket| socket.recv(&mut scratch), SCRATCH)) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        mut recv: impl FnMut(&Socket) -> io::Result<usize>,
+        room: usize,
+    ) -> Poll<io::Result<usize>> {
+        if self.0.unread.swap(false, Relaxed) {
+            match recv(self.0.socket.get_ref()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => {
+                    // More may be there than fitted: the readiness is gone, so look again.
+                    if matches!(other, Ok(length) if length == room) {
+                        self.0.unread.store(true, Relaxed);
+                    }
+                    return Poll::Ready(other);
+                }
+            }
+        }
+        loop {
+            let mut guard = ready!(self.0.socket.poll_read_ready(cx))?;
+            match recv(guard.get_inner()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(length) => {
+                    if length > 0 && length < room {
+                        guard.clear_ready();
+                    }
+                    return Poll::Ready(Ok(length));
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        length: usize,
+        mut send: impl FnMut(&Socket) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.0.socket.poll_write_ready(cx))?;
+            match send(guard.get_inner()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(written) => {
+                    if written > 0 && written < length {
+                        guard.clear_ready();
+                    }
+                    TRAFFIC.with(|cell| {
+                        let (read, total) = cell.get();
+                        cell.set((read, total + written as u64));
+                    });
+                    return Poll::Ready(Ok(written));
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl Read for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut cursor: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let room = cursor.remaining();
+        let length = ready!(self.poll_recv(
+            cx,
+            |socket| ffi::fill(&mut cursor, |free| socket.recv(free)),
+            room
+        ))?;
+        if length == 0 && room > 0 {
+            self.0.ended.store(true, Relaxed);
+        }
+        TRAFFIC.with(|cell| {
+            let (total, written) = cell.get();
+            cell.set((total + length as u64, written));
+        });
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for Io {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, bytes.len(), |socket| socket.send(bytes))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.0.socket.get_ref().shutdown(std::net::Shutdown::Write) {
+            // The peer was faster.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
+            other => Poll::Ready(other),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let length = slices.iter().map(|slice| slice.len()).sum();
+        self.poll_send(cx, length, |socket| socket.send_vectored(slices))
+    }
+}

@@ -1,0 +1,6 @@
+//! HTTP: a connection is a stack of small layers, socket at the bottom.
+
+pub(crate) mod access_log;
+pub(crate) mod body;
+pub(crate) mod connection;
+pub(crate) mod io;

@@ -1,0 +1,170 @@
+"""Finds the application that the user has named."""
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+
+
+class LoadError(Exception):
+    """The application cannot be loaded.
+
+    Args: the kind (a name of ``FailureKind``), a message for the user, and the
+    traceback of the application's own code, or None.
+    """
+
+
+def trim(error):
+    """Returns the traceback text of `error` without the frames of the server.
+
+    What is left are the frames of the application; the machinery of an import
+    between them is left out by Python itself.
+    """
+    frames = error.__traceback__
+    while frames is not None and _is_ours(frames.tb_frame.f_code.co_filename):
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(error), error, frames))
+
+
+def _is_ours(filename):
+    return filename.startswith(("<rsgun", "<frozen importlib", "<string>")) or (
+        filename.endswith(os.path.join("importlib", "__init__.py"))
+    )
+
+
+def prepare(app_dir):
+    """Puts the directory of the application first on ``sys.path``."""
+    directory = os.path.abspath(app_dir or ".")
+    if directory not in sys.path[:1]:
+        sys.path.insert(0, directory)
+    sys.argv = ["rsgun"]
+
+
+def load(target, app_dir, factory):
+    """Imports `target` (``MODULE:ATTRIBUTE``) and returns the application.
+
+    Without an attribute the module's ``application``, then ``app`` is taken.
+
+    Raises LoadError for everything that can go wrong.
+    """
+    module_name, _, attribute = target.partition(":")
+    if not module_name:
+        raise LoadError(
+            "ModuleNotFound",
+            f'"{target}" names no module: write MODULE:ATTRIBUTE, such as main:app',
+            None,
+        )
+    if module_name.endswith(".py") or "/" in module_name:
+        stem = os.path.splitext(os.path.basename(module_name))[0]
+        raise LoadError(
+            "ModuleNotFound",
+            f'"{module_name}" is a path, not a module: write {stem}:{attribute or "app"} and '
+            f"give its directory with --app-dir {os.path.dirname(module_name) or '.'}",
+            None,
+        )
+    module = _import(module_name, os.path.abspath(app_dir or "."))
+    app = _resolve(module, module_name, attribute)
+    if factory:
+        app = _call_factory(app, target)
+    if not callable(app):
+        hint = ""
+        if not factory:
+            hint = "; an application is a callable object"
+        raise LoadError(
+            "NotCallable",
+            f'"{target}" is {_describe(app)} and cannot be called{hint}',
+            None,
+        )
+    return app
+
+
+def _describe(value):
+    kind = type(value).__name__
+    return f"a{'n' if kind[:1] in 'aeiouAEIOU' else ''} {kind}"
+
+
+def _import(name, directory):
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if name == missing or name.startswith(missing + "."):
+            raise LoadError(
+                "ModuleNotFound",
+                f'there is no module "{missing}": looked in {directory} and on sys.path'
+                f"{_near_modules(missing, directory)}; "
+                "name the directory of the application with --app-dir",
+                None,
+            ) from None
+        raise LoadError(
+            "ImportRaised", f'importing "{name}" failed', trim(error)
+        ) from None
+    except BaseException as error:
+        raise LoadError(
+            "ImportRaised", f'importing "{name}" failed', trim(error)
+        ) from None
+
+
+def _near_modules(name, directory):
+    try:
+        entries = os.listdir(directory)
+    except OSError as error:
+        return f" (the directory cannot be read: {error.strerror})"
+    stems = [entry[:-3] for entry in entries if entry.endswith(".py")]
+    near = difflib.get_close_matches(name, stems, n=1)
+    return f' (did you mean "{near[0]}"?)' if near else ""
+
+
+def _resolve(module, module_name, attribute):
+    where = getattr(module, "__file__", None) or "built in"
+    if not attribute:
+        for candidate in ("application", "app"):
+            if hasattr(module, candidate):
+                return getattr(module, candidate)
+        raise LoadError(
+            "AttributeMissing",
+            f'module "{module_name}" ({where}) has neither "application" nor "app": '
+            f"name the application as {module_name}:NAME",
+            None,
+        )
+    value = module
+    for part in attribute.split("."):
+        try:
+            value = getattr(value, part)
+        except AttributeError:
+            near = difflib.get_close_matches(part, _public_callables(value), n=3, cutoff=0.5)
+            if near:
+                hint = ", did you mean " + " or ".join(f'"{match}"' for match in near) + "?"
+            else:
+                hint = ""
+            raise LoadError(
+                "AttributeMissing",
+                f'module "{module_name}" ({where}) has no attribute "{attribute}"{hint}',
+                None,
+            ) from None
+    return value
+
+
+def _public_callables(value):
+    return [
+        name
+        for name in dir(value)
+        if not name.startswith("_") and callable(getattr(value, name, None))
+    ]
+
+
+def _call_factory(factory, target):
+    if not callable(factory):
+        raise LoadError(
+            "NotCallable",
+            f'"{target}" is {_describe(factory)} and not a function that makes the '
+            "application: leave out --factory",
+            None,
+        )
+    try:
+        return factory()
+    except BaseException as error:
+        raise LoadError(
+            "FactoryRaised", f'the factory "{target}" failed', trim(error)
+        ) from None

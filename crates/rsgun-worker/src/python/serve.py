@@ -1,0 +1,206 @@
+"""The coroutine that a worker runs: lifespan, serving, shutdown."""
+
+import asyncio
+import importlib
+import signal
+import traceback
+
+
+class ClientDisconnected(OSError):
+    """The client is gone: ``send()`` can no longer reach it (ASGI HTTP, 2.4)."""
+
+
+class StartupError(Exception):
+    """The application did not start.
+
+    Args: the kind (a name of ``FailureKind``), a message, and a traceback or None.
+    """
+
+
+async def run(app, scope, cycle):
+    """Runs the application for one request; nothing it raises gets out."""
+    try:
+        await app(scope, cycle.receive, cycle.send)
+    except BaseException as error:
+        cycle.fail(error)
+    else:
+        cycle.finish()
+
+
+def describe(error):
+    """Returns the traceback of an error of the application, without our frame."""
+    frames = error.__traceback__
+    if frames is not None and frames.tb_next is not None:
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(error), error, frames))
+
+
+def is_disconnect(error):
+    """Tells whether an error comes from a client that has left."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, ClientDisconnected):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
+
+
+class Lifespan:
+    """The lifespan protocol (ASGI lifespan 2.0) with one application.
+
+    `mode` is ``auto``, ``on`` or ``off``. `state` is filled by the application.
+    """
+
+    def __init__(self, app, mode, log):
+        self.app = app
+        self.mode = mode
+        self.log = log
+        self.state = {}
+        self.task = None
+        self.events = asyncio.Queue()
+        self.started = asyncio.get_running_loop().create_future()
+        self.stopped = asyncio.get_running_loop().create_future()
+
+    async def startup(self):
+        """Runs the startup; raises StartupError if the application must not serve."""
+        if self.mode == "off":
+            return
+        self.task = asyncio.get_running_loop().create_task(self._run())
+        self.events.put_nowait({"type": "lifespan.startup"})
+        await self.started
+
+    async def shutdown(self):
+        """Runs the shutdown; errors are logged, none is raised."""
+        if self.task is None or self.task.done():
+            return
+        self.events.put_nowait({"type": "lifespan.shutdown"})
+        await self.stopped
+        self.task.cancel()
+
+    async def _run(self):
+        scope = {
+            "type": "lifespan",
+            "asgi": {"version": "3.0", "spec_version": "2.0"},
+            "state": self.state,
+        }
+        try:
+            await self.app(scope, self._receive, self._send)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._raised(error)
+        finally:
+            for waiter in (self.started, self.stopped):
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def _raised(self, error):
+        if self.started.done():
+            if not self.stopped.done():
+                self.log("error", "the lifespan of the application failed\n" + describe(error))
+            return
+        if self.mode == "on":
+            self.started.set_exception(
+                StartupError("LifespanFailed", "the lifespan startup raised", describe(error))
+            )
+        else:
+            self.log("info", "the application does not use the lifespan protocol")
+            self.log("debug", describe(error))
+
+    async def _receive(self):
+        return await self.events.get()
+
+    async def _send(self, message):
+        kind = message["type"]
+        if kind == "lifespan.startup.complete":
+            self._settle(self.started, kind)
+        elif kind == "lifespan.startup.failed":
+            text = message.get("message", "")
+            if self.started.done():
+                raise RuntimeError(f'unexpected ASGI message "{kind}"')
+            self.started.set_exception(
+                StartupError(
+                    "LifespanFailed", "the application reported that its startup failed", text
+                )
+            )
+        elif kind == "lifespan.shutdown.complete":
+            self._settle(self.stopped, kind)
+        elif kind == "lifespan.shutdown.failed":
+            self.log("error", "the lifespan shutdown failed\n" + message.get("message", ""))
+            self._settle(self.stopped, kind)
+        else:
+            raise RuntimeError(f'unexpected ASGI message "{kind}" in the lifespan')
+
+    def _settle(self, waiter, kind):
+        if waiter.done():
+            raise RuntimeError(f'unexpected ASGI message "{kind}"')
+        waiter.set_result(None)
+
+
+def loop_factory(name):
+    """Returns the event loop factory for ``--loop``.
+
+    `name` is ``auto`` (uvloop if it is installed), ``asyncio``, ``uvloop`` or
+    ``MODULE:FACTORY``. Raises StartupError when it cannot be had.
+    """
+    if name == "asyncio":
+        return asyncio.new_event_loop
+    if name in ("auto", "uvloop"):
+        try:
+            import uvloop
+        except ImportError as error:
+            if name == "auto":
+                return asyncio.new_event_loop
+            raise StartupError(
+                "LoopFailed",
+                f"--loop uvloop: {error}; install it (pip install uvloop) or use --loop asyncio",
+                None,
+            ) from None
+        return uvloop.new_event_loop
+    module, _, attribute = name.partition(":")
+    try:
+        factory = importlib.import_module(module)
+        for part in attribute.split("."):
+            factory = getattr(factory, part)
+    except (ImportError, AttributeError) as error:
+        raise StartupError("LoopFailed", f"--loop {name}: {error}", None) from None
+    return factory
+
+
+def main(worker, app, loop_name, lifespan_mode):
+    """Runs one worker to its end. `worker` is the native side."""
+    factory = loop_factory(loop_name)
+
+    def make():
+        try:
+            return factory()
+        except Exception as error:
+            raise StartupError(
+                "LoopFailed", f"--loop {loop_name}: the event loop failed", describe(error)
+            ) from None
+
+    with asyncio.Runner(loop_factory=make) as runner:
+        runner.run(_serve(worker, app, lifespan_mode))
+
+
+async def _serve(worker, app, lifespan_mode):
+    loop = asyncio.get_running_loop()
+    stopped = loop.create_future()
+    worker.attach(loop, stopped)
+    loop.add_signal_handler(signal.SIGTERM, worker.terminate)
+    lifespan = Lifespan(app, lifespan_mode, worker.log)
+    worker.phase("startup")
+    startup = loop.create_task(lifespan.startup())
+    await asyncio.wait({startup, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if not startup.done():
+        startup.cancel()
+        return
+    startup.result()
+    worker.start(lifespan.state)
+    try:
+        await stopped
+    finally:
+        worker.phase("shutdown")
+        worker.close()
+    await lifespan.shutdown()

@@ -1,0 +1,249 @@
+//! The Python objects that the reactor calls, each looked up once.
+
+use std::cell::RefCell;
+use std::os::fd::RawFd;
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::queue::Peer;
+use crate::asgi::cycle::{Cycle, Done};
+use crate::asgi::scope::ScopeMaker;
+
+/// First version of Python with eager tasks.
+const EAGER_SINCE: (u8, u8) = (3, 12);
+
+/// Everything that is called in Python, and the event loop.
+pub(crate) struct Bridge {
+    event_loop: Py<PyAny>,
+    call_soon: Py<PyAny>,
+    create_future: Py<PyAny>,
+    tasks: Tasks,
+    /// `run(app, scope, cycle)` of serve.py.
+    run: Py<PyAny>,
+    app: Py<PyAny>,
+    scopes: ScopeMaker,
+    serve_module: Py<PyAny>,
+    /// The awaitable that is done.
+    pub(crate) done: Py<PyAny>,
+    pub(crate) turn: Py<PyAny>,
+    pub(crate) flush: Py<PyAny>,
+    pub(crate) drain_deadline: Py<PyAny>,
+    pub(crate) stop_now: Py<PyAny>,
+    pub(crate) beat: Py<PyAny>,
+    accept: Py<PyAny>,
+    look_again: Py<PyAny>,
+    readers: RefCell<Vec<RawFd>>,
+}
+
+/// How tasks are made.
+enum Tasks {
+    /// `asyncio.Task(coroutine, loop=..., eager_start=True)`: the first step runs at
+    /// once, and a request that needs no other never meets the event loop.
+    Eager {
+        class: Py<PyAny>,
+        arguments: Py<PyDict>,
+    },
+    /// `loop.create_task(coroutine)`: older Pythons, and a task factory of the user.
+    Loop { create_task: Py<PyAny> },
+}
+
+/// What a bridge is made of.
+pub(crate) struct Ends<'py> {
+    pub(crate) event_loop: Bound<'py, PyAny>,
+    pub(crate) app: Py<PyAny>,
+    pub(crate) serve_module: Bound<'py, PyAny>,
+    /// The native module with the callbacks.
+    pub(crate) native: Bound<'py, PyAny>,
+    pub(crate) scopes: ScopeMaker,
+}
+
+impl Bridge {
+    pub(crate) fn new(py: Python<'_>, ends: Ends<'_>) -> PyResult<Self> {
+        let Ends {
+            event_loop,
+            app,
+            serve_module,
+            native,
+            scopes,
+        } = ends;
+        Ok(Self {
+            call_soon: event_loop.getattr("call_soon")?.unbind(),
+            create_future: event_loop.getattr("create_future")?.unbind(),
+            tasks: Tasks::new(py, &event_loop)?,
+            run: serve_module.getattr("run")?.unbind(),
+            app,
+            scopes,
+            serve_module: serve_module.unbind(),
+            done: Py::new(py, Done)?.into_any(),
+            turn: native.getattr("_turn")?.unbind(),
+            flush: native.getattr("_flush")?.unbind(),
+            drain_deadline: native.getattr("_drain_deadline")?.unbind(),
+            stop_now: native.getattr("_stop_now")?.unbind(),
+            beat: native.getattr("_beat")?.unbind(),
+            accept: native.getattr("_accept")?.unbind(),
+            look_again: native.getattr("_look_again")?.unbind(),
+            event_loop: event_loop.unbind(),
+            readers: RefCell::new(Vec::new()),
+        })
+    }
+
+    /// Calls the application in a task of its own.
+    pub(crate) fn start<'py>(
+        &self,
+        py: Python<'py>,
+        parts: &http::request::Parts,
+        peer: &Peer,
+        cycle: Cycle,
+    ) -> PyResult<(Bound<'py, Cycle>, Py<PyAny>)> {
+        let scope = self.scopes.make(py, parts, peer)?;
+        let cycle = Bound::new(py, cycle)?;
+        let coroutine = self.run.bind(py).call1((&self.app, scope, &cycle))?;
+        let task = match &self.tasks {
+            Tasks::Eager { class, arguments } => class
+                .bind(py)
+                .call((coroutine,), Some(arguments.bind(py)))?,
+            Tasks::Loop { create_task } => create_task.bind(py).call1((coroutine,))?,
+        };
+        Ok((cycle, task.unbind()))
+    }
+
+    // === the event loop ===
+
+    /// Calls `callback` when the descriptor can be read.
+    pub(crate) fn add_reader(
+        &self,
+        py: Python<'_>,
+        number: RawFd,
+        callback: &Py<PyAny>,
+    ) -> PyResult<()> {
+        self.event_loop
+            .call_method1(py, "add_reader", (number, callback))?;
+        self.readers.borrow_mut().push(number);
+        Ok(())
+    }
+
+    /// Calls the accept callback with `index` when the listener can be read.
+    pub(crate) fn add_accept(&self, py: Python<'_>, number: RawFd, index: usize) -> PyResult<()> {
+        self.event_loop
+            .call_method1(py, "add_reader", (number, &self.accept, index))?;
+        Ok(())
+    }
+
+    /// Watches a descriptor no more.
+    pub(crate) fn remove_reader(&self, py: Python<'_>, number: RawFd) {
+        self.ignore(
+            py,
+            self.event_loop.call_method1(py, "remove_reader", (number,)),
+        );
+    }
+
+    /// Watches none of the descriptors of [`Self::add_reader`] any more.
+    pub(crate) fn remove_readers(&self, py: Python<'_>) {
+        let readers = std::mem::take(&mut *self.readers.borrow_mut());
+        for number in readers {
+            self.remove_reader(py, number);
+        }
+    }
+
+    /// Calls `callback` in the next iteration of the event loop.
+    pub(crate) fn call_soon(&self, py: Python<'_>, callback: &Py<PyAny>) {
+        self.ignore(py, self.call_soon.call1(py, (callback,)));
+    }
+
+    /// Calls `callback` after some seconds.
+    pub(crate) fn call_later(&self, py: Python<'_>, seconds: f64, callback: &Py<PyAny>) {
+        self.ignore(
+            py,
+            self.event_loop
+                .call_method1(py, "call_later", (seconds, callback)),
+        );
+    }
+
+    /// Polls a listener again after some seconds.
+    pub(crate) fn resume_later(&self, py: Python<'_>, seconds: f64, index: usize) {
+        let arguments = (seconds, &self.look_again, index);
+        self.ignore(
+            py,
+            self.event_loop.call_method1(py, "call_later", arguments),
+        );
+    }
+
+    /// A new future.
+    pub(crate) fn future(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.create_future.call0(py)
+    }
+
+    /// Resolves a future with `None`, unless it is done or cancelled.
+    pub(crate) fn resolve(&self, py: Python<'_>, future: &Py<PyAny>) {
+        let resolved = (|| {
+            if !future
+                .call_method0(py, pyo3::intern!(py, "done"))?
+                .is_truthy(py)?
+            {
+                future.call_method1(py, pyo3::intern!(py, "set_result"), (py.None(),))?;
+            }
+            Ok(py.None())
+        })();
+        self.ignore(py, resolved);
+    }
+
+    /// Logs what a call that should not fail has raised; a closed event loop at the
+    /// end of a worker is the usual case.
+    #[expect(clippy::unused_self, reason = "reads as part of the bridge")]
+    pub(crate) fn ignore(&self, py: Python<'_>, result: PyResult<Py<PyAny>>) {
+        if let Err(error) = result {
+            tracing::debug!("a call of the event loop failed: {}", error.value(py));
+        }
+    }
+
+    // === errors ===
+
+    /// Whether an error comes from a client that has left.
+    pub(crate) fn is_disconnect(&self, py: Python<'_>, error: &Bound<'_, PyAny>) -> bool {
+        self.serve_module
+            .call_method1(py, "is_disconnect", (error,))
+            .and_then(|answer| answer.is_truthy(py))
+            .unwrap_or(false)
+    }
+
+    /// The traceback of an error of the application.
+    pub(crate) fn describe(&self, py: Python<'_>, error: &Bound<'_, PyAny>) -> String {
+        self.serve_module
+            .call_method1(py, "describe", (error,))
+            .and_then(|text| text.extract(py))
+            .unwrap_or_else(|problem: PyErr| format!("{error} (no traceback: {problem})"))
+    }
+
+    /// The error of `send()` when the client is gone.
+    pub(crate) fn disconnected_error(&self, py: Python<'_>) -> PyErr {
+        match self.serve_module.call_method1(
+            py,
+            "ClientDisconnected",
+            ("the client has closed the connection",),
+        ) {
+            Ok(error) => PyErr::from_value(error.into_bound(py)),
+            Err(error) => error,
+        }
+    }
+}
+
+impl Tasks {
+    fn new(py: Python<'_>, event_loop: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let has_factory = !event_loop.call_method0("get_task_factory")?.is_none();
+        let version = py.version_info();
+        if has_factory || (version.major, version.minor) < EAGER_SINCE {
+            return Ok(Self::Loop {
+                create_task: event_loop.getattr("create_task")?.unbind(),
+            });
+        }
+        let arguments = PyDict::new(py);
+        arguments.set_item("loop", event_loop)?;
+        arguments.set_item("eager_start", true)?;
+        let class = py.import("asyncio")?.getattr("Task")?;
+        Ok(Self::Eager {
+            class: class.unbind(),
+            arguments: arguments.unbind(),
+        })
+    }
+}

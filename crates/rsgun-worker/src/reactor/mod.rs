@@ -1,0 +1,490 @@
+//! The reactor: tokio inside the Python event loop, in three phases a turn.
+//!
+//! A `current_thread` runtime and the connection tasks live on the Python main
+//! thread. The runtime's epoll descriptor is registered with the event loop, which
+//! calls [`turn`] when a socket is ready:
+//!
+//! 1. **Read.** The driver polls once without blocking, the connections run until
+//!    they are idle. hyper parses what has arrived; requests are queued, Python is not
+//!    touched.
+//! 2. **Run.** The queued requests are handed to the application, one after the
+//!    other. `send()` only stores the response.
+//! 3. **Write.** The connections run again; hyper writes all answers.
+//!
+//! The phases alternate for a whole batch instead of for each request, because
+//! CPython and the kernel's network code would otherwise evict each other from the
+//! processor's caches. The batch is bounded ([`BATCH`], [`BATCH_BYTES`],
+//! [`BATCH_US`]), so that neither a slow application nor large answers hold back what
+//! is ready. A response that is sent outside a turn, by an application that has
+//! awaited something, arms one flush for the whole iteration of the event loop.
+
+pub(crate) mod accept;
+pub(crate) mod bridge;
+pub(crate) mod clock;
+pub(crate) mod deadlines;
+mod descriptor;
+pub(crate) mod queue;
+pub(crate) mod stop;
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, Wake, Waker};
+
+use http::StatusCode;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use rsgun_core::scoreboard::{self, Scoreboard};
+use rsgun_core::sys::shared::Shared as SharedMemory;
+use tokio::runtime::Runtime;
+use tokio::task::LocalSet;
+
+use self::bridge::Bridge;
+use self::queue::{NewRequest, Work};
+use crate::asgi::cycle::Cycle;
+use crate::asgi::exchange::SharedExchange;
+use crate::http::access_log;
+use crate::http::connection::{Common, Connection, Shared};
+use crate::http::io::{self, Io};
+
+/// Requests that are run before answers are written.
+const BATCH: usize = 32;
+/// Response bytes after which answers are written.
+const BATCH_BYTES: usize = 64 * 1024;
+/// Microseconds of running after which answers are written.
+const BATCH_US: u64 = 1_000;
+/// Batches in one turn, before timers and waiting tasks get their share.
+const BATCHES: usize = 2;
+/// Times that the connections are polled at once, before the same.
+const POLLS: usize = 16;
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Reactor>>> = const { RefCell::new(None) };
+}
+
+/// The reactor of this thread.
+///
+/// # Errors
+/// `RuntimeError` on a thread that has none: `receive` and `send` belong to the
+/// thread of the event loop.
+pub(crate) fn current() -> PyResult<Rc<Reactor>> {
+    CURRENT.with_borrow(Clone::clone).ok_or_else(|| {
+        PyRuntimeError::new_err(
+            "receive() and send() belong to the event loop's thread and end with the worker",
+        )
+    })
+}
+
+/// What a reactor is made of.
+pub(crate) struct Parts {
+    pub(crate) bridge: Bridge,
+    pub(crate) board: SharedMemory<Scoreboard>,
+    pub(crate) keep_alive_ms: u64,
+    pub(crate) access_log: bool,
+    pub(crate) accept: accept::Gate,
+}
+
+/// The reactor of a worker.
+pub(crate) struct Reactor {
+    runtime: Runtime,
+    /// Polled by this thread only, by hand.
+    connections: RefCell<Pin<Box<LocalSet>>>,
+    /// A connection has something to do.
+    pending: Arc<Pending>,
+    pub(crate) bridge: Bridge,
+    board: SharedMemory<Scoreboard>,
+    access_log: bool,
+    common: Rc<Common>,
+    pub(crate) gate: accept::Gate,
+    /// Connections, for waking them when the worker stops.
+    open: RefCell<Vec<std::rc::Weak<Shared>>>,
+    open_count: Cell<u32>,
+    running: RefCell<Running>,
+    /// In a phase: the next one must not begin inside.
+    busy: Cell<bool>,
+    flush_armed: Cell<bool>,
+    turn_armed: Cell<bool>,
+    /// Response bytes that were sent but not yet written.
+    unwritten: Cell<usize>,
+    pub(crate) stop: stop::Stop,
+}
+
+/// Requests that the application works on.
+#[derive(Default)]
+struct Running {
+    /// The task of each, `None` for a free entry or one that has no task yet.
+    tasks: Vec<Option<Py<PyAny>>>,
+    free: Vec<usize>,
+}
+
+/// The waker of all connections.
+struct Pending(AtomicBool);
+
+impl Wake for Pending {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Relaxed);
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+impl Reactor {
+    /// Makes the reactor of this thread and registers it with the event loop.
+    pub(crate) fn install(py: Python<'_>, parts: Parts) -> PyResult<Rc<Self>> {
+        let (runtime, epoll) = descriptor::build()?;
+        clock::refresh();
+        let reactor = Rc::new(Self {
+            runtime,
+            connections: RefCell::new(Box::pin(LocalSet::new())),
+            pending: Arc::new(Pending(AtomicBool::new(false))),
+            bridge: parts.bridge,
+            board: parts.board,
+            access_log: parts.access_log,
+            common: Rc::new(Common {
+                keep_alive_ms: parts.keep_alive_ms,
+                draining_since: Cell::new(None),
+            }),
+            gate: parts.accept,
+            open: RefCell::new(Vec::new()),
+            open_count: Cell::new(0),
+            running: RefCell::new(Running::default()),
+            busy: Cell::new(false),
+            flush_armed: Cell::new(false),
+            turn_armed: Cell::new(false),
+            unwritten: Cell::new(0),
+            stop: stop::Stop::default(),
+        });
+        let deadlines = {
+            let _context = reactor.runtime.enter();
+            deadlines::start()?
+        };
+        reactor.connections.borrow().spawn_local(deadlines);
+        CURRENT.set(Some(Rc::clone(&reactor)));
+        reactor.bridge.add_reader(py, epoll, &reactor.bridge.turn)?;
+        reactor.arm_turn(py);
+        Ok(reactor)
+    }
+
+    /// Takes the reactor off this thread; the connections are closed.
+    pub(crate) fn uninstall(&self, py: Python<'_>) {
+        self.bridge.remove_readers(py);
+        CURRENT.set(None);
+        let _context = self.runtime.enter();
+        let set = std::mem::replace(
+            &mut *self.connections.borrow_mut(),
+            Box::pin(LocalSet::new()),
+        );
+        drop(set);
+        access_log::flush();
+        queue::drop_discarded();
+    }
+
+    /// Serves a connection that was accepted.
+    pub(crate) fn serve(self: &Rc<Self>, socket: socket2::Socket, peer: queue::Peer) {
+        let _context = self.runtime.enter();
+        let io = match Io::new(socket) {
+            Ok(io) => io,
+            Err(error) => {
+                tracing::warn!("connection of {} dropped: {error}", peer.label());
+                return;
+            }
+        };
+        let shared = Rc::new(Shared::new(peer, Rc::clone(&self.common)));
+        self.opened(&shared);
+        let connection = Connection::new(io, shared);
+        let reactor = Rc::downgrade(self);
+        self.connections.borrow().spawn_local(async move {
+            connection.await;
+            if let Some(reactor) = reactor.upgrade() {
+                reactor.closed();
+            }
+        });
+    }
+
+    fn opened(&self, shared: &Rc<Shared>) {
+        self.open_count.set(self.open_count.get() + 1);
+        self.report_connections();
+        let mut open = self.open.borrow_mut();
+        if open.len() == open.capacity() {
+            open.retain(|connection| connection.strong_count() > 0);
+        }
+        open.push(Rc::downgrade(shared));
+    }
+
+    fn closed(&self) {
+        self.open_count.set(self.open_count.get().saturating_sub(1));
+        self.report_connections();
+    }
+
+    fn report_connections(&self) {
+        let count = self.open_count.get();
+        self.board.connections.store(count, Relaxed);
+        self.gate.report_connections(count);
+    }
+
+    /// How many connections are open.
+    pub(crate) fn open_connections(&self) -> u32 {
+        self.open_count.get()
+    }
+
+    /// The scoreboard of this worker.
+    pub(crate) fn board(&self) -> &SharedMemory<Scoreboard> {
+        &self.board
+    }
+
+    /// Tells every connection that the worker drains from now on.
+    pub(crate) fn begin_drain(&self) {
+        if self.common.draining_since.get().is_none() {
+            self.common.draining_since.set(Some(clock::now_ms()));
+        }
+        for connection in self.open.borrow().iter().filter_map(std::rc::Weak::upgrade) {
+            connection.wake();
+        }
+    }
+
+    /// Cancels the tasks of all running requests.
+    pub(crate) fn cancel_running(&self, py: Python<'_>) {
+        let tasks: Vec<_> = {
+            let running = self.running.borrow();
+            running
+                .tasks
+                .iter()
+                .flatten()
+                .map(|task| task.clone_ref(py))
+                .collect()
+        };
+        for task in tasks {
+            self.bridge
+                .ignore(py, task.call_method0(py, pyo3::intern!(py, "cancel")));
+        }
+    }
+
+    // === phases ===
+
+    /// One turn; see the module's head.
+    pub(crate) fn turn(&self, py: Python<'_>) {
+        self.turn_armed.set(false);
+        if self.busy.replace(true) {
+            // Called from inside a phase (a nested event loop): it will be looked at
+            // when the phase is over.
+            return;
+        }
+        clock::refresh();
+        self.poll_driver();
+        self.poll_connections();
+        let mut batches = 0;
+        while !queue::is_empty() && batches < BATCHES {
+            self.run(py);
+            self.poll_connections();
+            batches += 1;
+        }
+        self.settle(py);
+    }
+
+    /// A write phase on its own, for responses sent outside a turn.
+    pub(crate) fn flush(&self, py: Python<'_>) {
+        self.flush_armed.set(false);
+        if self.busy.replace(true) {
+            return;
+        }
+        clock::refresh();
+        self.poll_connections();
+        self.settle(py);
+    }
+
+    /// Ends a turn or flush: what the phases leave over.
+    fn settle(&self, py: Python<'_>) {
+        queue::drop_discarded();
+        access_log::flush();
+        io::report_traffic(&self.board);
+        self.busy.set(false);
+        if !queue::is_empty() || self.pending.0.load(Relaxed) {
+            self.arm_turn(py);
+        }
+        if self.open_count.get() == 0 && self.common.draining_since.get().is_some() {
+            self.stop.drained(py, &self.bridge);
+        }
+    }
+
+    /// Lets tokio look once, without waiting, which sockets are ready.
+    fn poll_driver(&self) {
+        // A yielding task lets `block_on` poll the driver with a time-out of zero.
+        self.runtime.block_on(tokio::task::yield_now());
+    }
+
+    /// Runs the connections until none has anything to do.
+    fn poll_connections(&self) {
+        self.unwritten.set(0);
+        let _context = self.runtime.enter();
+        let waker = Waker::from(Arc::clone(&self.pending));
+        let mut cx = Context::from_waker(&waker);
+        let mut set = self.connections.borrow_mut();
+        for _ in 0..POLLS {
+            self.pending.0.store(false, Relaxed);
+            // Ready means that there is no task, which the deadlines' never allows.
+            let _: Poll<()> = set.as_mut().poll(&mut cx);
+            if !self.pending.0.load(Relaxed) {
+                break;
+            }
+        }
+    }
+
+    /// Hands queued requests and events to the application, within the bounds.
+    fn run(&self, py: Python<'_>) {
+        let until = clock::refresh() + BATCH_US;
+        for _ in 0..BATCH {
+            match queue::pop() {
+                Some(Work::Request(request)) => self.call(py, *request),
+                Some(Work::Receive(exchange)) => self.wake(py, &exchange),
+                None => return,
+            }
+            if self.unwritten.get() >= BATCH_BYTES || clock::refresh() >= until {
+                return;
+            }
+        }
+    }
+
+    /// Calls the application for one request.
+    fn call(&self, py: Python<'_>, request: NewRequest) {
+        let NewRequest {
+            parts,
+            exchange,
+            connection,
+        } = request;
+        if exchange.lock().closed {
+            return;
+        }
+        let entry = self.enter(&parts);
+        let log = self.access_log.then(|| access_log::Entry {
+            client: connection.peer.label(),
+            request: format!("{} {}", parts.method, parts.uri),
+            version: parts.version,
+        });
+        let cycle = Cycle::new(Arc::clone(&exchange), entry, log);
+        let started = self.bridge.start(py, &parts, &connection.peer, cycle);
+        match started {
+            Ok((cycle, task)) => {
+                if !cycle.get().has_ended() {
+                    self.running.borrow_mut().tasks[entry] = Some(task);
+                }
+            }
+            Err(error) => {
+                tracing::error!("a request could not be started: {error}");
+                let status = exchange.lock().fail(exchange.is_head);
+                self.ended(py, entry, status.unwrap_or_default(), exchange.started_us);
+            }
+        }
+    }
+
+    fn enter(&self, parts: &http::request::Parts) -> usize {
+        let mut running = self.running.borrow_mut();
+        let entry = running.free.pop().unwrap_or_else(|| {
+            running.tasks.push(None);
+            running.tasks.len() - 1
+        });
+        let target = parts
+            .uri
+            .path_and_query()
+            .map_or("*", http::uri::PathAndQuery::as_str);
+        self.board.begin(
+            entry,
+            scoreboard::now_ms(),
+            parts.method.as_str().as_bytes(),
+            target.as_bytes(),
+        );
+        let active = running.tasks.len() - running.free.len();
+        self.board
+            .active
+            .store(u32::try_from(active).unwrap_or(u32::MAX), Relaxed);
+        entry
+    }
+
+    /// A request is done with: counts it and frees its entry.
+    pub(crate) fn ended(&self, py: Python<'_>, entry: usize, status: StatusCode, started_us: u64) {
+        let task = {
+            let mut running = self.running.borrow_mut();
+            running.free.push(entry);
+            let active = running.tasks.len() - running.free.len();
+            self.board
+                .active
+                .store(u32::try_from(active).unwrap_or(u32::MAX), Relaxed);
+            running.tasks.get_mut(entry).and_then(Option::take)
+        };
+        self.board.end(entry);
+        self.board
+            .count(status.as_u16(), clock::refresh().saturating_sub(started_us));
+        drop(task);
+        self.stop.request_done(py, self);
+    }
+
+    /// Lets waiting `receive()` and `send()` calls look again.
+    pub(crate) fn wake(&self, py: Python<'_>, exchange: &SharedExchange) {
+        let (receivers, senders) = {
+            let mut state = exchange.lock();
+            (
+                std::mem::take(&mut state.receivers),
+                state.resumed_senders(),
+            )
+        };
+        for future in receivers.into_iter().chain(senders) {
+            self.bridge.resolve(py, &future);
+        }
+    }
+
+    // === what the application's side calls ===
+
+    /// A message was sent: sees to it that it is written soon.
+    pub(crate) fn after_send(&self, py: Python<'_>, bytes: usize) {
+        let unwritten = self.unwritten.get().saturating_add(bytes);
+        self.unwritten.set(unwritten);
+        if self.busy.get() {
+            return;
+        }
+        if unwritten >= BATCH_BYTES {
+            self.flush(py);
+        } else if self.pending.0.load(Relaxed) && !self.flush_armed.replace(true) {
+            self.bridge.call_soon(py, &self.bridge.flush);
+        }
+    }
+
+    fn arm_turn(&self, py: Python<'_>) {
+        if !self.turn_armed.replace(true) {
+            self.bridge.call_soon(py, &self.bridge.turn);
+        }
+    }
+
+    /// A new future of the event loop.
+    pub(crate) fn future(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.bridge.future(py)
+    }
+
+    /// The awaitable that is done.
+    pub(crate) fn done(&self, py: Python<'_>) -> Py<PyAny> {
+        self.bridge.done.clone_ref(py)
+    }
+
+    /// Whether requests are being cancelled, so that what they raise is no news.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.is_cancelling()
+    }
+
+    /// Whether an error comes from a client that has left.
+    pub(crate) fn is_disconnect(&self, py: Python<'_>, error: &Bound<'_, PyAny>) -> bool {
+        self.bridge.is_disconnect(py, error)
+    }
+
+    /// The traceback of an error of the application.
+    pub(crate) fn describe(&self, py: Python<'_>, error: &Bound<'_, PyAny>) -> String {
+        self.bridge.describe(py, error)
+    }
+
+    /// The error of `send()` when the client is gone.
+    pub(crate) fn disconnected_error(&self, py: Python<'_>) -> PyErr {
+        self.bridge.disconnected_error(py)
+    }
+}

@@ -1,0 +1,111 @@
+//! How a worker stops serving.
+//!
+//! *Drain*: no new connections, every open one may finish what it has begun; when
+//! the last is closed the worker goes on to the lifespan shutdown. What still runs
+//! at the deadline is cancelled, and is given a moment to clean up. *Quit*: cancels
+//! at once and waits for running requests only.
+
+use std::cell::{Cell, OnceCell};
+
+use pyo3::prelude::*;
+
+use super::Reactor;
+use super::bridge::Bridge;
+
+/// Seconds that cancelled requests have to clean up.
+const CLEAN_UP: f64 = 2.0;
+
+/// The state of stopping.
+#[derive(Default)]
+pub(crate) struct Stop {
+    /// The future that `serve.py` waits for.
+    stopped: OnceCell<Py<PyAny>>,
+    draining: Cell<bool>,
+    cancelling: Cell<bool>,
+}
+
+impl Stop {
+    /// Sets the future that is resolved when serving is over.
+    pub(crate) fn set_future(&self, future: Py<PyAny>) {
+        // A worker starts serving once.
+        let _ = self.stopped.set(future);
+    }
+
+    /// Whether running requests have been cancelled.
+    pub(crate) fn is_cancelling(&self) -> bool {
+        self.cancelling.get()
+    }
+
+    /// All connections are closed.
+    pub(super) fn drained(&self, py: Python<'_>, bridge: &Bridge) {
+        if let Some(future) = self.stopped.get() {
+            bridge.resolve(py, future);
+        }
+    }
+
+    /// A request has ended.
+    pub(super) fn request_done(&self, py: Python<'_>, reactor: &Reactor) {
+        if self.cancelling.get() && reactor.is_idle() {
+            self.drained(py, &reactor.bridge);
+        }
+    }
+}
+
+impl Reactor {
+    /// Begins to drain; what still runs after `within_ms` is cancelled.
+    ///
+    /// Returns whether it had not begun before.
+    pub(crate) fn drain(&self, py: Python<'_>, within_ms: u64) -> bool {
+        if self.stop.draining.replace(true) {
+            return false;
+        }
+        self.gate.close(py, &self.bridge);
+        self.begin_drain();
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a time-out")]
+        let seconds = within_ms as f64 / 1000.0;
+        self.bridge
+            .call_later(py, seconds, &self.bridge.drain_deadline);
+        if self.open_connections() == 0 {
+            self.stop.drained(py, &self.bridge);
+        }
+        true
+    }
+
+    /// Cancels what runs and stops serving.
+    pub(crate) fn quit(&self, py: Python<'_>) {
+        self.stop.draining.set(true);
+        self.gate.close(py, &self.bridge);
+        self.begin_drain();
+        self.stop.cancelling.set(true);
+        self.cancel_running(py);
+        if self.is_idle() {
+            self.stop.drained(py, &self.bridge);
+        } else {
+            self.bridge.call_later(py, CLEAN_UP, &self.bridge.stop_now);
+        }
+    }
+
+    /// The deadline of a drain has come.
+    pub(crate) fn drain_deadline(&self, py: Python<'_>) {
+        let left = self.running_count();
+        if left > 0 {
+            tracing::warn!("{left} request(s) did not end within the graceful time-out, cancelled");
+        }
+        self.quit(py);
+    }
+
+    /// Cancelled requests have had their time.
+    pub(crate) fn stop_now(&self, py: Python<'_>) {
+        self.stop.drained(py, &self.bridge);
+    }
+
+    /// How many requests the application is working on.
+    pub(crate) fn running_count(&self) -> usize {
+        let running = self.running.borrow();
+        running.tasks.len() - running.free.len()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.running_count() == 0
+    }
+}

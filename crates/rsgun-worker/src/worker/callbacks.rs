@@ -1,0 +1,95 @@
+//! What the event loop calls: thin functions that find the reactor of their thread.
+
+use std::cell::Cell;
+
+use pyo3::prelude::*;
+use pyo3::types::PyModule;
+use rsgun_core::scoreboard::now_ms;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::reactor::{self, Reactor};
+
+/// Seconds between two heartbeats.
+const BEAT: f64 = 1.0;
+
+thread_local! {
+    /// When the next heartbeat is due, milliseconds.
+    static DUE_MS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Adds the callbacks to the extension.
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(turn, module)?)?;
+    module.add_function(wrap_pyfunction!(flush, module)?)?;
+    module.add_function(wrap_pyfunction!(accept, module)?)?;
+    module.add_function(wrap_pyfunction!(look_again, module)?)?;
+    module.add_function(wrap_pyfunction!(drain_deadline, module)?)?;
+    module.add_function(wrap_pyfunction!(stop_now, module)?)?;
+    module.add_function(wrap_pyfunction!(beat, module)?)
+}
+
+/// Starts the heartbeat of this worker.
+pub(crate) fn start_beating(py: Python<'_>, reactor: &Reactor) {
+    DUE_MS.set(now_ms());
+    show_alive(reactor);
+    reactor.bridge.call_later(py, BEAT, &reactor.bridge.beat);
+}
+
+fn show_alive(reactor: &Reactor) {
+    let now = now_ms();
+    let late = now.saturating_sub(DUE_MS.get());
+    reactor.board().loop_lag_us.store(late * 1000, Relaxed);
+    reactor.board().beat(now);
+    reactor.gate.beat(reactor.open_connections());
+    DUE_MS.set(now + 1000);
+}
+
+#[pyfunction]
+#[pyo3(name = "_turn")]
+fn turn(py: Python<'_>) -> PyResult<()> {
+    reactor::current()?.turn(py);
+    Ok(())
+}
+
+#[pyfunction]
+#[pyo3(name = "_flush")]
+fn flush(py: Python<'_>) -> PyResult<()> {
+    reactor::current()?.flush(py);
+    Ok(())
+}
+
+#[pyfunction]
+#[pyo3(name = "_accept")]
+fn accept(py: Python<'_>, index: usize) -> PyResult<()> {
+    reactor::current()?.accept(py, index);
+    Ok(())
+}
+
+#[pyfunction]
+#[pyo3(name = "_look_again")]
+fn look_again(py: Python<'_>, index: usize) -> PyResult<()> {
+    reactor::current()?.look_again(py, index)
+}
+
+#[pyfunction]
+#[pyo3(name = "_drain_deadline")]
+fn drain_deadline(py: Python<'_>) -> PyResult<()> {
+    reactor::current()?.drain_deadline(py);
+    Ok(())
+}
+
+#[pyfunction]
+#[pyo3(name = "_stop_now")]
+fn stop_now(py: Python<'_>) -> PyResult<()> {
+    reactor::current()?.stop_now(py);
+    Ok(())
+}
+
+#[pyfunction]
+#[pyo3(name = "_beat")]
+fn beat(py: Python<'_>) -> PyResult<()> {
+    let reactor = reactor::current()?;
+    show_alive(&reactor);
+    reactor.bridge.call_later(py, BEAT, &reactor.bridge.beat);
+    Ok(())
+}

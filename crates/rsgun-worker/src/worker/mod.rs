@@ -1,0 +1,402 @@
+//! PROCESS 3, the worker: serves the application.
+//!
+//! Life: greet the master and wait until it knows the pid; import the application,
+//! unless it was preloaded; run `serve.py`, which runs the lifespan startup, starts
+//! the reactor, waits until it is told to stop, and runs the lifespan shutdown. Then
+//! the interpreter ends as usual, exit handlers included.
+//!
+//! The channel to the master is read by the event loop. Its end means that the master
+//! is gone: the worker closes the listeners at once, so that a new master can bind
+//! them, drains, and leaves.
+
+pub(crate) mod callbacks;
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use rsgun_core::config::{Lifespan, Settings};
+use rsgun_core::ipc::{Channel, DrainReason, FromWorker, Identity, ToWorker};
+use rsgun_core::scoreboard::{Phase, Roster, Scoreboard, now_ms};
+use rsgun_core::sys::shared::Shared;
+use rsgun_core::sys::{process, title};
+
+use crate::asgi::scope::ScopeMaker;
+use crate::forkserver::{self, Loaded};
+use crate::glue;
+use crate::reactor::accept::Gate;
+use crate::reactor::bridge::{Bridge, Ends};
+use crate::reactor::{self, Parts, Reactor};
+
+/// The worker's end of its channel.
+type Master = Channel<FromWorker, ToWorker>;
+
+/// What the master hands to each worker, in this order.
+struct Inheritance {
+    master: Master,
+    board: Shared<Scoreboard>,
+    roster: Shared<Roster>,
+    listeners: Vec<OwnedFd>,
+}
+
+impl Inheritance {
+    fn new(fds: Vec<OwnedFd>) -> std::io::Result<Self> {
+        let mut fds = fds.into_iter();
+        let mut next = || {
+            fds.next()
+                .ok_or_else(|| std::io::Error::other("too few descriptors"))
+        };
+        let master = Master::new(next()?);
+        let board = Shared::open(next()?)?;
+        let roster = Shared::open(next()?)?;
+        Ok(Self {
+            master,
+            board,
+            roster,
+            listeners: fds.collect(),
+        })
+    }
+}
+
+/// Runs a worker to its end; returns the exit code.
+pub(crate) fn main(
+    native: &Bound<'_, PyModule>,
+    loaded: Loaded,
+    identity: Identity,
+    fds: Vec<OwnedFd>,
+) -> PyResult<i32> {
+    let py = native.py();
+    let Inheritance {
+        master,
+        board,
+        roster,
+        listeners,
+    } = Inheritance::new(fds)?;
+    title::set(&format!(
+        "rsgun: worker {} [gen {}]",
+        identity.slot, loaded.generation
+    ));
+    if !is_expected(py, &master) {
+        return Ok(0);
+    }
+    board.beat(now_ms());
+    let Loaded {
+        settings,
+        app,
+        loader,
+        ..
+    } = loaded;
+    let app = match app {
+        Some(app) => app,
+        None => {
+            board.set_phase(Phase::Importing);
+            match forkserver::load(loader.bind(py), &settings) {
+                Ok(app) => app,
+                Err(error) => return Ok(report(py, &master, &error)),
+            }
+        }
+    };
+    let serve = glue::serve(py)?;
+    let master = Arc::new(master);
+    let gate = Gate::new(listeners, roster, identity.seat)?;
+    let lifespan = match settings.lifespan {
+        Lifespan::Auto => "auto",
+        Lifespan::On => "on",
+        Lifespan::Off => "off",
+    };
+    let event_loop = settings.event_loop.clone();
+    let worker = Worker {
+        native: native.clone().unbind(),
+        serve: serve.clone().unbind(),
+        master: Arc::clone(&master),
+        app: app.clone_ref(py),
+        graceful_ms: u64::from(settings.graceful_timeout) * 1000,
+        state: Mutex::new(State {
+            settings: Some((settings, board, gate)),
+            ends: None,
+            order: None,
+        }),
+    };
+    let worker = Bound::new(py, worker)?;
+    let result = serve.call_method1("main", (&worker, app, event_loop, lifespan));
+    match result {
+        Ok(_) => Ok(0),
+        Err(error) => Ok(report(py, &master, &error)),
+    }
+}
+
+/// Tells the master this worker's pid and waits for its answer; `false` when the
+/// master does not want it any more.
+fn is_expected(py: Python<'_>, master: &Master) -> bool {
+    let pid = i32::try_from(std::process::id()).unwrap_or(0);
+    if master.send(&FromWorker::Hello { pid }, &[]).is_err() {
+        return false;
+    }
+    let answer = py.detach(|| master.recv(None));
+    matches!(answer, Ok(Some(message)) if message.body == ToWorker::Acknowledge)
+}
+
+/// Tells the master why the application does not run; returns the exit code.
+fn report(py: Python<'_>, master: &Master, error: &PyErr) -> i32 {
+    let failure = glue::failure(py, error);
+    let code = i32::from(failure.kind.exit_code());
+    if master.send(&FromWorker::Failed(failure), &[]).is_err() {
+        tracing::debug!("the master is gone before it could be told of a failure");
+    }
+    code
+}
+
+/// The native side of a worker, as `serve.py` sees it.
+#[pyclass(frozen, module = "rsgun._rsgun")]
+struct Worker {
+    native: Py<PyModule>,
+    serve: Py<PyModule>,
+    master: Arc<Master>,
+    app: Py<PyAny>,
+    /// Time-out of a drain that the master has not ordered, milliseconds.
+    graceful_ms: u64,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Until the reactor is started with them.
+    settings: Option<(Settings, Shared<Scoreboard>, Gate)>,
+    /// The event loop and the future that ends serving.
+    ends: Option<(Py<PyAny>, Py<PyAny>)>,
+    /// An order that came before the reactor was started.
+    order: Option<Order>,
+}
+
+/// What makes a worker stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Drain {
+        within_ms: u64,
+        sweep: bool,
+        orphaned: bool,
+    },
+    Quit,
+}
+
+#[pymethods]
+impl Worker {
+    /// Writes a log line; `level` is `error`, `info` or `debug`.
+    #[expect(clippy::unused_self, reason = "called as a method from Python")]
+    fn log(&self, level: &str, text: &str) {
+        let text = text.trim_end();
+        match level {
+            "error" => tracing::error!("{text}"),
+            "info" => tracing::info!("{text}"),
+            _ => tracing::debug!("{text}"),
+        }
+    }
+
+    /// Announces `startup` or `shutdown` of the lifespan.
+    fn phase(&self, name: &str) {
+        let phase = if name == "startup" {
+            Phase::Startup
+        } else {
+            Phase::Shutdown
+        };
+        if let Some((_, board, _)) = &self.lock().settings {
+            board.set_phase(phase);
+        } else if let Ok(reactor) = reactor::current() {
+            reactor.board().set_phase(phase);
+        }
+    }
+
+    /// Starts listening to the master on the running event loop. `stopped` is resolved
+    /// when serving is over.
+    fn attach(slf: &Bound<'_, Self>, event_loop: Py<PyAny>, stopped: Py<PyAny>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let callback = slf.getattr("_on_message")?;
+        event_loop.call_method1(py, "add_reader", (this.master.as_raw_fd(), callback))?;
+        let forget = slf.getattr("_forget")?;
+        let keywords = PyDict::new(py);
+        keywords.set_item("after_in_child", forget)?;
+        py.import("os")?
+            .call_method("register_at_fork", (), Some(&keywords))?;
+        this.lock().ends = Some((event_loop, stopped));
+        Ok(())
+    }
+
+    /// Starts to serve. `state` is what the lifespan startup has filled in.
+    fn start(&self, py: Python<'_>, state: Py<PyDict>) -> PyResult<()> {
+        let mut guard = self.lock();
+        let (Some((settings, board, gate)), Some((event_loop, stopped))) =
+            (guard.settings.take(), guard.ends.as_ref())
+        else {
+            return Err(PyRuntimeError::new_err("the worker was started twice"));
+        };
+        let (event_loop, stopped) = (event_loop.clone_ref(py), stopped.clone_ref(py));
+        drop(guard);
+        let bridge = Bridge::new(
+            py,
+            Ends {
+                event_loop: event_loop.into_bound(py),
+                app: self.app.clone_ref(py),
+                serve_module: self.serve.bind(py).clone().into_any(),
+                native: self.native.bind(py).clone().into_any(),
+                scopes: ScopeMaker::new(py, &settings.root_path, state)?,
+            },
+        )?;
+        let parts = Parts {
+            bridge,
+            board,
+            keep_alive_ms: u64::from(settings.keep_alive) * 1000,
+            access_log: settings.access_log && settings.log_level >= rsgun_core::log::Level::Info,
+            accept: gate,
+        };
+        let reactor = Reactor::install(py, parts)?;
+        reactor.stop.set_future(stopped);
+        callbacks::start_beating(py, &reactor);
+        let order = self.lock().order.take();
+        if let Some(order) = order {
+            self.carry_out(py, order);
+            return Ok(());
+        }
+        reactor.open_gate(py)?;
+        reactor.board().set_phase(Phase::Serving);
+        self.tell(&FromWorker::Ready);
+        Ok(())
+    }
+
+    /// Ends the reactor; connections that are still open are closed.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let reactor = reactor::current()?;
+        reactor.flush(py);
+        reactor.gate.drop_listeners();
+        reactor.uninstall(py);
+        Ok(())
+    }
+
+    /// SIGTERM was sent to this worker alone: it drains, and the master replaces it.
+    fn terminate(&self, py: Python<'_>) {
+        let within_ms = self.graceful_ms;
+        self.carry_out(
+            py,
+            Order::Drain {
+                within_ms,
+                sweep: false,
+                orphaned: false,
+            },
+        );
+    }
+
+    /// Reads what the master has sent.
+    fn _on_message(&self, py: Python<'_>) {
+        loop {
+            let order = match self.master.try_recv() {
+                Ok(Some(message)) => match message.body {
+                    ToWorker::Acknowledge => continue,
+                    ToWorker::Quit => Order::Quit,
+                    ToWorker::Drain { within_ms, reason } => Order::Drain {
+                        within_ms,
+                        sweep: reason == DrainReason::Stop,
+                        orphaned: false,
+                    },
+                },
+                Ok(None) => {
+                    self.stop_listening(py, self.master.as_raw_fd());
+                    tracing::warn!("the master is gone: finishing what is left, then leaving");
+                    Order::Drain {
+                        within_ms: self.graceful_ms,
+                        sweep: false,
+                        orphaned: true,
+                    }
+                }
+                Err(rsgun_core::ipc::ChannelError::Io(error))
+                    if error.kind() == std::io::ErrorKind::WouldBlock =>
+                {
+                    return;
+                }
+                Err(error) => {
+                    tracing::error!("the channel to the master is broken: {error}");
+                    self.stop_listening(py, self.master.as_raw_fd());
+                    return;
+                }
+            };
+            let orphaned = matches!(order, Order::Drain { orphaned: true, .. });
+            self.carry_out(py, order);
+            if orphaned {
+                return;
+            }
+        }
+    }
+
+    /// In a process that the application has forked: lets go of what is the worker's.
+    fn _forget(&self) {
+        if let Ok(reactor) = reactor::current() {
+            reactor.gate.drop_listeners();
+        }
+        if let Err(error) = process::blank_out(self.master.as_fd()) {
+            tracing::debug!("a forked process keeps the channel of its worker: {error}");
+        }
+    }
+}
+
+impl Worker {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, message: &FromWorker) {
+        if let Err(error) = self.master.send(message, &[]) {
+            // Its end of the channel says so too, and that is acted on.
+            tracing::debug!("the master cannot be told anything: {error}");
+        }
+    }
+
+    fn carry_out(&self, py: Python<'_>, order: Order) {
+        let Ok(reactor) = reactor::current() else {
+            let mut state = self.lock();
+            state.order = Some(order);
+            let stopped = state
+                .ends
+                .as_ref()
+                .map(|(_, stopped)| stopped.clone_ref(py));
+            drop(state);
+            if let Some(stopped) = stopped
+                && let Err(error) = stopped.call_method1(py, "set_result", (py.None(),))
+            {
+                tracing::debug!("the worker was told to stop twice: {}", error.value(py));
+            }
+            return;
+        };
+        match order {
+            Order::Drain {
+                within_ms,
+                sweep,
+                orphaned,
+            } => {
+                if sweep {
+                    reactor.accept_rest();
+                }
+                if reactor.drain(py, within_ms) {
+                    reactor.board().set_phase(Phase::Draining);
+                    self.tell(&FromWorker::Draining);
+                }
+                if orphaned {
+                    reactor.gate.drop_listeners();
+                }
+            }
+            Order::Quit => reactor.quit(py),
+        }
+    }
+
+    fn stop_listening(&self, py: Python<'_>, number: RawFd) {
+        let event_loop = self
+            .lock()
+            .ends
+            .as_ref()
+            .map(|(event_loop, _)| event_loop.clone_ref(py));
+        if let Some(event_loop) = event_loop
+            && let Err(error) = event_loop.call_method1(py, "remove_reader", (number,))
+        {
+            tracing::debug!("the channel could not be taken off: {}", error.value(py));
+        }
+    }
+}
