@@ -433,3 +433,10 @@ async def never(scope: Scope, receive: Receive, send: Send) -> None:
     """What lies hidden behind a bad request; executing it is a smuggled request."""
     print("EXECUTED WHAT MUST NOT BE", flush=True)
     await answer(send, b"smuggled")
+
+
+@at("/announced")
+async def announced(scope: Scope, receive: Receive, send: Send) -> None:
+    """As ``/slow``, and prints a line once it has begun, for tests with several workers."""
+    print("serving /announced", flush=True)
+    await slow(scope, receive, send)

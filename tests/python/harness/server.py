@@ -130,7 +130,7 @@ class Server:
     ) -> None:
         self.arguments = list(arguments)
         self.output = Output()
-        self.marker = f"RSGUN_SUITE_RUN={uuid.uuid4().hex}"
+        self.marker = f"TEST_SUITE_RUN={uuid.uuid4().hex}"
         self.tolerates_tracebacks = False
         self.tolerates_exit: set[int] | None = None
         name, value = self.marker.split("=")

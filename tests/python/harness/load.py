@@ -1,0 +1,119 @@
+"""Many clients at once, and an account of every request.
+
+A request is *lost* when the client has sent it, or tried to connect for it, and did
+not get a complete, correct answer. A connection that the server has announced to close
+is opened anew without that; one that it closes silently costs a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Account:
+    """What became of the requests of one kind of client."""
+
+    answered: int = 0
+    lost: Counter[str] = field(default_factory=Counter)
+    slowest: float = 0.0
+    answers: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.answered} answered, {sum(self.lost.values())} lost {dict(self.lost)}, "
+            f"slowest {self.slowest * 1000:.0f} ms, {dict(self.answers)}"
+        )
+
+
+class Load:
+    """Clients that ask until they are told to stop."""
+
+    def __init__(self, port: int, path: str, *, keep_alive: int, one_shot: int) -> None:
+        self.port = port
+        self.path = path
+        self.keep_alive = Account()
+        self.one_shot = Account()
+        self._stopping = False
+        self._sizes = (keep_alive, one_shot)
+
+    async def run(self) -> None:
+        """Runs all clients until :meth:`stop`."""
+        keep_alive, one_shot = self._sizes
+        async with asyncio.TaskGroup() as group:
+            for _ in range(keep_alive):
+                group.create_task(self._keep_alive_client())
+            for _ in range(one_shot):
+                group.create_task(self._one_shot_client())
+
+    def stop(self) -> None:
+        """Lets each client finish its request and end."""
+        self._stopping = True
+
+    async def _keep_alive_client(self) -> None:
+        streams = None
+        while not self._stopping:
+            closes = True
+            try:
+                if streams is None:
+                    streams = await asyncio.open_connection("127.0.0.1", self.port)
+                closes = await self._ask(self.keep_alive, *streams, close=False)
+            except (OSError, ValueError, asyncio.IncompleteReadError, TimeoutError) as error:
+                self.keep_alive.lost[describe(error)] += 1
+            if closes and streams:
+                streams[1].close()
+                streams = None
+        if streams:
+            streams[1].close()
+
+    async def _one_shot_client(self) -> None:
+        while not self._stopping:
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            except OSError as error:
+                self.one_shot.lost["connect: " + describe(error)] += 1
+                continue
+            try:
+                await self._ask(self.one_shot, reader, writer, close=True)
+            except (OSError, ValueError, asyncio.IncompleteReadError, TimeoutError) as error:
+                self.one_shot.lost[describe(error)] += 1
+            writer.close()
+
+    async def _ask(
+        self,
+        account: Account,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        close: bool,
+    ) -> bool:
+        """One request; returns whether the server closes the connection."""
+        began = time.monotonic()
+        closing = "Connection: close\r\n" if close else ""
+        writer.write(f"GET {self.path} HTTP/1.1\r\nHost: load\r\n{closing}\r\n".encode())
+        async with asyncio.timeout(20):
+            head = await reader.readuntil(b"\r\n\r\n")
+            status_line, *lines = head.decode().split("\r\n")
+            headers = dict(
+                (name.lower(), value.strip())
+                for name, value in (line.split(":", 1) for line in lines if line)
+            )
+            body = await reader.readexactly(int(headers["content-length"]))
+        if " 200 " not in status_line:
+            raise ValueError(f"answer {status_line}")
+        account.answered += 1
+        account.answers[body.decode().split()[0]] += 1
+        account.slowest = max(account.slowest, time.monotonic() - began)
+        return headers.get("connection") == "close"
+
+
+def describe(error: BaseException) -> str:
+    """A short name for a loss."""
+    if isinstance(error, asyncio.IncompleteReadError):
+        return f"end after {len(error.partial)} bytes" if error.partial else "end without answer"
+    if isinstance(error, ValueError):
+        return str(error)
+    return type(error).__name__

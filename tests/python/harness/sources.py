@@ -1,0 +1,45 @@
+"""Applications that tests write into a directory of their own, to change them there."""
+
+from __future__ import annotations
+
+VERSIONED = """
+import asyncio
+import os
+import sys
+
+VERSION = {version!r}
+
+{top}
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                {startup}
+                await send({{"type": "lifespan.startup.complete"}})
+            else:
+                {shutdown}
+                await send({{"type": "lifespan.shutdown.complete"}})
+                return
+    if scope["path"] == "/slow":
+        await asyncio.sleep(int(scope["query_string"] or b"20") / 1000)
+    body = f"{{VERSION}} {{os.getpid()}} {{os.getppid()}}".encode()
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({{"type": "http.response.start", "status": 200, "headers": headers}})
+    await send({{"type": "http.response.body", "body": body}})
+"""
+
+
+def versioned(version: str, *, top: str = "", startup: str = "pass", shutdown: str = "pass") -> str:
+    """An application that answers with its version, its pid and that of its parent.
+
+    ``top`` runs at import, ``startup`` and ``shutdown`` (one line each) in the lifespan.
+    """
+    return VERSIONED.format(version=version, top=top, startup=startup, shutdown=shutdown)
+
+
+def answer(text: str) -> tuple[str, int, int]:
+    """The version, pid and parent in an answer of :func:`versioned`."""
+    version, pid, parent = text.split()
+    return version, int(pid), int(parent)

@@ -1,0 +1,285 @@
+"""Where the server listens: each form of address, several at once, inherited sockets."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from harness.server import Server, free_port, port_is_free, serving
+from harness.target import APPS, command, rsgun_only
+from harness.waiting import eventually
+
+Serve = Callable[..., Server]
+Launch = Callable[..., Server]
+
+
+@pytest.fixture
+def tcp() -> Iterator[socket.socket]:
+    """A listening socket as a supervisor makes it: blocking, and not close-on-exec."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        listener.set_inheritable(True)
+        yield listener
+
+
+@pytest.fixture
+def unix(tmp_path: Path) -> Iterator[tuple[socket.socket, str]]:
+    path = str(tmp_path / "inherited")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(64)
+        listener.set_inheritable(True)
+        yield listener, path
+
+
+def test_host_and_port(serve: Serve) -> None:
+    server = serve("lab:app", "--host", "127.0.0.1", "--port", "0")
+    assert server.port > 0
+    assert server.get("/ping").body == b"pong"
+
+
+def test_unix_socket(serve: Serve, tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    server = serve("lab:app", "--uds", path)
+    assert server.get("/ping", address=path).body == b"pong"
+
+
+@rsgun_only
+class TestBind:
+    def test_host_and_port(self, serve: Serve) -> None:
+        port = free_port()
+        server = serve("lab:app", "-b", f"127.0.0.1:{port}")
+        assert server.address == ("127.0.0.1", port)
+        assert server.get("/ping").body == b"pong"
+
+    def test_port_0_picks_one_and_prints_it(self, serve: Serve) -> None:
+        server = serve("lab:app", "--bind", "127.0.0.1:0")
+        assert server.port
+        assert server.get("/ping").body == b"pong"
+
+    def test_port_alone(self, serve: Serve) -> None:
+        """All addresses, as gunicorn takes it."""
+        port = free_port()
+        server = serve("lab:app", "-b", f":{port}")
+        assert server.get("/ping", address=("127.0.0.1", port)).body == b"pong"
+
+    def test_ipv6(self, serve: Serve) -> None:
+        server = serve("lab:app", "-b", "[::1]:0")
+        assert server.address[0] == "::1"
+        assert server.get("/ping").body == b"pong"
+
+    def test_host_name(self, serve: Serve) -> None:
+        server = serve("lab:app", "-b", "localhost:0")
+        server.wait_for_line(r"running on http://(localhost|127\.0\.0\.1|\[::1\]):\d+")
+        assert server.get("/ping", address=("127.0.0.1", server.port)).body == b"pong"
+
+    def test_unix_path(self, serve: Serve, tmp_path: Path) -> None:
+        path = tmp_path / "socket"
+        server = serve("lab:app", "-b", f"unix:{path}")
+        assert server.get("/ping", address=str(path)).body == b"pong"
+        server.stop()
+        assert not path.exists()
+
+    def test_relative_unix_path(self, serve: Serve, tmp_path: Path) -> None:
+        server = serve("lab:app", "-b", "unix:socket")
+        path = tmp_path / "socket"
+        assert server.get("/ping", address=str(path)).body == b"pong"
+
+    def test_abstract_unix_socket(self, serve: Serve) -> None:
+        name = f"@rsgun-test-{os.getpid()}-{free_port()}"
+        server = serve("lab:app", "-b", f"unix:{name}")
+        assert server.get("/ping", address=name).body == b"pong"
+
+    def test_several_at_once(self, serve: Serve, tmp_path: Path) -> None:
+        path = str(tmp_path / "socket")
+        server = serve(
+            "lab:app", "-b", "127.0.0.1:0", "-b", f"unix:{path}", "-b", "[::1]:0", "-w", "2"
+        )
+        server.wait_for_workers(2)
+        addresses = eventually(
+            lambda: (
+                (found := [line for line in server.lines() if " on " in line])
+                and len(found) >= 1
+                and found
+            ),
+            "the lines with the addresses",
+        )
+        assert server.get("/ping").body == b"pong"
+        assert server.get("/ping", address=path).body == b"pong"
+        text = "\n".join(addresses)
+        assert path in text
+        assert "[::1]:" in text
+
+    def test_by_environment(self, launch: Launch) -> None:
+        port = free_port()
+        server = launch(
+            command("lab:app", "--app-dir", str(APPS)),
+            environment={"RSGUN_BIND": f"127.0.0.1:{port}"},
+        )
+        assert server.wait_until_running().port == port
+
+    def test_default_is_port_8000_of_this_machine_alone(self, launch: Launch) -> None:
+        if not port_is_free(8000):
+            pytest.skip("port 8000 is in use")
+        server = launch(command("lab:app", "--app-dir", str(APPS))).wait_until_running()
+        assert server.address == ("127.0.0.1", 8000)
+
+    def test_permissions_of_a_unix_socket_let_a_proxy_in(
+        self, serve: Serve, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "socket"
+        serve("lab:app", "-b", f"unix:{path}")
+        assert stat.S_ISSOCK(path.stat().st_mode)
+
+    def test_stale_unix_socket_is_replaced(self, serve: Serve, tmp_path: Path) -> None:
+        """What a killed server leaves behind."""
+        path = tmp_path / "socket"
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(path))
+        server = serve("lab:app", "-b", f"unix:{path}")
+        assert server.get("/ping", address=str(path)).body == b"pong"
+
+    def test_socket_that_somebody_else_has_put_there_is_not_removed(
+        self, serve: Serve, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "socket"
+        server = serve("lab:app", "-b", f"unix:{path}")
+        path.unlink()
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(path))
+            server.stop()
+            assert path.is_socket()
+
+    def test_restart_on_the_same_port_at_once(self, serve: Serve) -> None:
+        port = free_port()
+        for _ in range(3):
+            server = serve("lab:app", "-b", f"127.0.0.1:{port}")
+            with server.connect() as connection:
+                connection.get("/ping")
+                server.stop()
+
+    def test_listener_is_never_closed_while_a_worker_lives(self, serve: Serve) -> None:
+        """Connections queue while every worker is dead."""
+        server = serve("lab:app", "-w", "1")
+        (worker,) = server.wait_for_workers(1)
+        os.kill(worker.pid, signal.SIGSTOP)
+        waiting = [server.connect() for _ in range(5)]
+        for connection in waiting:
+            connection.request("/ping")
+        os.kill(worker.pid, signal.SIGKILL)
+        answered = 0
+        for connection in waiting:
+            try:
+                answered += connection.response().body == b"pong"
+            except (AssertionError, ConnectionResetError):
+                continue
+        assert answered >= 4, "only what the dead worker had accepted may be lost"
+
+
+@rsgun_only
+class TestInherited:
+    @pytest.mark.parametrize("form", ["--fd={}", "--bind=fd://{}"])
+    def test_tcp(self, launch: Launch, tcp: socket.socket, form: str) -> None:
+        option = form.format(tcp.fileno())
+        server = launch(serving("lab:app", option), pass_fds=[tcp.fileno()])
+        server.wait_for_line("running on")
+        address = tcp.getsockname()
+        assert server.get("/ping", address=address).body == b"pong"
+
+    @pytest.mark.parametrize("form", ["--fd=0", "--bind=fd://0"])
+    @pytest.mark.parametrize("workers", ["1", "2"])
+    def test_descriptor_0(
+        self, launch: Launch, tcp: socket.socket, form: str, workers: str
+    ) -> None:
+        """As supervisord hands it over."""
+        server = launch(serving("lab:app", form, "-w", workers), stdin=tcp.fileno())
+        server.wait_for_line("running on")
+        assert server.get("/ping", address=tcp.getsockname()).body == b"pong"
+        for process in server.family():
+            assert process.open_files()[0] == "/dev/null", process.title
+
+    def test_unix(self, launch: Launch, unix: tuple[socket.socket, str]) -> None:
+        listener, path = unix
+        server = launch(
+            serving("scope:app", "--fd", str(listener.fileno())), pass_fds=[listener.fileno()]
+        )
+        server.wait_for_line("running on")
+        response = server.get("/", address=path)
+        assert response.status == 200
+        assert f"['{path}', None]" in response.text or f"('{path}', None)" in response.text
+
+    def test_socket_file_stays(self, launch: Launch, unix: tuple[socket.socket, str]) -> None:
+        """Who has not made it does not remove it."""
+        listener, path = unix
+        mode = os.stat(path).st_mode
+        server = launch(
+            serving("lab:app", "--fd", str(listener.fileno())), pass_fds=[listener.fileno()]
+        )
+        server.wait_for_line("running on")
+        server.get("/ping", address=path)
+        assert server.stop() == 0
+        assert Path(path).is_socket()
+        assert os.stat(path).st_mode == mode
+
+    def test_two_masters_on_one_unix_socket(
+        self, launch: Launch, unix: tuple[socket.socket, str]
+    ) -> None:
+        """Stopping or killing one leaves the socket to the other."""
+        listener, path = unix
+        masters = [
+            launch(serving("lab:app", "--fd", "0", "-w", "2"), stdin=listener.fileno())
+            for _ in range(3)
+        ]
+        for master in masters:
+            master.wait_for_line("running on")
+        pids = {int(masters[0].get("/pid", address=path).text) for _ in range(60)}
+        assert pids
+        assert masters[0].stop() == 0
+        for _ in range(20):
+            assert masters[1].get("/ping", address=path).body == b"pong"
+        masters[1].send_signal(signal.SIGKILL)
+        masters[1].wait()
+        assert not masters[1].leftovers()
+        for _ in range(20):
+            assert masters[2].get("/ping", address=path).body == b"pong"
+
+    def test_reload_of_one_of_two_masters(self, launch: Launch, tcp: socket.socket) -> None:
+        masters = [launch(serving("lab:app", "--fd", "0"), stdin=tcp.fileno()) for _ in range(2)]
+        for master in masters:
+            master.wait_for_line("running on")
+        (other,) = masters[1].workers()
+        masters[0].send_signal(signal.SIGHUP)
+        eventually(lambda: masters[0].titled(r"worker 1 \[gen 2\]"), "the reload")
+        for _ in range(20):
+            assert masters[0].get("/ping", address=tcp.getsockname()).body == b"pong"
+        assert [worker.pid for worker in masters[1].workers()] == [other.pid]
+
+    def test_socket_is_not_shut_down(self, launch: Launch, tcp: socket.socket) -> None:
+        """The next server on it serves, with the connections that waited meanwhile."""
+        first = launch(serving("lab:app", "--fd", "0"), stdin=tcp.fileno())
+        first.wait_for_line("running on")
+        first.get("/ping", address=tcp.getsockname())
+        assert first.stop() == 0
+        with first.connect(tcp.getsockname()) as waiting:
+            waiting.request("/ping")
+            second = launch(serving("lab:app", "--fd", "0"), stdin=tcp.fileno())
+            second.wait_for_line("running on")
+            assert waiting.response().body == b"pong"
+
+    def test_several_descriptors(
+        self, launch: Launch, tcp: socket.socket, unix: tuple[socket.socket, str]
+    ) -> None:
+        listener, path = unix
+        server = launch(
+            serving("lab:app", "-b", f"fd://{tcp.fileno()}", "-b", f"fd://{listener.fileno()}"),
+            pass_fds=[tcp.fileno(), listener.fileno()],
+        )
+        server.wait_for_line("running on")
+        assert server.get("/ping", address=tcp.getsockname()).body == b"pong"
+        assert server.get("/ping", address=path).body == b"pong"

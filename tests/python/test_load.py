@@ -1,0 +1,176 @@
+"""Reloads and deaths under load: no request is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from harness.load import Load
+from harness.server import Server
+from harness.sources import versioned
+from harness.target import rsgun_only
+from harness.waiting import DEADLINE
+
+pytestmark = [rsgun_only, pytest.mark.slow]
+
+Serve = Callable[..., Server]
+Module = Callable[[str, str], Path]
+
+
+async def until(check: Callable[[], bool], what: str, deadline: float = DEADLINE) -> None:
+    """As ``eventually``, while the load goes on."""
+    try:
+        async with asyncio.timeout(deadline):
+            while not check():
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        pytest.fail(f"not within {deadline:.0f} s: {what}")
+
+
+def under_load(load: Load, story: Callable[[], Awaitable[None]]) -> None:
+    """Runs the load while the story happens."""
+
+    async def both() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(load.run())
+            try:
+                await until(lambda: load.keep_alive.answered > 100, "the load has begun")
+                await story()
+                answered = load.one_shot.answered
+                await until(lambda: load.one_shot.answered > answered + 50, "the load goes on")
+            finally:
+                load.stop()
+
+    asyncio.run(both())
+    print(f"keep-alive: {load.keep_alive}\none-shot: {load.one_shot}")
+
+
+def nothing_lost(load: Load) -> None:
+    assert not load.keep_alive.lost, str(load.keep_alive)
+    assert not load.one_shot.lost, str(load.one_shot)
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["plain", "preload"])
+def test_five_hups_with_four_workers(
+    serve: Serve, module: Module, tmp_path: Path, preload: tuple[str, ...]
+) -> None:
+    module("main", versioned("version-1"))
+    server = serve("main:app", "--app-dir", str(tmp_path), "-w", "4", "--no-access-log", *preload)
+    server.wait_for_workers(4)
+    load = Load(server.port, "/slow?5", keep_alive=12, one_shot=12)
+
+    async def story() -> None:
+        for number in range(2, 7):
+            module("main", versioned(f"version-{number}"))
+            server.send_signal(signal.SIGHUP)
+            await until(
+                lambda number=number: (
+                    sorted(process.title for process in server.workers())
+                    == [f"rsgun: worker {slot} [gen {number}]" for slot in (1, 2, 3, 4)]
+                ),
+                f"generation {number}, not {[p.title for p in server.workers()]}",
+                30,
+            )
+
+    under_load(load, story)
+    nothing_lost(load)
+    for account in (load.keep_alive, load.one_shot):
+        assert {f"version-{number}" for number in range(1, 7)} <= set(account.answers)
+        assert account.slowest < 2.0
+
+
+def test_hups_with_one_worker(serve: Serve, module: Module, tmp_path: Path) -> None:
+    """Nobody else could answer in its place."""
+    module("main", versioned("version-1"))
+    server = serve("main:app", "--app-dir", str(tmp_path), "--no-access-log")
+    load = Load(server.port, "/", keep_alive=6, one_shot=6)
+
+    async def story() -> None:
+        for number in (2, 3):
+            module("main", versioned(f"version-{number}", startup="await asyncio.sleep(0.5)"))
+            server.send_signal(signal.SIGHUP)
+            await until(
+                lambda number=number: (
+                    [process.title for process in server.workers()]
+                    == [f"rsgun: worker 1 [gen {number}]"]
+                ),
+                f"generation {number}",
+                30,
+            )
+
+    under_load(load, story)
+    nothing_lost(load)
+
+
+def test_broken_code_under_load(serve: Serve, module: Module, tmp_path: Path) -> None:
+    module("main", versioned("good"))
+    server = serve("main:app", "--app-dir", str(tmp_path), "-w", "2", "--no-access-log")
+    server.wait_for_workers(2)
+    server.tolerates_tracebacks = True
+    load = Load(server.port, "/", keep_alive=6, one_shot=6)
+
+    async def story() -> None:
+        module("main", "raise RuntimeError('bad deployment')")
+        for count in (1, 2):
+            server.send_signal(signal.SIGHUP)
+            await until(
+                lambda count=count: (
+                    sum("bad deployment" in line and "Error" in line for line in server.lines())
+                    >= count
+                ),
+                "the failure is logged",
+            )
+
+    under_load(load, story)
+    nothing_lost(load)
+    assert set(load.keep_alive.answers) == {"good"}
+
+
+def test_worker_killed_under_load_costs_only_what_it_was_serving(
+    serve: Serve, module: Module, tmp_path: Path
+) -> None:
+    module("main", versioned("main"))
+    server = serve("main:app", "--app-dir", str(tmp_path), "-w", "2", "--no-access-log")
+    workers = server.wait_for_workers(2)
+    load = Load(server.port, "/slow?5", keep_alive=6, one_shot=6)
+
+    async def story() -> None:
+        os.kill(workers[0].pid, signal.SIGKILL)
+        await until(
+            lambda: (
+                workers[0].pid not in [w.pid for w in server.workers()]
+                and len(server.workers()) == 2
+            ),
+            "a new worker",
+        )
+
+    under_load(load, story)
+    assert not any(reason.startswith("connect") for reason in load.one_shot.lost), load.one_shot
+    assert sum(load.one_shot.lost.values()) + sum(load.keep_alive.lost.values()) <= 12
+
+
+def test_term_under_load_answers_everything_it_accepted(
+    serve: Serve, module: Module, tmp_path: Path
+) -> None:
+    """After TERM a connection is refused, or its request is answered."""
+    module("main", versioned("main"))
+    server = serve("main:app", "--app-dir", str(tmp_path), "-w", "2", "--no-access-log")
+    server.wait_for_workers(2)
+    load = Load(server.port, "/slow?20", keep_alive=10, one_shot=10)
+
+    async def both() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(load.run())
+            await until(lambda: load.keep_alive.answered > 100, "the load has begun")
+            server.send_signal(signal.SIGTERM)
+            load.stop()
+
+    asyncio.run(both())
+    assert server.wait() == 0
+    for account in (load.keep_alive, load.one_shot):
+        allowed = {"ConnectionRefusedError", "connect: ConnectionRefusedError"}
+        assert not set(account.lost) - allowed, str(account)

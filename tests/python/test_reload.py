@@ -1,0 +1,271 @@
+"""SIGHUP: new code takes over when it serves, and not before; broken code never does."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness.server import Server
+from harness.sources import answer, versioned
+from harness.target import rsgun_only
+from harness.waiting import eventually, wait_gone
+
+pytestmark = rsgun_only
+
+Serve = Callable[..., Server]
+Module = Callable[[str, str], Path]
+Start = Callable[..., Server]
+
+
+@pytest.fixture(params=[(), ("--preload",)], ids=["plain", "preload"])
+def start(request: pytest.FixtureRequest, serve: Serve, module: Module, tmp_path: Path) -> Start:
+    """Serves version ``first`` of ``main``, with and without --preload."""
+
+    def begin(*arguments: str, source: str | None = None, workers: int = 2) -> Server:
+        module("main", source or versioned("first"))
+        server = serve(
+            "main:app", "--app-dir", str(tmp_path), "-w", str(workers), *request.param, *arguments
+        )
+        server.wait_for_workers(workers)
+        return server
+
+    return begin
+
+
+def reload(server: Server) -> int:
+    """Sends SIGHUP; returns where the output about it begins."""
+    since = server.output.mark()
+    server.send_signal(signal.SIGHUP)
+    return since
+
+
+def wait_for_generation(server: Server, number: int, count: int) -> None:
+    """Waits until all workers and the fork server are of this generation, and no others."""
+    expected = sorted(
+        [f"rsgun: fork server [gen {number}]"]
+        + [f"rsgun: worker {slot} [gen {number}]" for slot in range(1, count + 1)]
+    )
+
+    def settled() -> bool:
+        titles = [process.title for process in [*server.workers(), *server.fork_servers()]]
+        return sorted(titles) == expected
+
+    eventually(settled, f"generation {number} alone, not {[p.title for p in server.family()]}", 20)
+
+
+BROKEN = {
+    "syntax error": ("def app(:\n", "SyntaxError"),
+    "import error": ("import no_such_module_here\n", "no_such_module_here"),
+    "exception": ("raise RuntimeError('broken by the deployment')\n", "broken by the deployment"),
+    "exit": ("import sys\nsys.exit(1)\n", "SystemExit"),
+    "attribute missing": ("application = None\n", "app"),
+    "not callable": ("app = 5\n", "callable"),
+    "lifespan": (
+        versioned("second", startup="raise RuntimeError('cannot start now')"),
+        "cannot start now",
+    ),
+    "hard exit": ("import os\nos._exit(1)\n", "code 1"),
+    "crash": ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n", "SIGSEGV"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_broken_code_keeps_the_old_one_serving(start: Start, module: Module, how: str) -> None:
+    server = start()
+    before = {worker.pid for worker in server.workers()}
+    source, text = BROKEN[how]
+    module("main", source)
+    server.tolerates_tracebacks = True
+    since = reload(server)
+    server.wait_for_line(r"(?i)^(ERROR|CRITICAL): .*(reload|generation)", since=since)
+    assert text in "\n".join(server.lines("stderr", since))
+    wait_for_generation(server, 1, 2)
+    assert {worker.pid for worker in server.workers()} == before
+    for _ in range(10):
+        assert server.get().text.startswith("first ")
+    assert server.process.poll() is None
+
+    module("main", versioned("third"))
+    reload(server)
+    eventually(lambda: server.get().text.startswith("third "), "the repaired code", 20)
+
+
+def test_new_code_is_served(start: Start, module: Module) -> None:
+    server = start()
+    before = {worker.pid for worker in server.workers()}
+    module("main", versioned("second"))
+    reload(server)
+    wait_for_generation(server, 2, 2)
+    assert not before & {worker.pid for worker in server.workers()}
+    for _ in range(10):
+        assert server.get().text.startswith("second ")
+
+
+def test_master_stays(start: Start, module: Module) -> None:
+    server = start()
+    for number in (2, 3):
+        module("main", versioned(f"number {number}".replace(" ", "-")))
+        reload(server)
+        wait_for_generation(server, number, 2)
+        assert answer(server.get().text)[2] == server.pid
+
+
+def test_old_code_serves_until_the_new_is_ready(start: Start, module: Module) -> None:
+    """A slow start costs nothing: somebody serves at every moment."""
+    server = start(workers=1)
+    module("main", versioned("second", startup="await asyncio.sleep(1.5)"))
+    reload(server)
+    seen = []
+
+    def both() -> bool:
+        seen.append(answer(server.get().text)[0])
+        return seen[-1] == "second"
+
+    eventually(both, "the new code", 20)
+    assert seen.count("first") > 50, "requests were not answered while the new code started"
+    assert "first" not in seen[seen.index("second") + 5 :]
+
+
+def test_request_in_flight_is_answered_by_the_old_code(start: Start, module: Module) -> None:
+    server = start(workers=1)
+    with server.connect() as connection:
+        connection.request("/slow?1500")
+        connection.silent(0.2)
+        module("main", versioned("second"))
+        reload(server)
+        eventually(lambda: server.get().text.startswith("second "), "the new code", 20)
+        assert connection.response().text.startswith("first ")
+    wait_for_generation(server, 2, 1)
+
+
+def test_idle_connection_is_told_to_close(start: Start, module: Module) -> None:
+    """Either its next request is answered by the old worker, or it is closed before."""
+    server = start(workers=1)
+    with server.connect() as connection:
+        assert connection.get("/").text.startswith("first ")
+        module("main", versioned("second"))
+        reload(server)
+        wait_for_generation(server, 2, 1)
+        assert connection.ended()
+
+
+def test_listener_is_the_same_socket(serve: Serve, module: Module, tmp_path: Path) -> None:
+    """Same inode and same queue: a connection that waits there is not lost."""
+    module("main", versioned("first"))
+    path = tmp_path / "socket"
+    server = serve("main:app", "--app-dir", str(tmp_path), "--uds", str(path))
+    before = path.stat().st_ino
+    module("main", versioned("second"))
+    reload(server)
+    eventually(lambda: server.get(address=str(path)).text.startswith("second "), "the new code", 20)
+    assert path.stat().st_ino == before
+
+
+def test_two_hups_at_once(start: Start, module: Module) -> None:
+    """The last code wins, and nothing is left of those between."""
+    server = start()
+    module("main", versioned("second"))
+    reload(server)
+    module("main", versioned("third"))
+    reload(server)
+    eventually(lambda: server.get().text.startswith("third "), "the last code", 20)
+    eventually(
+        lambda: len(server.workers()) == 2 and len(server.fork_servers()) == 1,
+        "one generation alone",
+        20,
+    )
+    assert {answer(server.get().text)[0] for _ in range(10)} == {"third"}
+
+
+def test_ten_hups_in_a_row(start: Start) -> None:
+    server = start()
+    for _ in range(10):
+        reload(server)
+    eventually(lambda: len(server.workers()) == 2 and len(server.fork_servers()) == 1, "calm", 30)
+    assert server.get().status == 200
+
+
+def test_term_during_a_reload(start: Start, module: Module) -> None:
+    server = start()
+    module(
+        "main",
+        versioned("second", top="print('loading second', flush=True); import time; time.sleep(30)"),
+    )
+    server.tolerates_tracebacks = True
+    since = reload(server)
+    server.wait_for_line("loading second", since=since)
+    assert server.stop(deadline=10) == 0
+    assert not server.leftovers()
+
+
+def test_worker_that_dies_during_a_reload(start: Start, module: Module) -> None:
+    server = start()
+    victim = server.workers()[0]
+    module(
+        "main",
+        versioned(
+            "second", startup="print('starting second', flush=True); await asyncio.sleep(0.5)"
+        ),
+    )
+    since = reload(server)
+    server.wait_for_line("starting second", since=since)
+    os.kill(victim.pid, signal.SIGKILL)
+    assert wait_gone(victim.pid)
+    wait_for_generation(server, 2, 2)
+    assert server.get().text.startswith("second ")
+
+
+def test_new_worker_that_never_becomes_ready(start: Start, module: Module) -> None:
+    """The boot has a limit, and the old code serves on."""
+    server = start("--boot-timeout", "2")
+    module("main", versioned("second", startup="await asyncio.sleep(100)"))
+    server.tolerates_tracebacks = True
+    since = reload(server)
+    server.wait_for_line(r"(?i)^(ERROR|CRITICAL): .*(reload|generation)", since=since)
+    wait_for_generation(server, 1, 2)
+    assert server.get().text.startswith("first ")
+
+
+def test_lifespan_of_the_old_code_is_shut_down(start: Start, module: Module) -> None:
+    server = start(source=versioned("first", shutdown="print('first stopped', flush=True)"))
+    module("main", versioned("second"))
+    reload(server)
+    wait_for_generation(server, 2, 2)
+    eventually(lambda: server.lines("stdout").count("first stopped") == 2, "two shutdowns")
+
+
+def test_number_of_workers_stays_as_ttin_made_it(start: Start, module: Module) -> None:
+    server = start(workers=1)
+    server.send_signal(signal.SIGTTIN)
+    server.wait_for_workers(2)
+    module("main", versioned("second"))
+    reload(server)
+    wait_for_generation(server, 2, 2)
+
+
+def test_symbolic_link_to_a_release(serve: Serve, tmp_path: Path) -> None:
+    """A deployment that switches a link: the reload follows it."""
+    for release in ("one", "two"):
+        (tmp_path / release).mkdir()
+        (tmp_path / release / "main.py").write_text(versioned(release))
+    current = tmp_path / "current"
+    current.symlink_to("one")
+    server = serve("main:app", "--app-dir", str(current))
+    assert server.get().text.startswith("one ")
+    fresh = tmp_path / "fresh"
+    fresh.symlink_to("two")
+    fresh.replace(current)
+    reload(server)
+    eventually(lambda: server.get().text.startswith("two "), "the new release", 20)
+
+
+def test_log_tells_about_the_reload(start: Start, module: Module) -> None:
+    server = start()
+    module("main", versioned("second"))
+    since = reload(server)
+    wait_for_generation(server, 2, 2)
+    lines = "\n".join(server.lines("stderr", since))
+    assert "generation 2" in lines or "gen=2" in lines or "generation=2" in lines

@@ -1,0 +1,377 @@
+"""The start: what the newcomer sees, which processes there are, what is logged."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness.processes import look, status_field
+from harness.server import Server
+from harness.sources import answer, versioned
+from harness.target import TARGET, differs, rsgun_only
+from harness.waiting import eventually
+
+Serve = Callable[..., Server]
+Module = Callable[[str, str], Path]
+
+
+class TestStartUpLines:
+    def test_address_line(self, serve: Serve) -> None:
+        server = serve("lab:app")
+        name = {"rsgun": "rsgun", "uvicorn": "Uvicorn"}[TARGET]
+        assert (
+            f"INFO:     {name} running on http://127.0.0.1:{server.port} (Press CTRL+C to quit)"
+            in server.lines("stderr")
+        )
+
+    def test_pid_line(self, serve: Serve) -> None:
+        server = serve("lab:app")
+        assert any(
+            re.match(rf"INFO:     .*\b{server.pid}\b", line) for line in server.lines("stderr")
+        )
+
+    def test_line_that_says_that_the_application_has_started(self, serve: Serve) -> None:
+        server = serve("lab:app")
+        server.wait_for_line(r"^INFO:     .*[Aa]pplication.*(started|startup complete)")
+
+    def test_application_has_started_before_the_address_is_told(
+        self, serve: Serve, module: Module, tmp_path: Path
+    ) -> None:
+        """Whoever waits for the line can send a request at once."""
+        module(
+            "late",
+            versioned("1", startup="await asyncio.sleep(0.3); print('late start', flush=True)"),
+        )
+        server = serve("late:app", "--app-dir", str(tmp_path))
+        assert server.get().text.startswith("1 ")
+        assert "late start" in server.lines("stdout")
+
+    @rsgun_only
+    def test_few_lines(self, serve: Serve) -> None:
+        """Eight at most for one worker: the newcomer reads them."""
+        assert len(serve("lab:app").lines("stderr")) <= 8
+
+    @rsgun_only
+    def test_no_colours_without_a_terminal(self, serve: Serve) -> None:
+        server = serve("lab:app")
+        server.get("/ping")
+        server.stop()
+        assert not [line for line in server.lines() if "\x1b" in line]
+
+
+class TestAccessLog:
+    def test_line_on_standard_output(self, serve: Serve) -> None:
+        server = serve("lab:app")
+        with server.connect() as connection:
+            connection.get("/ping")
+            port = connection.own_address[1]
+            server.wait_for_line(
+                rf'^INFO:     127\.0\.0\.1:{port} - "GET /ping HTTP/1\.1" 200 OK$', stream="stdout"
+            )
+
+    @pytest.mark.parametrize(
+        ("path", "logged"),
+        [
+            ("/missing", '"GET /missing HTTP/1.1" 404 Not Found'),
+            ("/ping?a=b&c", '"GET /ping?a=b&c HTTP/1.1" 200 OK'),
+            ("/status?503", '"GET /status?503 HTTP/1.1" 503 Service Unavailable'),
+            ("/status?204", '"GET /status?204 HTTP/1.1" 204 No Content'),
+        ],
+    )
+    def test_request_line_and_status(self, shared: Serve, path: str, logged: str) -> None:
+        server = shared("lab:app")
+        since = server.output.mark()
+        server.get(path)
+        server.wait_for_line(re.escape(logged) + "$", stream="stdout", since=since)
+
+    def test_method_and_version(self, shared: Serve) -> None:
+        server = shared("lab:app")
+        since = server.output.mark()
+        with server.connect() as connection:
+            connection.get("/echo", method="POST", version="1.0", body=b"x")
+        server.wait_for_line(r'"POST /echo HTTP/1\.0" 200 OK$', stream="stdout", since=since)
+
+    def test_status_without_a_name(self, shared: Serve) -> None:
+        server = shared("lab:app")
+        since = server.output.mark()
+        server.get("/status?299")
+        server.wait_for_line(r'"GET /status\?299 HTTP/1\.1" 299 ?$', stream="stdout", since=since)
+
+    def test_one_line_for_each_request(self, serve: Serve) -> None:
+        server = serve("lab:app")
+        with server.connect() as connection:
+            for _ in range(100):
+                connection.get("/ping")
+        server.get("/pid")
+        server.wait_for_line("GET /pid", stream="stdout")
+        assert sum("GET /ping" in line for line in server.lines("stdout")) == 100
+
+    def test_line_of_a_unix_socket(self, serve: Serve, tmp_path: Path) -> None:
+        server = serve("lab:app", "--uds", str(tmp_path / "socket"))
+        server.get("/ping", address=str(tmp_path / "socket"))
+        server.wait_for_line(r'^INFO:     .* - "GET /ping HTTP/1\.1" 200 OK$', stream="stdout")
+
+    @pytest.mark.parametrize("path", ["/%1b%5b2J%0aINFO", "/a%0d%0ab", "/%22quoted%22"])
+    def test_escapes_are_not_undone(self, shared: Serve, path: str) -> None:
+        """What a client writes cannot forge a line or reach the terminal."""
+        server = shared("lab:app")
+        since = server.output.mark()
+        server.get(path)
+        server.wait_for_line(r'HTTP/1\.1" 404', stream="stdout", since=since)
+        lines = server.lines("stdout", since)
+        assert len(lines) == 1
+        assert "\x1b" not in lines[0]
+
+    @pytest.mark.parametrize("option", ["--no-access-log"])
+    def test_off(self, serve: Serve, option: str) -> None:
+        server = serve("lab:app", option)
+        server.get("/ping")
+        server.stop()
+        assert not [line for line in server.lines() if "/ping" in line]
+
+    def test_answer_of_500_for_an_exception(self, shared: Serve) -> None:
+        server = shared("misbehaving:app")
+        server.tolerates_tracebacks = True
+        since = server.output.mark()
+        server.get("/raises_before_start")
+        server.wait_for_line(
+            r'"GET /raises_before_start HTTP/1\.1" 500 Internal Server Error$',
+            stream="stdout",
+            since=since,
+        )
+
+    @rsgun_only
+    def test_prints_of_the_application_stay_in_order(
+        self, serve: Serve, module: Module, tmp_path: Path
+    ) -> None:
+        """print() without flush reaches a pipe at the latest when the server ends."""
+        module("talks", versioned("1", top="print('at import')", shutdown="print('at shutdown')"))
+        server = serve("talks:app", "--app-dir", str(tmp_path))
+        server.get()
+        server.stop()
+        said = [line for line in server.lines("stdout") if line.startswith("at ")]
+        assert said == ["at import", "at shutdown"]
+
+
+@rsgun_only
+class TestProcesses:
+    def test_master_fork_server_workers(self, serve: Serve) -> None:
+        server = serve("lab:app", "-w", "2")
+        server.wait_for_workers(2)
+        family = server.family()
+        assert len(family) == 4, [process.title for process in family]
+        master = look(server.pid)
+        assert master
+        assert master.title == "rsgun: master [lab:app]"
+        titles = sorted(process.title for process in family if process.pid != server.pid)
+        assert titles == [
+            "rsgun: fork server [gen 1]",
+            "rsgun: worker 1 [gen 1]",
+            "rsgun: worker 2 [gen 1]",
+        ]
+
+    @pytest.mark.parametrize("count", [1, 3])
+    def test_workers_are_children_of_the_master(self, serve: Serve, count: int) -> None:
+        server = serve("lab:app", "-w", str(count))
+        workers = server.wait_for_workers(count)
+        assert {worker.parent for worker in workers} == {server.pid}
+        assert {process.parent for process in server.fork_servers()} == {server.pid}
+
+    def test_application_sees_the_master_as_parent(
+        self, serve: Serve, module: Module, tmp_path: Path
+    ) -> None:
+        module("main", versioned("1"))
+        server = serve("main:app", "--app-dir", str(tmp_path))
+        _, pid, parent = answer(server.get().text)
+        assert parent == server.pid
+        assert [pid] == [worker.pid for worker in server.workers()]
+
+    def test_every_worker_serves(self, serve: Serve) -> None:
+        server = serve("lab:app", "-w", "3")
+        workers = {worker.pid for worker in server.wait_for_workers(3)}
+
+        def all_seen(seen: set[int] = set()) -> bool:  # noqa: B006
+            held = [server.connect() for _ in range(12)]
+            for connection in held:
+                connection.request("/pid")
+            seen.update(int(connection.response().text) for connection in held)
+            for connection in held:
+                connection.close()
+            return seen == workers
+
+        eventually(all_seen, "an answer of each worker")
+
+    def test_master_never_loads_python(self, serve: Serve) -> None:
+        server = serve("lab:app")
+        assert "libpython" not in Path(f"/proc/{server.pid}/maps").read_text()
+
+    def test_master_has_one_thread(self, serve: Serve) -> None:
+        server = serve("lab:app", "-w", "2")
+        master = look(server.pid)
+        assert master
+        assert master.threads() == 1
+
+    def test_master_is_small(self, serve: Serve) -> None:
+        server = serve("lab:app", "-w", "2")
+        assert status_field(server.pid, "VmRSS") < 32 << 20
+
+    def test_worker_has_no_descriptors_of_others(self, serve: Serve) -> None:
+        """Of the channels only its own: else end-of-file would never come."""
+        server = serve("lab:app", "-w", "3")
+        for worker in server.wait_for_workers(3):
+            files = worker.open_files()
+            sockets = [name for name in files.values() if name.startswith("socket:")]
+            # The listener, its channel, and the event loop's own pair.
+            assert len(sockets) <= 4, files
+
+    def test_idle_server_does_nothing(self, serve: Serve) -> None:
+        """No process wakes up more than a few times a second."""
+        server = serve("lab:app", "-w", "2")
+        server.wait_for_workers(2)
+
+        def switches() -> int:
+            total = 0
+            for process in server.family():
+                text = Path(f"/proc/{process.pid}/status").read_text()
+                found = re.search(r"^voluntary_ctxt_switches:\s+(\d+)", text, re.MULTILINE)
+                assert found
+                total += int(found[1])
+            return total
+
+        with server.connect() as connection:
+            connection.get("/ping")
+            connection.silent(0.5)
+            before = switches()
+            connection.silent(2.0)
+            assert switches() - before < 80
+
+    def test_signals_are_not_blocked_in_workers(self, serve: Serve) -> None:
+        """A blocked SIGCHLD hangs the subprocesses of an application."""
+        server = serve("lab:app")
+        for process in [*server.workers(), *server.fork_servers()]:
+            text = Path(f"/proc/{process.pid}/status").read_text()
+            blocked = int(re.search(r"^SigBlk:\s+(\w+)", text, re.MULTILINE)[1], 16)  # type: ignore[index]
+            assert not blocked & (1 << (signal.SIGCHLD - 1))
+            assert not blocked & (1 << (signal.SIGTERM - 1))
+
+    def test_subprocesses_of_the_application_work(
+        self, serve: Serve, module: Module, tmp_path: Path
+    ) -> None:
+        module(
+            "spawns",
+            """
+import asyncio, subprocess
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    if scope["path"] == "/async":
+        process = await asyncio.create_subprocess_exec("echo", "child", stdout=-1)
+        body = (await process.communicate())[0]
+    else:
+        body = subprocess.run(["echo", "child"], capture_output=True, check=True).stdout
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+""",
+        )
+        server = serve("spawns:app", "--app-dir", str(tmp_path))
+        assert server.get("/async").body == b"child\n"
+        assert server.get("/sync").body == b"child\n"
+
+
+@rsgun_only
+class TestPreload:
+    TOP = "print('loaded in', os.getpid(), flush=True)"
+
+    def loads(self, server: Server) -> list[int]:
+        return [
+            int(line.split()[-1]) for line in server.lines("stdout") if line.startswith("loaded in")
+        ]
+
+    def test_code_is_loaded_once(self, serve: Serve, module: Module, tmp_path: Path) -> None:
+        module("main", versioned("1", top=self.TOP))
+        server = serve("main:app", "--app-dir", str(tmp_path), "--preload", "-w", "3")
+        server.wait_for_workers(3)
+        assert self.loads(server) == [process.pid for process in server.fork_servers()]
+
+    def test_without_it_each_worker_loads(
+        self, serve: Serve, module: Module, tmp_path: Path
+    ) -> None:
+        module("main", versioned("1", top=self.TOP))
+        server = serve("main:app", "--app-dir", str(tmp_path), "-w", "3")
+        workers = sorted(worker.pid for worker in server.wait_for_workers(3))
+        eventually(lambda: sorted(self.loads(server)) == workers, "each worker loads the code")
+
+    def test_lifespan_runs_in_each_worker(
+        self, serve: Serve, module: Module, tmp_path: Path
+    ) -> None:
+        module("main", versioned("1", startup="print('started in', os.getpid(), flush=True)"))
+        server = serve("main:app", "--app-dir", str(tmp_path), "--preload", "-w", "2")
+        workers = sorted(worker.pid for worker in server.wait_for_workers(2))
+
+        def started() -> list[int]:
+            return sorted(
+                int(line.split()[-1])
+                for line in server.lines("stdout")
+                if line.startswith("started in")
+            )
+
+        eventually(lambda: started() == workers, "each worker starts the application")
+
+    def test_objects_are_frozen(self, serve: Serve, module: Module, tmp_path: Path) -> None:
+        module(
+            "main",
+            versioned(
+                "1", startup="import gc; print('frozen', gc.get_freeze_count() > 1000, flush=True)"
+            ),
+        )
+        server = serve("main:app", "--app-dir", str(tmp_path), "--preload")
+        server.wait_for_line("^frozen True", stream="stdout")
+
+    def test_hup_loads_new_code(self, serve: Serve, module: Module, tmp_path: Path) -> None:
+        module("main", versioned("first", top=self.TOP))
+        server = serve("main:app", "--app-dir", str(tmp_path), "--preload", "-w", "2")
+        server.wait_for_workers(2)
+        module("main", versioned("second", top=self.TOP))
+        server.send_signal(signal.SIGHUP)
+        eventually(lambda: server.get().text.startswith("second "), "the new code")
+        eventually(
+            lambda: (
+                [process.title for process in server.fork_servers()]
+                == ["rsgun: fork server [gen 2]"]
+            ),
+            "only the new fork server",
+        )
+        assert len(self.loads(server)) == 2
+
+    def test_random_numbers_differ_between_workers(
+        self, serve: Serve, module: Module, tmp_path: Path
+    ) -> None:
+        module(
+            "main",
+            versioned(
+                "1", top="import random", startup="print('random', random.random(), flush=True)"
+            ),
+        )
+        server = serve("main:app", "--app-dir", str(tmp_path), "--preload", "-w", "3")
+        server.wait_for_workers(3)
+        numbers = eventually(
+            lambda: (
+                (found := [line for line in server.lines("stdout") if line.startswith("random")])
+                and len(found) == 3
+                and found
+            ),
+            "three numbers",
+        )
+        assert len(set(numbers)) == 3
+
+
+@differs("uvicorn", "replaces its title only with setproctitle")
+def test_title_of_the_master_is_short_and_names_the_application(serve: Serve) -> None:
+    server = serve("lab:app")
+    master = look(server.pid)
+    assert master
+    assert master.title == "rsgun: master [lab:app]"
+    assert Path(f"/proc/{server.pid}/comm").read_text().startswith("rsgun")
