@@ -1,1 +1,43 @@
-fn main() {}
+//! The `rsgun` command. Only this file prints and decides the exit code.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use rsgun::cli::{self, CliError, Command};
+use rsgun::master;
+use rsgun_core::config::ProcessEnvironment;
+use rsgun_core::log;
+use rsgun_core::sys::title;
+
+fn main() -> ExitCode {
+    // Before anything can hold a reference into the environment.
+    title::make_room();
+    let directory = match std::env::current_dir() {
+        Ok(directory) => directory,
+        Err(error) => return complain(&format!("there is no current directory: {error}"), 1),
+    };
+    match cli::parse(std::env::args_os(), ProcessEnvironment, directory) {
+        Ok(Command::Print(text)) => {
+            // Nobody reads it any more, as in `rsgun --help | head -1`.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Ok(Command::Serve(source)) => match master::run(source) {
+            Ok(code) => ExitCode::from(code),
+            Err(error) => complain(&error.to_string(), error.exit_code()),
+        },
+        Err(error) => {
+            let _ = std::io::stderr().write_all(error.to_string().as_bytes());
+            ExitCode::from(CliError::EXIT_CODE)
+        }
+    }
+}
+
+/// Writes an error in the form of a log line; logging itself may not be set up.
+fn complain(message: &str, code: u8) -> ExitCode {
+    let prefix = log::prefix(tracing::Level::ERROR, std::io::stderr().is_terminal());
+    let message = message.trim_end().replace('\n', "\n          ");
+    // There is nobody left to tell when standard error is closed.
+    let _ = std::io::stderr().write_all(format!("{prefix}{message}\n").as_bytes());
+    ExitCode::from(code)
+}

@@ -89,7 +89,9 @@ impl HeldBack {
     /// # Errors
     /// What `pthread_sigmask(3)` returns.
     pub fn start() -> io::Result<Self> {
-        Ok(Self { before: SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)? })
+        Ok(Self {
+            before: SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?,
+        })
     }
 }
 

@@ -1,0 +1,328 @@
+//! What the master does: the actions of the state machine, carried out.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use rsgun_core::config::{Settings, Source};
+use rsgun_core::ipc::{Identity, ToForkServer, WorkerId};
+use rsgun_core::listeners::{self, Change, Listener};
+use rsgun_core::scoreboard::{Roster, now_ms};
+use rsgun_core::sys::shared::Shared;
+use tokio::sync::mpsc::UnboundedSender;
+use tracing::Level;
+
+use super::MasterError;
+use super::cgroup::OomCounter;
+use super::event::{Action, Event, Policy};
+use super::exit::Exit;
+use super::link::Link;
+use super::notice::{Notice, seconds};
+use super::spawn::{Interpreter, WorkerHandle, working_directory};
+use crate::python::Surroundings;
+
+/// How many running requests a line about a dead worker names.
+const NAMED_REQUESTS: usize = 3;
+
+/// The processes, sockets and files of the master.
+pub(super) struct Effects {
+    source: Source,
+    directory: PathBuf,
+    events: UnboundedSender<Event>,
+    /// What the master listens on.
+    listeners: Vec<Listener>,
+    /// Closed for new workers, but still in use by those that drain.
+    retired_listeners: Vec<Listener>,
+    generations: BTreeMap<u32, Resources>,
+    workers: HashMap<WorkerId, WorkerHandle>,
+    roster: Shared<Roster>,
+    out_of_memory: OomCounter,
+}
+
+/// What a generation is made of.
+struct Resources {
+    settings: Arc<Settings>,
+    interpreter: Interpreter,
+    /// Its listeners, if they are others than the master's.
+    change: Option<Change>,
+    server: Option<Link<ToForkServer>>,
+}
+
+impl Effects {
+    /// Takes over what was set up at boot, for generation 1.
+    ///
+    /// # Errors
+    /// When the shared memory cannot be made.
+    pub(super) fn new(
+        source: Source,
+        directory: PathBuf,
+        settings: Settings,
+        listeners: Vec<Listener>,
+        events: UnboundedSender<Event>,
+    ) -> Result<Self, MasterError> {
+        let interpreter = interpreter(&settings, &directory)?;
+        let roster = Shared::create(c"rsgun-roster").map_err(MasterError::System)?;
+        let settings = Arc::new(settings);
+        let first = Resources { settings, interpreter, change: None, server: None };
+        Ok(Self {
+            source,
+            directory,
+            events,
+            listeners,
+            retired_listeners: Vec::new(),
+            generations: BTreeMap::from([(1, first)]),
+            workers: HashMap::new(),
+            roster,
+            out_of_memory: OomCounter::of_process(),
+        })
+    }
+
+    /// Carries out an action. Returns what is known about it at once.
+    pub(super) fn perform(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Resolve { generation } => {
+                return Some(match self.resolve(generation) {
+                    Ok(policy) => Event::Resolved { generation, policy },
+                    Err(error) => Event::ResolveFailed { generation, reason: error.to_string() },
+                });
+            }
+            Action::StartForkServer { generation, like } => {
+                return Some(match self.start_fork_server(generation, like) {
+                    Ok(pid) => Event::ForkServerStarted { generation, pid },
+                    Err(reason) => Event::ForkServerNotStarted { generation, reason },
+                });
+            }
+            Action::Configure { generation } => {
+                if let Some(Resources { settings, server: Some(server), .. }) =
+                    self.generations.get(&generation)
+                {
+                    let settings = Box::new(Settings::clone(settings));
+                    server.send(ToForkServer::Configure { generation, settings }, Vec::new());
+                }
+            }
+            Action::CloseForkServer { generation } => {
+                if let Some(resources) = self.generations.get_mut(&generation) {
+                    resources.server = None;
+                }
+            }
+            Action::ForgetGeneration { generation } => self.forget_generation(generation),
+            Action::Adopt { generation } => self.adopt(generation),
+            Action::Spawn { identity } => {
+                let id = identity.id;
+                return match self.spawn(identity) {
+                    Ok(handle) => {
+                        self.workers.insert(id, handle);
+                        None
+                    }
+                    Err(reason) => Some(Event::WorkerNotSpawned { id, reason }),
+                };
+            }
+            Action::Tell { id, order } => {
+                if let Some(worker) = self.workers.get(&id) {
+                    worker.link.send(order, Vec::new());
+                }
+            }
+            Action::Kill { pid, signal } => return send_signal(pid, signal),
+            Action::ForgetWorker { identity } => {
+                self.roster.leave(identity.seat);
+                self.workers.remove(&identity.id);
+            }
+            Action::CloseListeners => self.close_listeners(),
+            Action::Notify(notice) => self.tell(&notice),
+            // The loop looks for this one itself.
+            Action::Exit { .. } => {}
+        }
+        None
+    }
+
+    /// Collects every child that has ended, also those that nobody knows.
+    pub(super) fn reap(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        loop {
+            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+                Ok(status) => {
+                    let Some((pid, exit)) = Exit::from_wait(status) else { break };
+                    let exit = if exit.is_kill() { self.blame_memory(exit) } else { exit };
+                    events.push(Event::Exited { pid, exit });
+                }
+                Err(Errno::EINTR) => {}
+                // A signal number that nix does not know; that child was reaped, and
+                // its channel tells who it was.
+                Err(Errno::EINVAL) => {}
+                Err(_) => break,
+            }
+        }
+        events
+    }
+
+    fn blame_memory(&mut self, exit: Exit) -> Exit {
+        match exit {
+            Exit::Signal { signal, core, .. } => {
+                Exit::Signal { signal, core, out_of_memory: self.out_of_memory.has_grown() }
+            }
+            other => other,
+        }
+    }
+
+    fn resolve(&mut self, generation: u32) -> Result<Policy, MasterError> {
+        let settings = self.source.resolve()?;
+        let interpreter = interpreter(&settings, &self.directory)?;
+        let change = listeners::prepare(&self.listeners, &settings.bind, settings.backlog)?;
+        let policy = Policy::from(&settings);
+        let settings = Arc::new(settings);
+        let resources = Resources { settings, interpreter, change: Some(change), server: None };
+        self.generations.insert(generation, resources);
+        Ok(policy)
+    }
+
+    fn start_fork_server(&mut self, generation: u32, like: Option<u32>) -> Result<i32, String> {
+        if let Some(like) = like.and_then(|like| self.generations.get(&like)) {
+            let resources = Resources {
+                settings: Arc::clone(&like.settings),
+                interpreter: like.interpreter.clone(),
+                change: None,
+                server: None,
+            };
+            self.generations.insert(generation, resources);
+        }
+        let Some(resources) = self.generations.get_mut(&generation) else {
+            return Err(format!("generation {generation} has no settings"));
+        };
+        let (pid, link) = resources.interpreter.start(generation, self.events.clone())?;
+        resources.server = Some(link);
+        Ok(pid)
+    }
+
+    fn spawn(&mut self, identity: Identity) -> Result<WorkerHandle, String> {
+        let Some(Resources { change, server: Some(server), .. }) =
+            self.generations.get(&identity.generation)
+        else {
+            return Err("its fork server is gone".to_owned());
+        };
+        let listeners = match change {
+            Some(change) => change.listeners(&self.listeners),
+            None => self.listeners.iter().collect(),
+        };
+        WorkerHandle::ask(server, identity, &self.roster, &listeners, self.events.clone())
+            .map_err(|error| {
+                format!(
+                    "no descriptors or memory for another worker: {error}; see `ulimit -n` and the \
+                     memory limit"
+                )
+            })
+    }
+
+    fn adopt(&mut self, generation: u32) {
+        let change = self.generations.get_mut(&generation).and_then(|new| new.change.take());
+        if let Some(change) = change {
+            let before: Vec<String> = self.listeners.iter().map(Listener::url).collect();
+            let (kept, mut retired) = change.apply(std::mem::take(&mut self.listeners));
+            self.listeners = kept;
+            for listener in self.listeners.iter().filter(|one| !before.contains(&one.url())) {
+                tracing::info!("rsgun running on {} from now on", listener.url());
+            }
+            for listener in &retired {
+                tracing::info!("rsgun no longer listens on {}", listener.url());
+            }
+            self.retired_listeners.append(&mut retired);
+        }
+    }
+
+    fn forget_generation(&mut self, generation: u32) {
+        if let Some(change) = self.generations.remove(&generation).and_then(|old| old.change) {
+            change.abandon();
+        }
+        // The workers that drained on them are gone with their generation.
+        if self.generations.len() <= 1 {
+            for listener in std::mem::take(&mut self.retired_listeners) {
+                remove(&listener);
+            }
+        }
+    }
+
+    fn close_listeners(&mut self) {
+        for resources in self.generations.values_mut() {
+            if let Some(change) = resources.change.take() {
+                change.abandon();
+            }
+        }
+        let listeners = std::mem::take(&mut self.listeners);
+        for listener in listeners.into_iter().chain(std::mem::take(&mut self.retired_listeners)) {
+            remove(&listener);
+        }
+    }
+
+    fn tell(&self, notice: &Notice) {
+        let serving = notice.concerns().and_then(|worker| self.serving(worker.identity.id));
+        let (level, text) = notice.text(serving.as_deref());
+        match level {
+            Level::ERROR => tracing::error!("{text}"),
+            Level::WARN => tracing::warn!("{text}"),
+            Level::INFO => tracing::info!("{text}"),
+            _ => tracing::debug!("{text}"),
+        }
+        if matches!(notice, Notice::Starting { .. }) {
+            tracing::info!("Waiting for application startup.");
+        }
+        if *notice == Notice::Serving {
+            for listener in &self.listeners {
+                tracing::info!("rsgun running on {} (Press CTRL+C to quit)", listener.url());
+            }
+        }
+    }
+
+    /// The requests that a worker is or was working on: `GET /x (1.2 s), POST /y (0.1 s)`.
+    fn serving(&self, id: WorkerId) -> Option<String> {
+        let running = self.workers.get(&id)?.scoreboard.running();
+        if running.is_empty() {
+            return None;
+        }
+        let now = now_ms();
+        let mut list: Vec<String> = running
+            .iter()
+            .take(NAMED_REQUESTS)
+            .map(|request| {
+                let age = Duration::from_millis(now.saturating_sub(request.started_ms));
+                let line = request.line.as_deref().unwrap_or("a request");
+                format!("{line} ({})", seconds(age))
+            })
+            .collect();
+        if running.len() > NAMED_REQUESTS {
+            list.push(format!("{} more", running.len() - NAMED_REQUESTS));
+        }
+        Some(list.join(", "))
+    }
+}
+
+fn interpreter(settings: &Settings, directory: &std::path::Path) -> Result<Interpreter, MasterError> {
+    let surroundings = Surroundings::of_process();
+    Ok(Interpreter {
+        python: surroundings.interpreter(settings.python.as_deref())?,
+        extension: surroundings.extension(),
+        directory: working_directory(directory, settings.chdir.as_deref()),
+    })
+}
+
+fn remove(listener: &Listener) {
+    if let Err(error) = listener.cleanup() {
+        tracing::warn!("cannot remove the socket {}: {error}", listener.url());
+    }
+}
+
+/// Sends a signal to a child that was not reaped.
+fn send_signal(pid: i32, signal: Signal) -> Option<Event> {
+    match kill(Pid::from_raw(pid), signal) {
+        Ok(()) => None,
+        // Reaped with a status that could not be read.
+        Err(Errno::ESRCH) => Some(Event::Exited { pid, exit: Exit::Unknown }),
+        Err(error) => {
+            tracing::error!("cannot send {signal} to the process {pid}: {error}");
+            None
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! How a process ended, in words.
+
+use std::fmt;
+
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// By itself.
+    Code(i32),
+    /// By a signal.
+    Signal {
+        /// Which one.
+        signal: Signal,
+        /// A core file was written.
+        core: bool,
+        /// The kernel killed a process of this cgroup for want of memory.
+        out_of_memory: bool,
+    },
+    /// Nobody knows: it was never reaped under a known number.
+    Unknown,
+}
+
+impl Exit {
+    /// The pid and the end that a wait status tells of; `None` when it tells of
+    /// something else, such as a stopped process.
+    #[must_use]
+    pub(super) fn from_wait(status: WaitStatus) -> Option<(i32, Self)> {
+        match status {
+            WaitStatus::Exited(pid, code) => Some((pid.as_raw(), Self::Code(code))),
+            WaitStatus::Signaled(pid, signal, core) => {
+                Some((pid.as_raw(), Self::Signal { signal, core, out_of_memory: false }))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether it ended as ordered.
+    #[must_use]
+    pub(super) fn is_clean(self) -> bool {
+        self == Self::Code(0)
+    }
+
+    /// Whether it ended by SIGKILL, the kernel's means against want of memory.
+    #[must_use]
+    pub(super) fn is_kill(self) -> bool {
+        matches!(self, Self::Signal { signal: Signal::SIGKILL, .. })
+    }
+}
+
+/// A verb phrase: `was killed by SIGSEGV (core dumped)`, `exited with code 3`.
+impl fmt::Display for Exit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(formatter, "exited with code {code}"),
+            Self::Signal { signal, core, out_of_memory } => {
+                write!(formatter, "was killed by {signal}")?;
+                if *out_of_memory {
+                    write!(formatter, " (out of memory: the kernel's OOM killer)")?;
+                }
+                if *core {
+                    write!(formatter, " (core dumped)")?;
+                }
+                Ok(())
+            }
+            Self::Unknown => write!(formatter, "ended before it had told its process id"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::unistd::Pid;
+
+    #[test]
+    fn an_exit_is_told_in_words() {
+        let words = |status| Exit::from_wait(status).unwrap().1.to_string();
+        let pid = Pid::from_raw(7);
+        assert_eq!(words(WaitStatus::Exited(pid, 3)), "exited with code 3");
+        assert_eq!(
+            words(WaitStatus::Signaled(pid, Signal::SIGSEGV, true)),
+            "was killed by SIGSEGV (core dumped)"
+        );
+        let oom = Exit::Signal { signal: Signal::SIGKILL, core: false, out_of_memory: true };
+        assert_eq!(
+            oom.to_string(),
+            "was killed by SIGKILL (out of memory: the kernel's OOM killer)"
+        );
+        assert!(Exit::from_wait(WaitStatus::StillAlive).is_none());
+    }
+}

@@ -1,0 +1,230 @@
+//! The master's end of a channel: messages out without ever waiting, messages in as
+//! events.
+//!
+//! A task owns the channel. What the peer's queue has no room for waits in the task
+//! until there is room, so nothing is lost and the loop is never held up. Dropping
+//! the [`Link`] closes the channel once everything is sent.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rsgun_core::ipc::{Channel, ChannelError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::event::Event;
+
+/// A message on its way, with its descriptors.
+type Outgoing<Out> = (Out, Vec<OwnedFd>);
+
+/// The sending half; see the module.
+#[derive(Debug)]
+pub(super) struct Link<Out> {
+    outbox: UnboundedSender<Outgoing<Out>>,
+}
+
+impl<Out: Serialize + Send + Sync + 'static> Link<Out> {
+    /// Takes over a channel. Each message becomes an event by `on_message`; the end of
+    /// the channel is `at_end`.
+    ///
+    /// # Errors
+    /// What the registration with the loop returns.
+    pub(super) fn open<In>(
+        channel: Channel<Out, In>,
+        events: UnboundedSender<Event>,
+        on_message: impl Fn(In) -> Event + Send + 'static,
+        at_end: Event,
+    ) -> io::Result<Self>
+    where
+        In: DeserializeOwned + 'static,
+    {
+        let channel = watch(channel)?;
+        let (outbox, outgoing) = unbounded_channel();
+        tokio::spawn(async move {
+            if carry(channel, outgoing, &events, on_message).await == End::Peer {
+                // The loop ends before its queue does only when the master ends.
+                let _ = events.send(at_end);
+            }
+        });
+        Ok(Self { outbox })
+    }
+
+    /// Sends a message; one to a peer that is gone is dropped.
+    pub(super) fn send(&self, message: Out, fds: Vec<OwnedFd>) {
+        // The task is only gone when the peer is, of which an event tells.
+        let _ = self.outbox.send((message, fds));
+    }
+}
+
+/// Registers a descriptor with the loop.
+///
+/// # Errors
+/// What `epoll_ctl(2)` returns.
+#[expect(
+    deprecated,
+    reason = "the new way is an unsafe function, to exclude types that lie about their descriptor; \
+              those that come here own it"
+)]
+pub(super) fn watch<T: AsFd + AsRawFd>(owner: T) -> io::Result<AsyncFd<T>> {
+    AsyncFd::new(owner)
+}
+
+/// Who has ended the channel.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Peer,
+    Master,
+}
+
+async fn carry<Out, In>(
+    channel: AsyncFd<Channel<Out, In>>,
+    mut outgoing: UnboundedReceiver<Outgoing<Out>>,
+    events: &UnboundedSender<Event>,
+    on_message: impl Fn(In) -> Event,
+) -> End
+where
+    Out: Serialize,
+    In: DeserializeOwned,
+{
+    let mut waiting: VecDeque<Outgoing<Out>> = VecDeque::new();
+    let mut open = true;
+    loop {
+        if !open && waiting.is_empty() {
+            return End::Master;
+        }
+        tokio::select! {
+            ready = channel.readable() => {
+                let Ok(mut ready) = ready else { return End::Peer };
+                match channel.get_ref().try_recv() {
+                    Ok(Some(message)) => {
+                        let _ = events.send(on_message(message.body));
+                    }
+                    Ok(None) => return End::Peer,
+                    Err(ChannelError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                        ready.clear_ready();
+                    }
+                    Err(ChannelError::Format(error)) => {
+                        tracing::warn!("ignoring a message of another version: {error}");
+                    }
+                    Err(ChannelError::Io(_)) => return End::Peer,
+                }
+            }
+            message = outgoing.recv(), if open => match message {
+                Some(message) => {
+                    waiting.push_back(message);
+                    // Only a full queue is worth waiting for.
+                    flush(channel.get_ref(), &mut waiting);
+                }
+                None => open = false,
+            },
+            ready = channel.writable(), if !waiting.is_empty() => {
+                let Ok(mut ready) = ready else { return End::Peer };
+                if !flush(channel.get_ref(), &mut waiting) {
+                    ready.clear_ready();
+                }
+            }
+        }
+    }
+}
+
+/// Sends what can be sent; `false` when the peer's queue is full.
+fn flush<Out: Serialize, In: DeserializeOwned>(
+    channel: &Channel<Out, In>,
+    waiting: &mut VecDeque<Outgoing<Out>>,
+) -> bool {
+    while let Some((message, fds)) = waiting.front() {
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        match channel.send(message, &fds) {
+            Err(ChannelError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                return false;
+            }
+            Err(ChannelError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+                waiting.clear();
+                return true;
+            }
+            Err(error) => tracing::error!("cannot send a message: {error}"),
+            Ok(()) => {}
+        }
+        waiting.pop_front();
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rsgun_core::ipc::{FromWorker, ToWorker, WorkerId};
+    use rsgun_core::sys::channel;
+    use std::time::Duration;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn nothing_is_lost_when_the_queue_of_the_peer_is_full() {
+        const COUNT: usize = 5000;
+        let (left, right) = channel::pair().unwrap();
+        let (events, mut queue) = unbounded_channel();
+        let id = WorkerId(1);
+        let link = Link::open(
+            Channel::<ToWorker, FromWorker>::new(left),
+            events,
+            move |message| Event::Worker { id, message },
+            Event::WorkerClosed { id },
+        )
+        .unwrap();
+        for _ in 0..COUNT {
+            link.send(ToWorker::Quit, Vec::new());
+        }
+        let worker = Channel::<FromWorker, ToWorker>::new(right);
+        let mut received = 0;
+        tokio::time::timeout(Duration::from_secs(20), async {
+            while received < COUNT {
+                match worker.try_recv() {
+                    Ok(Some(_)) => received += 1,
+                    Ok(None) => panic!("the channel has ended"),
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+        })
+        .await
+        .unwrap();
+        worker.send(&FromWorker::Ready, &[]).unwrap();
+        drop(worker);
+        assert!(matches!(
+            queue.recv().await,
+            Some(Event::Worker { message: FromWorker::Ready, .. })
+        ));
+        assert!(matches!(queue.recv().await, Some(Event::WorkerClosed { .. })));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn dropping_the_link_sends_what_waits_and_then_closes() {
+        let (left, right) = channel::pair().unwrap();
+        let (events, _queue) = unbounded_channel();
+        let id = WorkerId(1);
+        let link = Link::open(
+            Channel::<ToWorker, FromWorker>::new(left),
+            events,
+            move |message| Event::Worker { id, message },
+            Event::WorkerClosed { id },
+        )
+        .unwrap();
+        link.send(ToWorker::Acknowledge, Vec::new());
+        drop(link);
+        let worker = Channel::<FromWorker, ToWorker>::new(right);
+        let mut seen = Vec::new();
+        tokio::time::timeout(Duration::from_secs(20), async {
+            loop {
+                match worker.try_recv() {
+                    Ok(Some(message)) => seen.push(message.body),
+                    Ok(None) => break,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+        })
+        .await
+        .unwrap();
+        assert_eq!(seen, [ToWorker::Acknowledge]);
+    }
+}

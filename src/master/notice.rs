@@ -1,0 +1,330 @@
+//! What the operator is told, and in which words.
+//!
+//! The state machine says *what*; the words and the level are here, in one place.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use tracing::Level;
+
+use super::exit::Exit;
+use super::generation::Cause;
+use super::stop::Urgency;
+use super::worker::Label;
+
+/// Indents the further lines of a message as far as the level name does.
+const CONTINUED: &str = "\n          ";
+
+/// Something that the operator is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Notice {
+    /// The first fork server runs.
+    Starting {
+        /// How many workers there will be.
+        workers: u32,
+        /// The version of the interpreter.
+        python: String,
+    },
+    /// Workers serve: the first time that connections are accepted.
+    Serving,
+    /// The application did not start; the master ends.
+    BootFailed {
+        /// Why.
+        cause: Cause,
+    },
+    /// A worker accepts connections.
+    WorkerReady {
+        /// Which one.
+        worker: Label,
+    },
+    /// A worker could not start, after the first boot.
+    WorkerFailed {
+        /// Which one.
+        worker: Label,
+        /// Why.
+        cause: Cause,
+        /// When the next one is started.
+        retry_in: Duration,
+    },
+    /// A worker that served is gone without having been told to end.
+    WorkerDied {
+        /// Which one.
+        worker: Label,
+        /// How it ended.
+        exit: Exit,
+        /// When the next one is started.
+        retry_in: Duration,
+    },
+    /// A worker drains without having been told to.
+    WorkerLeaves {
+        /// Which one.
+        worker: Label,
+    },
+    /// A worker did not end in time and is killed.
+    WorkerOverdue {
+        /// Which one.
+        worker: Label,
+        /// How long it had.
+        after: Duration,
+    },
+    /// A worker that was to end has ended.
+    WorkerEnded {
+        /// Which one.
+        worker: Label,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// A fork server is of no more use; its workers serve on.
+    ForkServerFailed {
+        /// Whose fork server.
+        generation: u32,
+        /// Why.
+        cause: Cause,
+        /// When the next one is started.
+        retry_in: Duration,
+    },
+    /// The application has started threads in the fork server.
+    Threads {
+        /// Whose fork server.
+        generation: u32,
+        /// How many, besides the main one.
+        count: usize,
+        /// Workers are forked all the same.
+        forked: bool,
+    },
+    /// A reload begins.
+    ReloadStarted {
+        /// The generation that it will bring.
+        generation: u32,
+    },
+    /// A reload was asked for while one is in progress.
+    ReloadWaits,
+    /// A reload is over, nothing has changed.
+    ReloadFailed {
+        /// The generation that it would have brought.
+        generation: u32,
+        /// The generation that new workers come from.
+        keeping: u32,
+        /// How many slots had been switched.
+        switched: usize,
+        /// Why.
+        cause: Cause,
+    },
+    /// A reload is over, all workers are new.
+    Reloaded {
+        /// The generation that it has brought.
+        generation: u32,
+    },
+    /// TTIN or TTOU; when both are equal, the limit is reached.
+    WorkersWanted {
+        /// How many there were to be.
+        before: u32,
+        /// How many there are to be.
+        after: u32,
+    },
+    /// USR1: this server writes to standard error only.
+    NothingToReopen,
+    /// USR2.
+    UpgradeUnsupported,
+    /// The server ends.
+    Stopping {
+        /// How much of a hurry it is.
+        urgency: Urgency,
+    },
+    /// Processes could not be killed.
+    LeftBehind {
+        /// Which ones.
+        pids: Vec<i32>,
+    },
+    /// Everybody is gone.
+    Finished,
+}
+
+impl Notice {
+    /// The worker that the notice is about, if what it was serving is of interest.
+    #[must_use]
+    pub(super) fn concerns(&self) -> Option<Label> {
+        match self {
+            Self::WorkerDied { worker, .. } | Self::WorkerOverdue { worker, .. } => Some(*worker),
+            _ => None,
+        }
+    }
+
+    /// Level and text. `serving` is what the worker of [`Self::concerns`] was serving.
+    #[must_use]
+    #[expect(clippy::too_many_lines, reason = "a catalogue of texts, one arm each")]
+    pub(super) fn text(&self, serving: Option<&str>) -> (Level, String) {
+        let serving = serving.map(|what| format!(" while serving {what}")).unwrap_or_default();
+        match self {
+            Self::Starting { workers, python } => {
+                let plural = if *workers == 1 { "" } else { "s" };
+                let pid = std::process::id();
+                let text = format!(
+                    "Started server process [{pid}] ({workers} worker{plural}, Python {python})"
+                );
+                (Level::INFO, text)
+            }
+            Self::Serving => (Level::INFO, "Application startup complete.".to_owned()),
+            Self::BootFailed { cause } => (Level::ERROR, told(cause)),
+            Self::WorkerReady { worker } => {
+                (Level::INFO, format!("{} started [{}]", name(*worker), ids(*worker)))
+            }
+            Self::WorkerFailed { worker, cause, retry_in } => (
+                Level::ERROR,
+                format!(
+                    "{} could not start; trying again {}: {}",
+                    full_name(*worker),
+                    delay(*retry_in),
+                    told(cause)
+                ),
+            ),
+            Self::WorkerDied { worker, exit, retry_in } => {
+                let next = if retry_in.is_zero() {
+                    "replacing it".to_owned()
+                } else {
+                    format!("replacing it {}", delay(*retry_in))
+                };
+                (Level::ERROR, format!("{} {exit}{serving}; {next}", full_name(*worker)))
+            }
+            Self::WorkerLeaves { worker } => (
+                Level::INFO,
+                format!("{} drains, without having been told to; replacing it", full_name(*worker)),
+            ),
+            Self::WorkerOverdue { worker, after } => (
+                Level::WARN,
+                format!(
+                    "{} did not end within {} and was killed{serving}",
+                    full_name(*worker),
+                    seconds(*after)
+                ),
+            ),
+            Self::WorkerEnded { worker, exit } => {
+                let level = if exit.is_clean() { Level::DEBUG } else { Level::WARN };
+                (level, format!("{} {exit}", full_name(*worker)))
+            }
+            Self::ForkServerFailed { generation, cause, retry_in } => (
+                Level::ERROR,
+                format!(
+                    "Fork server of generation {generation} failed; starting another one {}, the \
+                     workers serve on: {}",
+                    delay(*retry_in),
+                    told(cause)
+                ),
+            ),
+            Self::Threads { generation, count, forked } => {
+                let consequence = if *forked {
+                    "these do not exist in the workers, and a lock that one of them holds is held \
+                     there for ever: start threads in the lifespan startup, or do without --preload"
+                } else {
+                    "so workers are started afresh instead of being forked"
+                };
+                let plural = if *count == 1 { "" } else { "s" };
+                (
+                    Level::WARN,
+                    format!(
+                        "Fork server of generation {generation} has {count} thread{plural} besides \
+                         the main one; {consequence}"
+                    ),
+                )
+            }
+            Self::ReloadStarted { generation } => {
+                (Level::INFO, format!("Reloading: generation {generation} starts"))
+            }
+            Self::ReloadWaits => (
+                Level::INFO,
+                "Reload asked for; it follows the start or reload in progress".to_owned(),
+            ),
+            Self::ReloadFailed { generation, keeping, switched, cause } => {
+                let mut text = format!(
+                    "Reload failed, generation {keeping} stays and generation {generation} is given up: {}",
+                    told(cause)
+                );
+                if *switched > 0 {
+                    let _ = write!(
+                        text,
+                        "{CONTINUED}Workers that had been replaced before it failed: {switched}"
+                    );
+                }
+                (Level::ERROR, text)
+            }
+            Self::Reloaded { generation } => {
+                (Level::INFO, format!("Reload complete: all workers are of generation {generation}"))
+            }
+            Self::WorkersWanted { before, after } if before == after => (
+                Level::WARN,
+                format!("The number of workers stays {after}: it is the limit"),
+            ),
+            Self::WorkersWanted { before, after } => {
+                (Level::INFO, format!("Number of workers changed from {before} to {after}"))
+            }
+            Self::NothingToReopen => {
+                (Level::DEBUG, "There are no log files to be reopened".to_owned())
+            }
+            Self::UpgradeUnsupported => (
+                Level::WARN,
+                "SIGUSR2 (upgrade of the binary) is not supported; the server goes on".to_owned(),
+            ),
+            Self::Stopping { urgency } => (
+                Level::INFO,
+                match urgency {
+                    Urgency::Graceful => "Shutting down",
+                    Urgency::Quick => "Shutting down quickly; once more to end at once",
+                    Urgency::Now => "Ending at once",
+                }
+                .to_owned(),
+            ),
+            Self::LeftBehind { pids } => {
+                let list: Vec<String> = pids.iter().map(ToString::to_string).collect();
+                (
+                    Level::ERROR,
+                    format!(
+                        "The kernel has not ended these killed processes: {}; ending without them",
+                        list.join(", ")
+                    ),
+                )
+            }
+            Self::Finished => {
+                (Level::INFO, format!("Finished server process [{}]", std::process::id()))
+            }
+        }
+    }
+}
+
+/// A message with its hints, and the application's traceback as it is.
+fn told(cause: &Cause) -> String {
+    let mut text = cause.message.trim_end().replace('\n', CONTINUED);
+    if let Some(traceback) = &cause.traceback {
+        text.push('\n');
+        text.push_str(traceback.trim_end());
+    }
+    text
+}
+
+fn name(worker: Label) -> String {
+    format!("Worker {}", worker.identity.slot)
+}
+
+fn ids(worker: Label) -> String {
+    let generation = worker.identity.generation;
+    worker.pid.map_or_else(
+        || format!("generation {generation}"),
+        |pid| format!("pid {pid}, generation {generation}"),
+    )
+}
+
+fn full_name(worker: Label) -> String {
+    worker.pid.map_or_else(|| name(worker), |pid| format!("{} [pid {pid}]", name(worker)))
+}
+
+fn delay(time: Duration) -> String {
+    if time.is_zero() { "now".to_owned() } else { format!("in {}", seconds(time)) }
+}
+
+/// A short time, for people: `0.1 s`, `32 s`.
+pub(super) fn seconds(time: Duration) -> String {
+    if time < Duration::from_secs(10) && time.subsec_millis() >= 50 {
+        format!("{:.1} s", time.as_secs_f64())
+    } else {
+        format!("{:.0} s", time.as_secs_f64())
+    }
+}

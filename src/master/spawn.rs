@@ -1,0 +1,184 @@
+//! How processes are made: the fork server by exec, a worker by asking for it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rsgun_core::bootstrap;
+use rsgun_core::ipc::{
+    Channel, Extension, FromForkServer, FromWorker, Identity, ToForkServer, ToWorker,
+};
+use rsgun_core::listeners::Listener;
+use rsgun_core::scoreboard::{Roster, Scoreboard};
+use rsgun_core::sys::shared::Shared;
+use rsgun_core::sys::signals::HeldBack;
+use rsgun_core::sys::{channel, process};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::event::Event;
+use super::link::Link;
+
+/// What a fork server is started with.
+#[derive(Debug, Clone)]
+pub(super) struct Interpreter {
+    /// The Python.
+    pub(super) python: PathBuf,
+    /// How it finds rsgun.
+    pub(super) extension: Extension,
+    /// Where it works, if not where the master does.
+    pub(super) directory: Option<PathBuf>,
+}
+
+impl Interpreter {
+    /// Starts a fork server. Returns its pid and the master's end of its channel.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub(super) fn start(
+        &self,
+        generation: u32,
+        events: UnboundedSender<Event>,
+    ) -> Result<(i32, Link<ToForkServer>), String> {
+        let failed = |error: io::Error| {
+            format!(
+                "cannot start the interpreter {}: {error}\nName another one with --python.",
+                self.python.display()
+            )
+        };
+        let (ours, theirs) = channel::pair().map_err(failed)?;
+        let version_of = self.clone();
+        let link = Link::open(
+            Channel::<ToForkServer, FromForkServer>::new(ours),
+            events,
+            move |message| Event::ForkServer { generation, message: version_of.check(message) },
+            Event::ForkServerClosed { generation },
+        )
+        .map_err(failed)?;
+        let pid = self.exec(theirs).map_err(failed)?;
+        Ok((pid, link))
+    }
+
+    fn exec(&self, channel: OwnedFd) -> io::Result<i32> {
+        // Rust reports a failed exec through a pipe of its own, which must not get the
+        // number at which the child expects its channel.
+        let _placeholder = (process::next_fd_number()? <= bootstrap::CHANNEL_FD)
+            .then(|| std::fs::File::open("/dev/null"))
+            .transpose()?;
+        let mut command = Command::new(&self.python);
+        command.arg("-c").arg(bootstrap::SCRIPT).arg(bootstrap::FORK_SERVER);
+        command.arg(bootstrap::CHANNEL_FD.to_string());
+        match &self.extension {
+            Extension::File(path) => command.arg(path),
+            Extension::Installed => command.arg("-"),
+        };
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory);
+        }
+        process::prepare_child(&mut command, vec![(channel, bootstrap::CHANNEL_FD)]);
+        let _held_back = HeldBack::start()?;
+        // Dropping the handle neither kills nor reaps: the one reaper of the master does.
+        let child = command.spawn()?;
+        i32::try_from(child.id()).map_err(io::Error::other)
+    }
+
+    /// Turns the greeting of another version into a refusal.
+    fn check(&self, message: FromForkServer) -> FromForkServer {
+        match message {
+            FromForkServer::Hello { version, .. } if version != rsgun_core::VERSION => {
+                FromForkServer::Unsuitable { reason: self.other_version(&version) }
+            }
+            other => other,
+        }
+    }
+
+    fn other_version(&self, version: &str) -> String {
+        let ours = rsgun_core::VERSION;
+        match &self.extension {
+            Extension::File(path) => format!(
+                "this rsgun is version {ours}, but its extension {} is version {version}\n\
+                 Build both anew: cargo build.",
+                path.display()
+            ),
+            Extension::Installed => format!(
+                "this rsgun is version {ours}, but the one that {} imports is version {version}\n\
+                 Run the rsgun of that environment, install rsgun {ours} into it, or name \
+                 another interpreter with --python.",
+                self.python.display()
+            ),
+        }
+    }
+}
+
+/// The master's side of a worker.
+#[derive(Debug)]
+pub(super) struct WorkerHandle {
+    pub(super) link: Link<ToWorker>,
+    pub(super) scoreboard: Shared<Scoreboard>,
+}
+
+impl WorkerHandle {
+    /// Makes channel and scoreboard of a new worker and asks its fork server for it.
+    ///
+    /// # Errors
+    /// What the system calls return, chiefly `EMFILE`.
+    pub(super) fn ask(
+        server: &Link<ToForkServer>,
+        identity: Identity,
+        roster: &Shared<Roster>,
+        listeners: &[&Listener],
+        events: UnboundedSender<Event>,
+    ) -> io::Result<Self> {
+        let id = identity.id;
+        let (ours, theirs) = channel::pair()?;
+        let scoreboard = Shared::<Scoreboard>::create(c"rsgun-scoreboard")?;
+        let mut fds = vec![theirs, copy(scoreboard.file())?, copy(roster.file())?];
+        for listener in listeners {
+            fds.push(copy(listener.as_fd())?);
+        }
+        let link = Link::open(
+            Channel::<ToWorker, FromWorker>::new(ours),
+            events,
+            move |message| Event::Worker { id, message },
+            Event::WorkerClosed { id },
+        )?;
+        server.send(ToForkServer::Spawn { identity }, fds);
+        Ok(Self { link, scoreboard })
+    }
+}
+
+fn copy(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    fd.try_clone_to_owned()
+}
+
+/// The directory in which a fork server works; found anew each time, since a
+/// deployment may have changed what a symbolic link on the way stands for.
+pub(super) fn working_directory(base: &Path, chdir: Option<&Path>) -> Option<PathBuf> {
+    chdir.map(|chdir| base.join(chdir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_version_is_refused_with_advice() {
+        let interpreter = Interpreter {
+            python: "/venv/bin/python3".into(),
+            extension: Extension::Installed,
+            directory: None,
+        };
+        let hello = |version: &str| FromForkServer::Hello {
+            version: version.to_owned(),
+            python: "3.12.1".to_owned(),
+        };
+        assert!(matches!(
+            interpreter.check(hello(rsgun_core::VERSION)),
+            FromForkServer::Hello { .. }
+        ));
+        let FromForkServer::Unsuitable { reason } = interpreter.check(hello("0.0.9")) else {
+            panic!("the version was accepted");
+        };
+        assert!(reason.contains("0.0.9") && reason.contains("/venv/bin/python3"), "{reason}");
+    }
+}

@@ -1,0 +1,406 @@
+//! The decisions of the master, without any effect: an event and the time go in,
+//! actions come out.
+//!
+//! # Theory of operation
+//!
+//! [`State::step`] notes what happened, lets deadlines expire, and then *settles*:
+//! it compares what is with what should be and asks for the difference. Most
+//! events therefore only change a record; that a slot is empty, that a reload may
+//! go on or that the last process is gone is found in one place, whichever way it
+//! came about.
+//!
+//! ```text
+//!   Booting ── first worker ready ──▶ Running ── TERM, INT, QUIT ──▶ Stopping ─▶ exit
+//!      └───────── any failure, or a signal ────────────────────────────▲
+//! ```
+//!
+//! * **Booting**: all workers are asked for as soon as the fork server is loaded. The
+//!   first failure of anything ends the master, with its exit code.
+//! * **Running**: no failure ever ends the master. An empty slot is filled at once,
+//!   after repeated failures with a growing delay. A fork server that dies is
+//!   replaced by that of a new generation; the workers stay.
+//! * A **reload** (`reload.rs`) is something that Running may contain; there is at most
+//!   one, and at most one more waits.
+//! * **Stopping** (`stop.rs`) only ever becomes more urgent.
+//!
+//! Promises, which the property tests hold it to: a worker that serves is told to
+//! make room for a replacement only when that replacement is ready; every process
+//! that was started is followed until it is gone; a second INT always ends.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::mem;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use rsgun_core::ipc::{FromForkServer, FromWorker, Identity, ToWorker, WorkerId};
+use rsgun_core::scoreboard::SEATS;
+
+use super::event::{Action, Command, Event, Policy};
+use super::exit::Exit;
+use super::generation::{Cause, Generation, Standing};
+use super::moment::Moment;
+use super::notice::Notice;
+use super::reload::{Outcome, Reload};
+use super::slot::{Backoff, Slot};
+use super::stop::Stop;
+use super::worker::{Stage, Worker, earliest};
+
+/// The most slots: during a replacement each may need two seats.
+#[expect(clippy::cast_possible_truncation, reason = "a constant of 512")]
+pub(super) const SLOTS_MAX: u32 = (SEATS / 2) as u32;
+/// How many exits of unknown processes are remembered, for workers that have not
+/// yet told their pid.
+const UNMATCHED_MAX: usize = 64;
+
+/// How long a process that has said why it cannot start may take to end.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Where the master is in its life.
+#[derive(Debug)]
+pub(super) enum Lifecycle {
+    Booting,
+    Running,
+    Stopping(Stop),
+}
+
+/// Everything that decisions depend on.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) lifecycle: Lifecycle,
+    /// Whether the operator was told that the server serves.
+    pub(super) announced: bool,
+    /// The operator is told at this time even if not all first workers are ready.
+    pub(super) announce_by: Option<Moment>,
+    /// What TTIN and TTOU have added to the configured number of workers.
+    pub(super) adjustment: i64,
+    /// By number; the first slot is 1.
+    pub(super) slots: BTreeMap<u32, Slot>,
+    pub(super) workers: BTreeMap<WorkerId, Worker>,
+    pub(super) generations: BTreeMap<u32, Generation>,
+    /// The generation that new workers come from.
+    pub(super) current: u32,
+    pub(super) last_generation: u32,
+    pub(super) last_worker: u64,
+    /// Back-off of the current generation's fork server.
+    pub(super) server_backoff: Backoff,
+    pub(super) reload: Option<Reload>,
+    pub(super) reload_waits: bool,
+    pub(super) last_reload: Option<Outcome>,
+    pub(super) unmatched: VecDeque<(i32, Exit)>,
+    pub(super) actions: Vec<Action>,
+}
+
+impl State {
+    /// The state of a master that has bound its listeners and started nothing yet,
+    /// and the actions that begin the boot.
+    #[must_use]
+    pub(super) fn boot(now: Moment, policy: Policy) -> (Self, Vec<Action>) {
+        let mut state = Self {
+            lifecycle: Lifecycle::Booting,
+            announced: false,
+            announce_by: None,
+            adjustment: 0,
+            slots: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            generations: BTreeMap::new(),
+            current: 1,
+            last_generation: 1,
+            last_worker: 0,
+            server_backoff: Backoff::default(),
+            reload: None,
+            reload_waits: false,
+            last_reload: None,
+            unmatched: VecDeque::new(),
+            actions: Vec::new(),
+        };
+        state.generations.insert(1, Generation::new(Standing::Current, policy, now));
+        state.act(Action::StartForkServer { generation: 1, like: None });
+        let actions = state.settle(now);
+        (state, actions)
+    }
+
+    /// What to do about an event.
+    pub(super) fn step(&mut self, now: Moment, event: Event) -> Vec<Action> {
+        match event {
+            Event::Command(command) => self.on_command(now, command),
+            Event::Exited { pid, exit } => self.on_exit(now, pid, exit),
+            Event::ForkServerStarted { generation, pid } => {
+                if let Some(entry) = self.generations.get_mut(&generation) {
+                    entry.server.pid = Some(pid);
+                    if entry.server.is_down() {
+                        self.kill_server(generation, Signal::SIGKILL);
+                    }
+                }
+            }
+            Event::ForkServerNotStarted { generation, reason } => {
+                if let Some(entry) = self.generations.get_mut(&generation) {
+                    entry.server.gone = true;
+                    self.server_failed(now, generation, Cause::configuration(reason));
+                }
+            }
+            Event::ForkServer { generation, message } => {
+                self.on_fork_server(now, generation, message);
+            }
+            Event::ForkServerClosed { generation } => {
+                if let Some(generation) = self.generations.get_mut(&generation) {
+                    let known = generation.server.pid.is_some();
+                    generation.server.ending.closed(now, known);
+                }
+            }
+            Event::Worker { id, message } => self.on_worker(now, id, message),
+            Event::WorkerClosed { id } => {
+                if let Some(worker) = self.workers.get_mut(&id) {
+                    let known = worker.pid.is_some();
+                    worker.ending.closed(now, known);
+                }
+            }
+            Event::WorkerNotSpawned { id, reason } => {
+                self.start_failed(now, id, Cause::boot(reason));
+                self.forget_worker(id);
+            }
+            Event::Resolved { generation, policy } => self.on_resolved(now, generation, policy),
+            Event::ResolveFailed { generation, reason } => {
+                if self.reload_generation() == Some(generation) {
+                    self.reload_failed(now, Cause::configuration(reason));
+                }
+            }
+            Event::Tick => {}
+        }
+        self.settle(now)
+    }
+
+    /// When [`Event::Tick`] is due if nothing else happens before.
+    #[must_use]
+    pub(super) fn next_deadline(&self) -> Option<Moment> {
+        let stop = match &self.lifecycle {
+            Lifecycle::Stopping(stop) => stop.give_up,
+            Lifecycle::Booting | Lifecycle::Running => None,
+        };
+        let running = !self.is_stopping();
+        earliest(
+            [stop, self.announce_by.filter(|_| running)]
+                .into_iter()
+                .chain(self.workers.values().map(Worker::deadline))
+                .chain(self.generations.values().map(|generation| generation.server.deadline()))
+                .chain(
+                    self.slots
+                        .values()
+                        .map(|slot| &slot.backoff)
+                        .chain([&self.server_backoff])
+                        .filter(|_| running)
+                        .map(Backoff::deadline),
+                ),
+        )
+    }
+
+    /// How the last reload went.
+    #[cfg_attr(not(test), expect(dead_code, reason = "kept for the status of the server"))]
+    #[must_use]
+    pub(super) fn last_reload(&self) -> Option<&Outcome> {
+        self.last_reload.as_ref()
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        matches!(self.lifecycle, Lifecycle::Stopping(_))
+    }
+
+    pub(super) fn is_booting(&self) -> bool {
+        matches!(self.lifecycle, Lifecycle::Booting)
+    }
+
+    pub(super) fn act(&mut self, action: Action) {
+        self.actions.push(action);
+    }
+
+    pub(super) fn notify(&mut self, notice: Notice) {
+        self.act(Action::Notify(notice));
+    }
+
+    /// The settings that count: those of the current generation.
+    pub(super) fn policy(&self) -> Option<&Policy> {
+        self.generations.get(&self.current).map(|generation| &generation.policy)
+    }
+
+    /// How many workers there should be.
+    pub(super) fn target(&self) -> u32 {
+        let configured = i64::from(self.policy().map_or(1, |policy| policy.workers));
+        let wanted = (configured + self.adjustment).clamp(1, i64::from(SLOTS_MAX));
+        u32::try_from(wanted).unwrap_or(1)
+    }
+
+    fn on_command(&mut self, now: Moment, command: Command) {
+        match command {
+            Command::Stop | Command::StopQuickly => self.stop_ordered(now, command),
+            _ if self.is_stopping() => {}
+            Command::Reload => self.reload_ordered(now),
+            Command::More => self.adjust(1),
+            Command::Fewer => self.adjust(-1),
+            Command::ReopenLogs => self.notify(Notice::NothingToReopen),
+            Command::Upgrade => self.notify(Notice::UpgradeUnsupported),
+        }
+    }
+
+    fn adjust(&mut self, difference: i64) {
+        let before = self.target();
+        self.adjustment += difference;
+        let after = self.target();
+        if before == after {
+            self.adjustment -= difference;
+        }
+        self.notify(Notice::WorkersWanted { before, after });
+    }
+
+    fn on_exit(&mut self, now: Moment, pid: i32, exit: Exit) {
+        if let Some(worker) = self.workers.values_mut().find(|worker| worker.pid == Some(pid)) {
+            worker.ending.exited(now, exit);
+        } else if let Some(generation) = self
+            .generations
+            .values_mut()
+            .find(|generation| generation.server.pid == Some(pid) && !generation.server.gone)
+        {
+            generation.server.ending.exited(now, exit);
+        } else {
+            // An orphan that was handed to us, or a worker whose first message has not
+            // been read yet.
+            self.unmatched.push_back((pid, exit));
+            if self.unmatched.len() > UNMATCHED_MAX {
+                self.unmatched.pop_front();
+            }
+        }
+    }
+
+    fn on_fork_server(&mut self, now: Moment, number: u32, message: FromForkServer) {
+        let booting = self.is_booting();
+        let workers = self.target();
+        let Some(generation) = self.generations.get_mut(&number) else { return };
+        let server = &mut generation.server;
+        let is_starting = matches!(server.stage, Stage::Starting { .. });
+        match message {
+            FromForkServer::Hello { python, .. } if is_starting => {
+                if booting {
+                    self.notify(Notice::Starting { workers, python });
+                }
+                self.act(Action::Configure { generation: number });
+            }
+            FromForkServer::Loaded if is_starting => {
+                server.stage = Stage::Serving { since: now };
+            }
+            FromForkServer::Unsuitable { reason } if is_starting => {
+                server.failure = Some(Cause::configuration(reason));
+                server.stage = Stage::Starting { by: Some(now + LAST_WORDS) };
+            }
+            FromForkServer::Failed(failure) if is_starting => {
+                server.failure = Some(failure.into());
+                server.stage = Stage::Starting { by: Some(now + LAST_WORDS) };
+            }
+            FromForkServer::Threads { count, forked } => {
+                if !mem::replace(&mut server.warned, true) {
+                    self.notify(Notice::Threads { generation: number, count, forked });
+                }
+            }
+            FromForkServer::SpawnFailed { id, error } => {
+                let cause = Cause::boot(format!("no new worker process: {error}"));
+                self.start_failed(now, id, cause);
+                self.forget_worker(id);
+            }
+            FromForkServer::Hello { .. }
+            | FromForkServer::Loaded
+            | FromForkServer::Unsuitable { .. }
+            | FromForkServer::Failed(_) => {}
+        }
+    }
+
+    fn on_worker(&mut self, now: Moment, id: WorkerId, message: FromWorker) {
+        let stopping = self.is_stopping();
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        match message {
+            FromWorker::Hello { pid } => {
+                worker.pid = Some(pid);
+                if let Some(index) = self.unmatched.iter().position(|(known, _)| *known == pid) {
+                    if let Some((_, exit)) = self.unmatched.remove(index) {
+                        worker.ending.exited(now, exit);
+                    }
+                } else if stopping || !worker.is_starting() {
+                    // It has done nothing yet that would be worth an orderly end.
+                    self.kill_worker(now, id);
+                } else {
+                    self.act(Action::Tell { id, order: ToWorker::Acknowledge });
+                }
+            }
+            FromWorker::Ready if worker.is_starting() => {
+                worker.stage = Stage::Serving { since: now };
+                worker.was_ready = true;
+                self.worker_ready(now, id);
+            }
+            FromWorker::Failed(failure) if worker.is_starting() => {
+                worker.failure = Some(failure);
+                worker.stage = Stage::Starting { by: Some(now + LAST_WORDS) };
+            }
+            FromWorker::Draining => {
+                worker.stopped_accepting = true;
+                if worker.is_serving() {
+                    let label = worker.label();
+                    self.leave(now, id);
+                    self.notify(Notice::WorkerLeaves { worker: label });
+                }
+            }
+            FromWorker::Ready | FromWorker::Failed(_) => {}
+        }
+    }
+
+    /// Lets what is overdue happen, then asks for whatever is missing.
+    fn settle(&mut self, now: Moment) -> Vec<Action> {
+        self.expire(now);
+        self.bury(now);
+        if self.is_stopping() {
+            self.settle_stop(now);
+        } else {
+            self.settle_fork_server(now);
+            self.settle_slots(now);
+            self.settle_reload(now);
+            self.announce(now);
+        }
+        self.forget_generations();
+        mem::take(&mut self.actions)
+    }
+
+    /// Tells the operator that the server serves, once all first workers are ready,
+    /// or some time after the first one when others are slow.
+    fn announce(&mut self, now: Moment) {
+        if self.announced || self.is_booting() {
+            return;
+        }
+        let all_serve = self.slots.values().all(|slot| {
+            slot.current
+                .and_then(|id| self.workers.get(&id))
+                .is_some_and(|worker| !worker.is_starting())
+        });
+        if all_serve || self.announce_by.is_none_or(|by| by <= now) {
+            self.announced = true;
+            self.announce_by = None;
+            self.notify(Notice::Serving);
+        }
+    }
+
+    /// The lowest seat that no living worker has; `None` when all are taken.
+    pub(super) fn free_seat(&self) -> Option<u32> {
+        let taken: BTreeSet<u32> =
+            self.workers.values().map(|worker| worker.identity.seat).collect();
+        (0..u32::try_from(SEATS).unwrap_or(0)).find(|seat| !taken.contains(seat))
+    }
+
+    /// Asks a generation for a worker for a slot. Returns its number, or `None` when
+    /// no seat is free.
+    pub(super) fn spawn(&mut self, now: Moment, slot: u32, number: u32) -> Option<WorkerId> {
+        let seat = self.free_seat()?;
+        let limit = self.generations.get(&number)?.policy.boot_timeout;
+        self.last_worker += 1;
+        let id = WorkerId(self.last_worker);
+        let identity = Identity { id, slot, generation: number, seat };
+        // The deadline stands before the process does: one that is stuck between
+        // fork and its first words is found, too.
+        self.workers.insert(id, Worker::new(identity, limit.map(|limit| now + limit)));
+        self.act(Action::Spawn { identity });
+        Some(id)
+    }
+}

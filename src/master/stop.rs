@@ -1,0 +1,192 @@
+//! Stopping: gracefully, quickly, at once. It only ever becomes more urgent.
+//!
+//! * **Graceful** (TERM): each worker stops accepting, answers everything that it or
+//!   the kernel has accepted, and ends. The master keeps its copies of the
+//!   listeners until no worker accepts any more, and closes them then: were they
+//!   kept until the last request is answered, new clients would wait in a queue
+//!   that nobody reads instead of being refused; were they closed first, nothing
+//!   would change, since the workers hold the same sockets. What arrives between the
+//!   last look of the last worker and the close is reset by the kernel; that window
+//!   is a message long.
+//! * **Quick** (INT, QUIT): workers cancel what runs, and run the lifespan shutdown.
+//! * **At once** (a signal after INT or QUIT): SIGKILL.
+//!
+//! Workers that are not ready have nothing to lose and get a short time in any case.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use rsgun_core::ipc::{DrainReason, ToWorker, WorkerId};
+
+use super::event::{Action, Command};
+use super::moment::Moment;
+use super::notice::Notice;
+use super::state::{Lifecycle, State};
+use super::supervision::{CANCEL_LIMIT, DRAIN_MARGIN};
+use super::worker::{Stage, Worker};
+
+/// How long workers have when the stop is quick.
+const QUICK_LIMIT: Duration = Duration::from_secs(5);
+/// How long the kernel may take to end killed processes before the master ends
+/// without them: one in uninterruptible sleep may take for ever.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// How much of a hurry it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Urgency {
+    /// Every accepted request is answered.
+    Graceful,
+    /// Requests are cancelled, the lifespan shutdown runs.
+    Quick,
+    /// Everything is killed.
+    Now,
+}
+
+/// A stop in progress.
+#[derive(Debug)]
+pub(super) struct Stop {
+    urgency: Urgency,
+    code: u8,
+    /// The master ends at this time, whoever is left.
+    pub(super) give_up: Option<Moment>,
+    listeners_closed: bool,
+    /// [`Action::Exit`] was asked for.
+    over: bool,
+}
+
+impl State {
+    pub(super) fn stop_ordered(&mut self, now: Moment, command: Command) {
+        let wanted =
+            if command == Command::Stop { Urgency::Graceful } else { Urgency::Quick };
+        let Lifecycle::Stopping(stop) = &mut self.lifecycle else {
+            self.notify(Notice::Stopping { urgency: wanted });
+            self.begin_stop(now, wanted, 0);
+            return;
+        };
+        let urgency = match stop.urgency {
+            Urgency::Graceful => wanted,
+            Urgency::Quick | Urgency::Now => Urgency::Now,
+        };
+        if urgency > stop.urgency {
+            stop.urgency = urgency;
+            self.notify(Notice::Stopping { urgency });
+            self.hasten(now, urgency);
+        }
+    }
+
+    pub(super) fn begin_stop(&mut self, now: Moment, urgency: Urgency, code: u8) {
+        self.lifecycle = Lifecycle::Stopping(Stop {
+            urgency,
+            code,
+            give_up: None,
+            listeners_closed: false,
+            over: false,
+        });
+        self.reload = None;
+        self.reload_waits = false;
+        self.hasten(now, urgency);
+    }
+
+    /// Gives every process the order that suits the urgency.
+    fn hasten(&mut self, now: Moment, urgency: Urgency) {
+        let workers: Vec<WorkerId> = self.workers.keys().copied().collect();
+        for id in workers {
+            self.hasten_worker(now, id, urgency);
+        }
+        let generations: Vec<u32> = self.generations.keys().copied().collect();
+        for number in generations {
+            self.close_server(now, number);
+            if urgency == Urgency::Now {
+                self.kill_server(number, Signal::SIGKILL);
+            }
+        }
+    }
+
+    fn hasten_worker(&mut self, now: Moment, id: WorkerId, urgency: Urgency) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if worker.is_starting() && urgency != Urgency::Now {
+            self.cancel(now, id);
+            return;
+        }
+        match (urgency, worker.stage) {
+            (_, Stage::Killed) | (Urgency::Graceful, Stage::Leaving { .. }) => {}
+            (Urgency::Graceful, _) => {
+                let within = self.workers.get(&id).map(|worker| self.graceful_timeout(worker));
+                let within = within.unwrap_or_default();
+                self.leave(now, id);
+                let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+                let order = ToWorker::Drain { within_ms, reason: DrainReason::Stop };
+                self.act(Action::Tell { id, order });
+            }
+            (Urgency::Quick, stage) => {
+                let limit = now + QUICK_LIMIT;
+                let by = match stage {
+                    Stage::Leaving { by, .. } => by.min(limit),
+                    _ => limit,
+                };
+                worker.stage = Stage::Leaving { since: now, by };
+                if worker.pid.is_some() {
+                    self.act(Action::Tell { id, order: ToWorker::Quit });
+                }
+            }
+            (Urgency::Now, _) => {
+                if worker.pid.is_some() {
+                    self.kill_worker(now, id);
+                } else {
+                    // Its fork server is killed as well, so it ends, or says Hello
+                    // and is killed then.
+                    worker.stage = Stage::Leaving { since: now, by: now + CANCEL_LIMIT };
+                }
+            }
+        }
+    }
+
+    /// Closes the listeners when it is time, and ends when nobody is left.
+    pub(super) fn settle_stop(&mut self, now: Moment) {
+        let accepting = self.workers.values().any(Worker::may_accept);
+        let left: Vec<i32> = self
+            .generations
+            .values()
+            .filter(|generation| !generation.server.gone)
+            .map(|generation| (generation.server.pid, generation.server.stage))
+            .chain(self.workers.values().map(|worker| (worker.pid, worker.stage)))
+            .filter_map(|(pid, _)| pid)
+            .collect();
+        let all_killed = self
+            .generations
+            .values()
+            .filter(|generation| !generation.server.gone)
+            .map(|generation| generation.server.stage)
+            .chain(self.workers.values().map(|worker| worker.stage))
+            .all(|stage| stage == Stage::Killed);
+        let nobody_left = self.workers.is_empty()
+            && self.generations.values().all(|generation| generation.server.gone);
+        let Lifecycle::Stopping(stop) = &mut self.lifecycle else { return };
+        if stop.over {
+            return;
+        }
+        let mut actions = Vec::new();
+        if !stop.listeners_closed && (stop.urgency != Urgency::Graceful || !accepting) {
+            stop.listeners_closed = true;
+            actions.push(Action::CloseListeners);
+        }
+        if all_killed && !nobody_left && stop.give_up.is_none() {
+            stop.give_up = Some(now + KILL_LIMIT);
+        }
+        let given_up = stop.give_up.is_some_and(|at| at <= now);
+        if nobody_left || given_up {
+            stop.over = true;
+            stop.give_up = None;
+            if !nobody_left {
+                actions.push(Action::Notify(Notice::LeftBehind { pids: left }));
+            }
+            if stop.code == 0 {
+                actions.push(Action::Notify(Notice::Finished));
+            }
+            actions.push(Action::Exit { code: stop.code });
+        }
+        self.actions.append(&mut actions);
+    }
+}
+
+const _: () = assert!(DRAIN_MARGIN.as_secs() < QUICK_LIMIT.as_secs());

@@ -1,0 +1,187 @@
+//! One worker process, as the master sees it.
+//!
+//! ```text
+//!   asked for ─▶ Starting ─▶ Serving ─▶ Leaving ─▶ (gone)
+//!                    └──────────┴───────────┴─▶ Killed ─▶ (gone)
+//! ```
+//!
+//! A worker is gone when it was reaped *and* its channel has ended, in either
+//! order: what it said last, such as why it failed, may still be in the channel
+//! when the kernel reports the exit. Neither is waited for without limit.
+
+use std::time::Duration;
+
+use rsgun_core::ipc::{Failure, Identity};
+
+use super::exit::Exit;
+use super::moment::Moment;
+
+/// How long the end of a channel may follow after the exit: descendants of the
+/// process may hold the other end.
+const CHANNEL_AFTER_EXIT: Duration = Duration::from_millis(250);
+/// How long the exit may follow after the end of the channel.
+const EXIT_AFTER_CHANNEL: Duration = Duration::from_secs(2);
+
+/// How long the reason may follow when the channel of a process that never told its
+/// pid has ended.
+const UNKNOWN_AFTER_CHANNEL: Duration = Duration::from_millis(250);
+
+/// What a process is known to be in the middle of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Asked for; not ready before `by` is too late.
+    Starting { by: Option<Moment> },
+    /// Accepts connections.
+    Serving { since: Moment },
+    /// Told to end, or ending by itself; is killed at `by`.
+    Leaving { since: Moment, by: Moment },
+    /// SIGKILL is on its way.
+    Killed,
+}
+
+/// The two signs of the end of a child process: exit status and end of channel.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    exit: Option<Exit>,
+    closed: bool,
+    /// When one sign alone is enough.
+    settled_by: Option<Moment>,
+}
+
+impl Ending {
+    pub(super) fn exited(&mut self, now: Moment, exit: Exit) {
+        self.exit = Some(exit);
+        self.settled_by = (!self.closed).then(|| now + CHANNEL_AFTER_EXIT);
+    }
+
+    /// `known`: whether the pid is known, so that an exit status can be expected.
+    pub(super) fn closed(&mut self, now: Moment, known: bool) {
+        self.closed = true;
+        self.settled_by = match (self.exit, known) {
+            (Some(_), _) => None,
+            (None, true) => Some(now + EXIT_AFTER_CHANNEL),
+            (None, false) => {
+                // Nothing was forked, or it died at once. If the fork server has
+                // died, that is the reason, and will be known in a moment.
+                self.exit = Some(Exit::Unknown);
+                Some(now + UNKNOWN_AFTER_CHANNEL)
+            }
+        };
+    }
+
+    /// The master itself has closed the channel: only the exit is waited for.
+    pub(super) fn channel_dropped(&mut self) {
+        self.closed = true;
+        self.settled_by = None;
+    }
+
+    /// How it ended, once both signs were seen or one was waited for in vain.
+    pub(super) fn settled(&self, now: Moment) -> Option<Exit> {
+        let waited = self.settled_by.is_none_or(|by| by <= now);
+        self.exit.filter(|_| waited)
+    }
+
+    /// The channel ended long ago, and the process lives on.
+    pub(super) fn is_stray(&self, now: Moment) -> bool {
+        self.exit.is_none() && self.closed && self.settled_by.is_some_and(|by| by <= now)
+    }
+
+    /// Stops waiting for the exit: something was done about it.
+    pub(super) fn stop_waiting(&mut self) {
+        self.settled_by = None;
+    }
+
+    pub(super) fn has_exited(&self) -> bool {
+        self.exit.is_some()
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// When something must be done about a process in this stage.
+    pub(super) fn or_deadline_of(&self, stage: Stage) -> Option<Moment> {
+        let stage = match stage {
+            _ if self.has_exited() => None,
+            Stage::Starting { by } => by,
+            Stage::Leaving { by, .. } => Some(by),
+            Stage::Serving { .. } | Stage::Killed => None,
+        };
+        earliest([stage, self.settled_by])
+    }
+}
+
+/// One worker process.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) identity: Identity,
+    /// Known from its first message on.
+    pub(super) pid: Option<i32>,
+    pub(super) stage: Stage,
+    pub(super) ending: Ending,
+    /// It has served at some time.
+    pub(super) was_ready: bool,
+    /// It has said that it no longer accepts.
+    pub(super) stopped_accepting: bool,
+    /// Why it could not start, in its own words.
+    pub(super) failure: Option<Failure>,
+}
+
+impl Worker {
+    pub(super) fn new(identity: Identity, by: Option<Moment>) -> Self {
+        Self {
+            identity,
+            pid: None,
+            stage: Stage::Starting { by },
+            ending: Ending::default(),
+            was_ready: false,
+            stopped_accepting: false,
+            failure: None,
+        }
+    }
+
+    pub(super) fn is_starting(&self) -> bool {
+        matches!(self.stage, Stage::Starting { .. })
+    }
+
+    pub(super) fn is_serving(&self) -> bool {
+        matches!(self.stage, Stage::Serving { .. })
+    }
+
+    /// Whether a new connection may still end up with it.
+    pub(super) fn may_accept(&self) -> bool {
+        self.was_ready && !self.stopped_accepting && !self.ending.has_exited()
+    }
+
+    /// How long it has served.
+    pub(super) fn served(&self, now: Moment) -> Option<Duration> {
+        match self.stage {
+            Stage::Serving { since } => Some(now.since(since)),
+            _ => None,
+        }
+    }
+
+    /// When something must be done about it.
+    pub(super) fn deadline(&self) -> Option<Moment> {
+        self.ending.or_deadline_of(self.stage)
+    }
+
+    /// How it is called in the log.
+    pub(super) fn label(&self) -> Label {
+        Label { identity: self.identity, pid: self.pid }
+    }
+}
+
+/// How a worker is called in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Label {
+    /// Who it is.
+    pub(super) identity: Identity,
+    /// Its process id, if it has told.
+    pub(super) pid: Option<i32>,
+}
+
+/// The earliest of some deadlines.
+pub(super) fn earliest(deadlines: impl IntoIterator<Item = Option<Moment>>) -> Option<Moment> {
+    deadlines.into_iter().flatten().min()
+}

@@ -1,0 +1,36 @@
+//! Which signal asks the master for what.
+
+use nix::sys::signal::Signal;
+
+use crate::master::Command;
+
+/// The signals that the master handles. SIGPIPE is not among them: Rust programs
+/// ignore it from the start, and children get the default back.
+pub const HANDLED: [Signal; 10] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGWINCH,
+    Signal::SIGCHLD,
+];
+
+/// What a signal asks for; `None` for those that ask for nothing: a child has ended,
+/// or the terminal has another size.
+#[must_use]
+pub fn command(signal: Signal) -> Option<Command> {
+    match signal {
+        Signal::SIGTERM => Some(Command::Stop),
+        Signal::SIGINT | Signal::SIGQUIT => Some(Command::StopQuickly),
+        Signal::SIGHUP => Some(Command::Reload),
+        Signal::SIGTTIN => Some(Command::More),
+        Signal::SIGTTOU => Some(Command::Fewer),
+        Signal::SIGUSR1 => Some(Command::ReopenLogs),
+        Signal::SIGUSR2 => Some(Command::Upgrade),
+        _ => None,
+    }
+}
