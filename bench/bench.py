@@ -103,16 +103,32 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="3 rounds of 2 seconds")
     parser.add_argument("--unpinned", action="store_true", help="leave the cores to the kernel")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples to FILE")
-    parser.add_argument("--readme", type=Path, nargs="?", const=environments.ROOT / "README.md",
-                        metavar="FILE", help="put the table into FILE (default README.md)")
+    parser.add_argument(
+        "--readme",
+        type=Path,
+        nargs="?",
+        const=environments.ROOT / "README.md",
+        metavar="FILE",
+        help="put the table into FILE (default README.md)",
+    )
     parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
     parser.add_argument("--python", type=Path, help="interpreter for a new environment")
-    parser.add_argument("--environment", type=Path, default=environments.ROOT / ".venv-bench",
-                        metavar="DIR", help="virtual environment (default .venv-bench)")
-    parser.add_argument("--as-it-is", action="store_true",
-                        help="install nothing into the environment")
-    parser.add_argument("--rsgun", type=Path, metavar="FILE",
-                        help="measure this binary instead of the installed one")
+    parser.add_argument(
+        "--environment",
+        type=Path,
+        default=environments.ROOT / ".venv-bench",
+        metavar="DIR",
+        help="virtual environment (default .venv-bench)",
+    )
+    parser.add_argument(
+        "--as-it-is", action="store_true", help="install nothing into the environment"
+    )
+    parser.add_argument(
+        "--rsgun",
+        type=Path,
+        metavar="FILE",
+        help="measure this binary instead of the installed one",
+    )
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.seconds = 3, 2
@@ -152,8 +168,9 @@ def main() -> int:
         for case in options.cases:
             print(f"{case.name}: {case.title}", file=sys.stderr, flush=True)
             measured = samples[case.name] = measure(plan, case, options.servers)
-            rows = [report.Row.of(label.split(" ")[0], label, runs)
-                    for label, runs in measured.items()]
+            rows = [
+                report.Row.of(label.split(" ")[0], label, runs) for label, runs in measured.items()
+            ]
             results.append(report.Result(case, rows))
     except BenchmarkError as error:
         print(f"Error: {error}", file=sys.stderr)

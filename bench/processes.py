@@ -73,7 +73,7 @@ class Server:
         self.name = name
         self.port = port
         self._command = command
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `stop`)
         self._seen: dict[int, int] = {}
         # The affinity is inherited: set around the start, restored at once.
         own_cores = os.sched_getaffinity(0)

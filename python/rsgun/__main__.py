@@ -15,7 +15,8 @@ def candidates() -> Iterator[Path]:
     """Yield the places where an installation puts the command, best first."""
     yield Path(sysconfig.get_path("scripts")) / "rsgun"
     yield Path(sys.executable).parent / "rsgun"
-    yield Path(sysconfig.get_path("scripts", scheme=sysconfig.get_preferred_scheme("user"))) / "rsgun"
+    user_scheme = sysconfig.get_preferred_scheme("user")
+    yield Path(sysconfig.get_path("scripts", scheme=user_scheme)) / "rsgun"
     # `pip install --target DIR` puts `bin` beside the package.
     yield Path(__file__).resolve().parent.parent / "bin" / "rsgun"
 
@@ -32,7 +33,8 @@ def find_command() -> Path:
     directories = ", ".join(str(path.parent) for path in searched)
     message = (
         f"Error: the rsgun command is not installed for {sys.executable} "
-        f"(searched in {directories}): run `{sys.executable} -m pip install --force-reinstall rsgun`"
+        f"(searched in {directories}): install it again, with "
+        f"`{sys.executable} -m pip install --force-reinstall rsgun`"
     )
     raise SystemExit(message)
 
