@@ -118,7 +118,7 @@ fn arguments(declaration: &'static Declaration) -> Vec<Arg> {
         .help_heading(declaration.section.title())
         .help(help(declaration, is_on));
     if declaration.positional {
-        return vec![with_value(base, declaration)];
+        return vec![with_value(base.display_order(0), declaration)];
     }
     let base = base.long(declaration.name).aliases(declaration.aliases);
     let base = match declaration.short {

@@ -27,7 +27,7 @@ impl Environment for ProcessEnvironment {
 
 impl Environment for BTreeMap<String, OsString> {
     fn get(&self, name: &str) -> Option<OsString> {
-        BTreeMap::get(self, name).cloned()
+        Self::get(self, name).cloned()
     }
 }
 

@@ -110,7 +110,7 @@ macro_rules! declare {
 
 declare! {
     settings {
-        /// The application: MODULE:ATTRIBUTE.
+        /// The application: MODULE:ATTRIBUTE, such as main:app.
         app: String = value::application, {
             name: "app",
             section: Section::Application,
@@ -191,13 +191,14 @@ declare! {
                         else `python3` on `$PATH`",
             example: "\"/srv/app/.venv/bin/python\"",
         }
-        /// The event loop; auto takes uvloop where it is installed.
+        /// The event loop: auto (uvloop where it is installed), asyncio, uvloop or
+        /// MODULE:FACTORY.
         #[serde(rename = "loop")]
         event_loop: String = value::event_loop, {
             name: "loop",
             section: Section::Workers,
             aliases: &["asgi-loop"],
-            placeholder: "auto|asyncio|uvloop|MODULE:FACTORY",
+            placeholder: "LOOP",
             default: Some("auto"),
         }
         /// Seconds that a worker has to finish its requests when it is stopped.
@@ -232,11 +233,11 @@ declare! {
             details: "Importing the application and its lifespan startup must fit in. A worker \
                       that takes longer is killed; a reload then leaves the old workers serving.",
         }
-        /// The least level that is logged.
+        /// The least level that is logged: critical, error, warning, info, debug or trace.
         log_level: Level = value::level, {
             name: "log-level",
             section: Section::Logging,
-            placeholder: "critical|error|warning|info|debug|trace",
+            placeholder: "LEVEL",
             default: Some("info"),
         }
         /// Log every request.
@@ -406,15 +407,14 @@ mod tests {
                 declaration.kind == Kind::Switch,
                 declaration.placeholder.is_empty()
             );
-            match declaration.default {
-                Some(default) => (declaration.check)(&[default.to_owned()]).unwrap(),
-                None => {
-                    assert!(!declaration.otherwise.is_empty(), "{name}");
-                    assert!(
-                        !declaration.in_file || !declaration.example.is_empty(),
-                        "{name}"
-                    );
-                }
+            if let Some(default) = declaration.default {
+                (declaration.check)(&[default.to_owned()]).unwrap();
+            } else {
+                assert!(!declaration.otherwise.is_empty(), "{name}");
+                assert!(
+                    !declaration.in_file || !declaration.example.is_empty(),
+                    "{name}"
+                );
             }
         }
     }

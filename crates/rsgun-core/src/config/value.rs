@@ -101,6 +101,10 @@ pub(super) fn switch(texts: &[String]) -> Read<bool> {
 }
 
 /// Any text.
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "all readers have the same signature"
+)]
 pub(super) fn text(texts: &[String]) -> Read<String> {
     Ok(first(texts).to_owned())
 }
@@ -159,10 +163,11 @@ pub(super) fn application(texts: &[String]) -> Read<String> {
         let stem = module.strip_suffix(".py").unwrap_or(module);
         let directory = stem.rsplit_once('/').map_or("", |(directory, _)| directory);
         let name = stem.rsplit('/').next().unwrap_or(stem);
-        let mut advice = format!("names a file; name the module: `{name}:{attribute}`");
-        if !directory.is_empty() {
-            advice.push_str(&format!(" with --app-dir {directory}"));
-        }
+        let place = match directory {
+            "" => String::new(),
+            directory => format!(" with --app-dir {directory}"),
+        };
+        let advice = format!("names a file; name the module: `{name}:{attribute}`{place}");
         return Err(ValueError::new(text, advice));
     }
     if module.is_empty() || attribute.is_empty() {

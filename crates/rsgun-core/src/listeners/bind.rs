@@ -160,3 +160,170 @@ fn open_one(request: Request<'_>, address: SocketAddr) -> Result<Listener, Liste
         None,
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+    use socket2::SockRef;
+
+    use super::*;
+    use crate::listeners::{Origin, open_all};
+
+    fn open(text: &str) -> Result<Vec<Listener>, ListenError> {
+        open_all(&[text.parse().unwrap()], 16)
+    }
+
+    fn port_of(listener: &Listener) -> u16 {
+        match listener.local() {
+            Address::Tcp { port, .. } => *port,
+            other => panic!("{other} has no port"),
+        }
+    }
+
+    fn has_ipv6() -> bool {
+        TcpListener::bind("[::1]:0").is_ok()
+    }
+
+    #[test]
+    fn a_free_port_is_picked_and_told() {
+        let listeners = open("127.0.0.1:0").unwrap();
+        let [listener] = &listeners[..] else {
+            panic!("{listeners:?}")
+        };
+        let port = port_of(listener);
+        assert_ne!(port, 0);
+        assert_eq!(listener.url(), format!("http://127.0.0.1:{port}"));
+        assert_eq!(listener.origin(), Origin::Created);
+        TcpStream::connect(("127.0.0.1", port)).unwrap();
+    }
+
+    #[test]
+    fn sockets_are_private_and_never_block() {
+        let listeners = open("127.0.0.1:0").unwrap();
+        let fd = listeners[0].as_fd();
+        let flags = FdFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFD).unwrap());
+        assert!(flags.contains(FdFlag::FD_CLOEXEC));
+        let status = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).unwrap());
+        assert!(status.contains(OFlag::O_NONBLOCK));
+        let socket = SockRef::from(&listeners[0]);
+        assert!(socket.reuse_address().unwrap() && socket.is_listener().unwrap());
+        assert_eq!(
+            socket.accept().unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
+    }
+
+    #[test]
+    fn every_address_means_both_families() {
+        let listeners = open(":0").unwrap();
+        let [listener] = &listeners[..] else {
+            panic!("{listeners:?}")
+        };
+        let port = port_of(listener);
+        TcpStream::connect(("127.0.0.1", port)).unwrap();
+        if has_ipv6() {
+            TcpStream::connect(("::1", port)).unwrap();
+            assert_eq!(listener.url(), format!("http://[::]:{port}"));
+        }
+    }
+
+    #[test]
+    fn both_wildcards_share_a_port() {
+        if !has_ipv6() {
+            return;
+        }
+        let port = port_of(&open("0.0.0.0:0").unwrap()[0]);
+        let list = [format!("0.0.0.0:{port}"), format!("[::]:{port}")];
+        let list: Vec<Address> = list.iter().map(|text| text.parse().unwrap()).collect();
+        let listeners = open_all(&list, 16).unwrap();
+        assert!(SockRef::from(&listeners[1]).only_v6().unwrap());
+    }
+
+    #[test]
+    fn the_ipv6_wildcard_leaves_ipv4_only_to_the_same_port() {
+        let list = |texts: &[&str]| -> Vec<Address> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        assert!(is_only_ipv6(&list(&["[::]:80", "0.0.0.0:80"]), 80));
+        assert!(is_only_ipv6(&list(&["127.0.0.1:80", ":80"]), 80));
+        assert!(!is_only_ipv6(&list(&["[::]:80", "0.0.0.0:81"]), 80));
+        assert!(!is_only_ipv6(
+            &list(&["[::]:80", "[::1]:80", "unix:/x", "fd://80"]),
+            80
+        ));
+        assert!(!is_only_ipv6(&list(&["[::]:0", "0.0.0.0:0"]), 0));
+    }
+
+    #[test]
+    fn a_name_with_several_addresses_gets_one_port() {
+        let listeners = open("localhost:0").unwrap();
+        assert!(!listeners.is_empty());
+        let port = port_of(&listeners[0]);
+        for listener in &listeners {
+            assert_eq!(port_of(listener), port);
+            assert_eq!(listener.requested().to_string(), "localhost:0");
+        }
+    }
+
+    #[test]
+    fn an_address_in_use_is_named_with_a_hint() {
+        let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = holder.local_addr().unwrap();
+        let error = open(&address.to_string()).unwrap_err();
+        assert!(error.is_address_in_use());
+        let text = error.to_string();
+        assert!(
+            text.starts_with(&format!("cannot listen on {address}: ")),
+            "{text}"
+        );
+        assert!(
+            text.contains(&format!("sport = :{}", address.port())),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_connection_of_the_previous_server_does_not_hold_the_address() {
+        let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = holder.local_addr().unwrap();
+        let client = TcpStream::connect(address).unwrap();
+        let (server, _) = holder.accept().unwrap();
+        // The side that closes first keeps the address in TIME_WAIT.
+        drop(server);
+        drop(client);
+        drop(holder);
+        open(&address.to_string()).unwrap();
+    }
+
+    #[test]
+    fn a_foreign_address_and_an_unknown_host_are_told_apart() {
+        let error = open("192.0.2.1:0").unwrap_err();
+        assert!(matches!(error, ListenError::NotOurs { .. }), "{error}");
+        assert!(!error.is_address_in_use());
+        // A label of more than 63 letters is refused without asking a name server.
+        let host = "x".repeat(64);
+        let error = open(&format!("{host}:0")).unwrap_err();
+        assert!(matches!(error, ListenError::UnknownHost { .. }), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("the host `{host}` is unknown")),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_refused_port_mentions_the_capability() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 80));
+        let asked = "127.0.0.1:80".parse().unwrap();
+        let refused = io::Error::from_raw_os_error(libc::EACCES);
+        let text = ListenError::tcp(&asked, address, "bind", refused).to_string();
+        assert!(
+            text.contains("127.0.0.1:80") && text.contains("CAP_NET_BIND_SERVICE"),
+            "{text}"
+        );
+    }
+}

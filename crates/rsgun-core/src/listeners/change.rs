@@ -149,3 +149,81 @@ impl Change {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::fd::{AsFd, AsRawFd, RawFd};
+    use std::path::Path;
+
+    use super::*;
+
+    fn unix(directory: &Path, name: &str) -> Address {
+        Address::Unix(directory.join(name))
+    }
+
+    fn numbers<'a>(listeners: impl IntoIterator<Item = &'a Listener>) -> Vec<RawFd> {
+        listeners
+            .into_iter()
+            .map(|listener| listener.as_fd().as_raw_fd())
+            .collect()
+    }
+
+    #[test]
+    fn a_failure_leaves_nothing_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken: Address = holder.local_addr().unwrap().to_string().parse().unwrap();
+        let list = [
+            unix(directory.path(), "a"),
+            unix(directory.path(), "b"),
+            taken,
+        ];
+        assert!(open_all(&list, 16).unwrap_err().is_address_in_use());
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_order_is_kept_and_doubles_are_opened_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let list = ["b", "a", "b"].map(|name| unix(directory.path(), name));
+        let listeners = open_all(&list, 16).unwrap();
+        let opened: Vec<&Address> = listeners.iter().map(Listener::requested).collect();
+        assert_eq!(opened, [&list[0], &list[1]]);
+    }
+
+    #[test]
+    fn a_reload_keeps_what_is_open() {
+        let directory = tempfile::tempdir().unwrap();
+        let tcp: Address = "127.0.0.1:0".parse().unwrap();
+        let [a, b] = ["a", "b"].map(|name| unix(directory.path(), name));
+        let current = open_all(&[tcp.clone(), a.clone()], 16).unwrap();
+        let before = numbers(&current);
+
+        let change = prepare(&current, &[b.clone(), tcp.clone()], 16).unwrap();
+        assert_eq!(numbers(change.opened()).len(), 1);
+        let shown = numbers(change.listeners(&current));
+        assert_eq!(shown, [numbers(change.opened())[0], before[0]]);
+        let (now, retired) = change.apply(current);
+        assert_eq!(numbers(&now), shown);
+        assert_eq!(numbers(&retired), [before[1]]);
+        for listener in &retired {
+            listener.cleanup().unwrap();
+        }
+        assert!(!directory.path().join("a").exists() && directory.path().join("b").exists());
+
+        let unchanged = prepare(&now, &[b, tcp], 16).unwrap();
+        assert!(unchanged.opened().is_empty());
+        assert_eq!(numbers(unchanged.listeners(&now)), shown);
+    }
+
+    #[test]
+    fn an_abandoned_change_never_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let [a, b] = ["a", "b"].map(|name| unix(directory.path(), name));
+        let current = open_all(std::slice::from_ref(&a), 16).unwrap();
+        prepare(&current, &[b], 16).unwrap().abandon();
+        assert!(directory.path().join("a").exists() && !directory.path().join("b").exists());
+        assert_eq!(current[0].requested(), &a);
+    }
+}

@@ -120,7 +120,7 @@ pub enum ListenError {
     },
     /// The descriptor is a socket of another kind.
     #[error(
-        "cannot use --fd {number}: it is a {kind} socket; a TCP or UNIX stream socket is needed"
+        "cannot use --fd {number}: it is another kind of socket ({kind}); a TCP or UNIX stream socket is needed"
     )]
     DescriptorFamily {
         /// The number.

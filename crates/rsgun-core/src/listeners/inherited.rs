@@ -107,3 +107,93 @@ fn failed(number: RawFd, action: &'static str, source: io::Error) -> ListenError
         source,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+    use crate::listeners::{Origin, open_all};
+
+    /// Makes a copy that is not close-on-exec, as one that came over an exec.
+    fn pass_on(fd: impl AsFd) -> RawFd {
+        fcntl(fd, FcntlArg::F_DUPFD(300)).unwrap()
+    }
+
+    fn take(number: RawFd) -> Result<Listener, ListenError> {
+        Ok(open_all(&[Address::Fd(number)], 16)?.remove(0))
+    }
+
+    #[test]
+    fn a_listening_socket_is_taken_as_it_is() {
+        let parent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = parent.local_addr().unwrap();
+        let number = pass_on(&parent);
+        let listener = take(number).unwrap();
+        assert_eq!(listener.origin(), Origin::Inherited);
+        assert_eq!(listener.requested(), &Address::Fd(number));
+        assert_eq!(listener.url(), format!("http://{address}"));
+        assert_ne!(listener.as_fd().as_raw_fd(), number);
+        let old = std::fs::read_link(format!("/proc/self/fd/{number}")).unwrap();
+        assert_eq!(old, std::path::Path::new("/dev/null"));
+        let client = TcpStream::connect(address).unwrap();
+        SockRef::from(&listener).accept().unwrap();
+        let empty = SockRef::from(&listener).accept().unwrap_err();
+        assert_eq!(empty.kind(), io::ErrorKind::WouldBlock);
+        drop((client, listener));
+        TcpStream::connect(address).unwrap();
+        parent.accept().unwrap();
+    }
+
+    #[test]
+    fn the_file_of_an_inherited_socket_is_never_touched() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("supervised.sock");
+        let parent = UnixListener::bind(&path).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions();
+        let listener = take(pass_on(&parent)).unwrap();
+        assert_eq!(listener.local(), &Address::Unix(path.clone()));
+        listener.cleanup().unwrap();
+        drop(listener);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions(), mode);
+        UnixStream::connect(&path).unwrap();
+        parent.accept().unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_named_with_its_number() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        for (number, reason) in [
+            (pass_on(&file), "is not a socket"),
+            (
+                pass_on(&datagrams),
+                "another kind of socket (IPv4 datagram)",
+            ),
+            (pass_on(&connection), "is not listening"),
+            (999_999, "has passed no descriptor"),
+            (listener.as_raw_fd(), "has passed no descriptor"),
+        ] {
+            let text = take(number).unwrap_err().to_string();
+            assert!(
+                text.starts_with(&format!("cannot use --fd {number}: ")),
+                "{text}"
+            );
+            assert!(text.contains(reason), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_failure_elsewhere_leaves_the_descriptor_in_place() {
+        let parent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = parent.local_addr().unwrap().to_string();
+        let number = pass_on(&parent);
+        let list = [Address::Fd(number), taken.parse().unwrap()];
+        assert!(open_all(&list, 16).unwrap_err().is_address_in_use());
+        assert_eq!(take(number).unwrap().requested(), &Address::Fd(number));
+    }
+}

@@ -252,3 +252,250 @@ fn failure(path: &Path, action: &'static str, source: io::Error) -> ListenError 
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+
+    use nix::unistd::{Uid, setfsuid};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::listeners::open_all;
+
+    fn directory() -> TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    fn names(directory: &TempDir) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_socket_is_there_listens_and_is_removed_at_the_end() {
+        let directory = directory();
+        let path = directory.path().join("app.sock");
+        let listener = open(&path, 16).unwrap();
+        assert_eq!(names(&directory), ["app.sock"], "no temporary name is left");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, MODE);
+        assert_eq!(listener.url(), format!("unix:{}", path.display()));
+        assert_eq!(
+            local_address(listener.as_fd()).unwrap(),
+            Address::Unix(path.clone())
+        );
+        let client = UnixStream::connect(&path).unwrap();
+        let (server, _) = socket2::SockRef::from(&listener).accept().unwrap();
+        assert_eq!(
+            local_address(server.as_fd()).unwrap(),
+            Address::Unix(path.clone())
+        );
+        drop(client);
+        listener.cleanup().unwrap();
+        assert!(names(&directory).is_empty());
+        listener.cleanup().unwrap();
+    }
+
+    #[test]
+    fn dropping_a_listener_leaves_the_file() {
+        let directory = directory();
+        let path = directory.path().join("app.sock");
+        drop(open(&path, 16).unwrap());
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced() {
+        let directory = directory();
+        let path = directory.path().join("app.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let listener = open(&path, 16).unwrap();
+        UnixStream::connect(&path).unwrap();
+        assert_eq!(names(&directory), ["app.sock"]);
+        listener.cleanup().unwrap();
+    }
+
+    #[test]
+    fn a_live_socket_is_left_alone() {
+        let directory = directory();
+        let path = directory.path().join("app.sock");
+        let holder = UnixListener::bind(&path).unwrap();
+        let error = open(&path, 16).unwrap_err();
+        assert!(error.is_address_in_use(), "{error}");
+        holder.accept().unwrap();
+        UnixStream::connect(&path).unwrap();
+        assert_eq!(names(&directory), ["app.sock"]);
+    }
+
+    #[test]
+    fn a_full_queue_and_another_type_of_socket_have_an_owner() {
+        let directory = directory();
+        let path = directory.path().join("full.sock");
+        let _holder = open(&path, 1).unwrap();
+        let address = SockAddr::unix(&path).unwrap();
+        let mut clients = Vec::new();
+        loop {
+            let client = new_socket().unwrap();
+            match client.connect(&address) {
+                Ok(()) => clients.push(client),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(open(&path, 1).unwrap_err().is_address_in_use());
+        let path = directory.path().join("datagrams.sock");
+        let _holder = UnixDatagram::bind(&path).unwrap();
+        assert!(open(&path, 1).unwrap_err().is_address_in_use());
+    }
+
+    #[test]
+    fn what_is_no_socket_stays_as_it_is() {
+        let directory = directory();
+        let file = directory.path().join("file");
+        fs::write(&file, "precious").unwrap();
+        let folder = directory.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        for (path, kind) in [
+            (&file, "regular file"),
+            (&folder, "directory"),
+            (&link, "symbolic link"),
+        ] {
+            let error = open(path, 16).unwrap_err();
+            assert!(matches!(error, ListenError::NotASocket { .. }), "{error}");
+            let text = error.to_string();
+            assert!(
+                text.contains(kind) && text.contains(path.to_str().unwrap()),
+                "{text}"
+            );
+        }
+        assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+        assert_eq!(names(&directory), ["file", "folder", "link"]);
+    }
+
+    #[test]
+    fn a_missing_directory_is_named() {
+        let directory = directory();
+        let path = directory.path().join("run/app.sock");
+        let error = open(&path, 16).unwrap_err();
+        assert!(matches!(error, ListenError::NoDirectory { .. }), "{error}");
+        fs::write(directory.path().join("run"), "").unwrap();
+        let error = open(&path, 16).unwrap_err();
+        assert!(matches!(error, ListenError::NoDirectory { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_long_name_is_refused_and_the_longest_works() {
+        let directory = directory();
+        let room = PATH_LIMIT - directory.path().as_os_str().len() - 1;
+        let path = directory.path().join("x".repeat(room));
+        let listener = open(&path, 16).unwrap();
+        assert_eq!(
+            local_address(listener.as_fd()).unwrap(),
+            Address::Unix(path)
+        );
+        let error = open(&directory.path().join("x".repeat(room + 1)), 16).unwrap_err();
+        assert!(
+            error.to_string().contains("has 100 bytes, at most 99 fit"),
+            "{error}"
+        );
+        let error = open_abstract(&"x".repeat(108), 16).unwrap_err();
+        assert!(
+            error.to_string().contains("has 108 bytes, at most 107 fit"),
+            "{error}"
+        );
+    }
+
+    /// Runs a closure as a user who may do nothing in the file system; the identity
+    /// for files belongs to a thread.
+    fn as_nobody<T: Send>(closure: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                setfsuid(Uid::from_raw(65534));
+                closure()
+            });
+            thread.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn a_lack_of_permission_is_named() {
+        let directory = directory();
+        let path = directory.path().join("app.sock");
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o555)).unwrap();
+        let error = as_nobody(|| open(&path, 16)).unwrap_err();
+        assert!(
+            matches!(error, ListenError::UnixPermission { .. }),
+            "{error}"
+        );
+        assert!(
+            error
+                .to_string()
+                .contains(directory.path().to_str().unwrap()),
+            "{error}"
+        );
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let _holder = UnixListener::bind(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
+        let error = as_nobody(|| open(&path, 16)).unwrap_err();
+        assert!(
+            matches!(error, ListenError::UnixPermission { .. }),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn only_our_own_file_is_removed() {
+        let directory = directory();
+        let path = directory.path().join("app.sock");
+        let listener = open(&path, 16).unwrap();
+        fs::remove_file(&path).unwrap();
+        let other = UnixListener::bind(&path).unwrap();
+        listener.cleanup().unwrap();
+        UnixStream::connect(&path).unwrap();
+        drop(other);
+    }
+
+    #[test]
+    fn somebody_faster_wins() {
+        let directory = directory();
+        let path = directory.path().join("app.sock");
+        let (_socket, temporary) = bind_temporary(&path).unwrap();
+        let _faster = UnixListener::bind(&path).unwrap();
+        assert!(!temporary.move_to(&path, &Found::Nothing).unwrap());
+        let (_socket, temporary) = bind_temporary(&path).unwrap();
+        assert!(!temporary.move_to(&path, &Found::Stale(0, 0)).unwrap());
+        UnixStream::connect(&path).unwrap();
+        assert_eq!(names(&directory), ["app.sock"]);
+    }
+
+    #[test]
+    fn an_abstract_name_is_taken_once() {
+        let name = format!("rsgun-test-{}", std::process::id());
+        let address = Address::Abstract(name.clone());
+        let listeners = open_all(std::slice::from_ref(&address), 16).unwrap();
+        assert_eq!(listeners[0].local(), &address);
+        assert_eq!(listeners[0].url(), format!("unix:@{name}"));
+        assert!(open_abstract(&name, 16).unwrap_err().is_address_in_use());
+        listeners[0].cleanup().unwrap();
+        drop(listeners);
+        open_abstract(&name, 16).unwrap();
+    }
+
+    #[test]
+    fn only_temporary_names_are_shortened() {
+        for (bound, known) in [
+            ("/run/app.sock.~01abef", "/run/app.sock"),
+            ("/run/app.sock", "/run/app.sock"),
+            ("/run/app.~sock", "/run/app.~sock"),
+            ("/run/app.~01ABEF", "/run/app.~01ABEF"),
+        ] {
+            assert_eq!(final_path(Path::new(bound)), Path::new(known));
+        }
+    }
+}

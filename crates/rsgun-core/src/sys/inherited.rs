@@ -38,10 +38,8 @@ impl Inherited {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the kernel has just made this number, nobody else knows it.
-        Ok(Self {
-            number,
-            copy: unsafe { OwnedFd::from_raw_fd(copy) },
-        })
+        let copy = unsafe { OwnedFd::from_raw_fd(copy) };
+        Ok(Self { number, copy })
     }
 
     /// Takes the descriptor: the copy is the caller's, and the old number becomes
