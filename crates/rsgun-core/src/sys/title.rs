@@ -65,7 +65,10 @@ pub fn set(title: &str) {
             }
         }
     }
-    let short: String = title.chars().filter(|c| *c != ':').take(15).collect();
+    // Without blanks: CPython finds its thread count in `/proc/self/stat` by counting
+    // them, and this name stands before it.
+    let words = title.split('[').next().unwrap_or(title).replace(':', "");
+    let short: String = words.trim().replace(' ', "-").chars().take(15).collect();
     if let Ok(name) = std::ffi::CString::new(short) {
         // A thread name is cosmetic: a refusal changes nothing else.
         let _ = nix::sys::prctl::set_name(&name);
