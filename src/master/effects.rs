@@ -1,7 +1,7 @@
 //! What the master does: the actions of the state machine, carried out.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use super::event::{Action, Event, Policy};
 use super::exit::Exit;
 use super::link::Link;
 use super::notice::{Notice, seconds};
-use super::spawn::{Interpreter, WorkerHandle, working_directory};
+use super::spawn::{Interpreter, WorkerHandle};
 use crate::python::Surroundings;
 
 /// How many running requests a line about a dead worker names.
@@ -65,9 +65,9 @@ impl Effects {
         listeners: Vec<Listener>,
         events: UnboundedSender<Event>,
     ) -> Result<Self, MasterError> {
-        let interpreter = interpreter(&settings, &directory)?;
+        let interpreter = interpreter(&settings)?;
         let roster = Shared::create(c"rsgun-roster").map_err(MasterError::System)?;
-        let settings = Arc::new(settings);
+        let settings = Arc::new(anchored(settings, &directory));
         let first = Resources { settings, interpreter, change: None, server: None };
         Ok(Self {
             source,
@@ -170,8 +170,8 @@ impl Effects {
     }
 
     fn resolve(&mut self, generation: u32) -> Result<Policy, MasterError> {
-        let settings = self.source.resolve()?;
-        let interpreter = interpreter(&settings, &self.directory)?;
+        let settings = anchored(self.source.resolve()?, &self.directory);
+        let interpreter = interpreter(&settings)?;
         let change = listeners::prepare(&self.listeners, &settings.bind, settings.backlog)?;
         let policy = Policy::from(&settings);
         let settings = Arc::new(settings);
@@ -299,13 +299,18 @@ impl Effects {
     }
 }
 
-fn interpreter(settings: &Settings, directory: &std::path::Path) -> Result<Interpreter, MasterError> {
+fn interpreter(settings: &Settings) -> Result<Interpreter, MasterError> {
     let surroundings = Surroundings::of_process();
     Ok(Interpreter {
         python: surroundings.interpreter(settings.python.as_deref())?,
         extension: surroundings.extension(),
-        directory: working_directory(directory, settings.chdir.as_deref()),
     })
+}
+
+/// Makes the directory to change to absolute, for processes that may change twice.
+fn anchored(mut settings: Settings, directory: &Path) -> Settings {
+    settings.chdir = settings.chdir.map(|chdir| directory.join(chdir));
+    settings
 }
 
 fn remove(listener: &Listener) {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use rsgun_core::bootstrap;
@@ -26,8 +26,6 @@ pub(super) struct Interpreter {
     pub(super) python: PathBuf,
     /// How it finds rsgun.
     pub(super) extension: Extension,
-    /// Where it works, if not where the master does.
-    pub(super) directory: Option<PathBuf>,
 }
 
 impl Interpreter {
@@ -72,9 +70,6 @@ impl Interpreter {
             Extension::File(path) => command.arg(path),
             Extension::Installed => command.arg("-"),
         };
-        if let Some(directory) = &self.directory {
-            command.current_dir(directory);
-        }
         process::prepare_child(&mut command, vec![(channel, bootstrap::CHANNEL_FD)]);
         let _held_back = HeldBack::start()?;
         // Dropping the handle neither kills nor reaps: the one reaper of the master does.
@@ -151,12 +146,6 @@ fn copy(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     fd.try_clone_to_owned()
 }
 
-/// The directory in which a fork server works; found anew each time, since a
-/// deployment may have changed what a symbolic link on the way stands for.
-pub(super) fn working_directory(base: &Path, chdir: Option<&Path>) -> Option<PathBuf> {
-    chdir.map(|chdir| base.join(chdir))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,7 +155,6 @@ mod tests {
         let interpreter = Interpreter {
             python: "/venv/bin/python3".into(),
             extension: Extension::Installed,
-            directory: None,
         };
         let hello = |version: &str| FromForkServer::Hello {
             version: version.to_owned(),
