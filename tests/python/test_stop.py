@@ -53,9 +53,11 @@ def test_lifespan_shutdown_runs(
     with_lifespan: Callable[..., Server], number: int, workers: str
 ) -> None:
     server = with_lifespan("--workers", workers)
+    eventually(
+        lambda: server.lines("stdout").count("lifespan started") == int(workers), "each has started"
+    )
     server.stop(number)
-    output = server.lines("stdout")
-    assert output.count("lifespan stopped") == output.count("lifespan started") > 0
+    assert server.lines("stdout").count("lifespan stopped") == int(workers)
 
 
 def test_term_answers_the_request_in_flight(serve: Serve) -> None:
