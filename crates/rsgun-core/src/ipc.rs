@@ -215,7 +215,10 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
     /// Takes one end of a pair made by [`channel::pair`].
     #[must_use]
     pub fn new(fd: OwnedFd) -> Self {
-        Self { fd, marker: PhantomData }
+        Self {
+            fd,
+            marker: PhantomData,
+        }
     }
 
     /// Sends a message; never waits.
@@ -238,7 +241,10 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
             return Ok(None);
         };
         let body = serde_json::from_slice(&received.payload)?;
-        Ok(Some(Message { body, fds: received.fds }))
+        Ok(Some(Message {
+            body,
+            fds: received.fds,
+        }))
     }
 
     /// Waits for the next message, at most `timeout_ms` milliseconds (`None`: for
@@ -290,7 +296,13 @@ mod tests {
         let worker = Channel::<FromWorker, ToWorker>::new(right);
         worker.send(&FromWorker::Hello { pid: 42 }, &[]).unwrap();
         master
-            .send(&ToWorker::Drain { within_ms: 30_000, reason: DrainReason::Replaced }, &[])
+            .send(
+                &ToWorker::Drain {
+                    within_ms: 30_000,
+                    reason: DrainReason::Replaced,
+                },
+                &[],
+            )
             .unwrap();
         assert!(matches!(
             master.try_recv().unwrap().unwrap().body,
@@ -298,7 +310,10 @@ mod tests {
         ));
         assert_eq!(
             worker.recv(Some(1000)).unwrap().unwrap().body,
-            ToWorker::Drain { within_ms: 30_000, reason: DrainReason::Replaced }
+            ToWorker::Drain {
+                within_ms: 30_000,
+                reason: DrainReason::Replaced
+            }
         );
         drop(worker);
         assert!(master.try_recv().unwrap().is_none());

@@ -3,6 +3,8 @@
 //! Each line is one `write` to standard error, so that lines of different
 //! processes do not mix. The prefix is uvicorn's, with its padding.
 
+pub mod access;
+
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write as _};
 
@@ -45,7 +47,10 @@ impl Level {
 
 /// Starts logging to standard error; a second call in the same process is ignored.
 pub fn init(level: Level) {
-    let layer = LineLayer { level, colors: io::stderr().is_terminal() };
+    let layer = LineLayer {
+        level,
+        colors: io::stderr().is_terminal(),
+    };
     // Only fails when logging has been set up before, which is what is wanted.
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer));
 }
@@ -62,7 +67,10 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LineLayer {
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut line = prefix(*event.metadata().level(), self.colors).to_owned();
-        let mut visitor = Line { message: String::new(), fields: String::new() };
+        let mut visitor = Line {
+            message: String::new(),
+            fields: String::new(),
+        };
         event.record(&mut visitor);
         line.push_str(&visitor.message);
         line.push_str(&visitor.fields);

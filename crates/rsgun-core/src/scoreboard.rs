@@ -8,7 +8,9 @@
 //!
 //! Times are milliseconds of `CLOCK_MONOTONIC`, which all processes share.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, fence};
+use std::sync::atomic::{
+    AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, fence,
+};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -178,7 +180,9 @@ impl Scoreboard {
 
     /// Notes a running request in entry `index`; the entry must be free.
     pub fn begin(&self, index: usize, now_ms: u64, method: &[u8], target: &[u8]) {
-        let Some(entry) = self.running.get(index) else { return };
+        let Some(entry) = self.running.get(index) else {
+            return;
+        };
         let mut text = [0_u8; LINE_BYTES];
         let mut length = 0;
         for part in [method, b" ", target] {
@@ -193,7 +197,9 @@ impl Scoreboard {
         for (word, chunk) in entry.line.iter().zip(&words[..length.div_ceil(8)]) {
             word.store(u64::from_le_bytes(*chunk), Relaxed);
         }
-        entry.length.store(u32::try_from(length).unwrap_or(0), Relaxed);
+        entry
+            .length
+            .store(u32::try_from(length).unwrap_or(0), Relaxed);
         entry.started_ms.store(now_ms.max(1), Relaxed);
         entry.sequence.store(sequence.wrapping_add(2), Release);
     }
@@ -208,8 +214,7 @@ impl Scoreboard {
     /// The requests in flight, oldest first, at most [`RUNNING`].
     #[must_use]
     pub fn running(&self) -> Vec<RunningRequest> {
-        let mut list: Vec<RunningRequest> =
-            self.running.iter().filter_map(Running::read).collect();
+        let mut list: Vec<RunningRequest> = self.running.iter().filter_map(Running::read).collect();
         list.sort_by_key(|request| request.started_ms);
         list
     }
@@ -223,7 +228,9 @@ impl Running {
         }
         for _ in 0..READ_TRIES {
             let before = self.sequence.load(Acquire);
-            let length = usize::try_from(self.length.load(Relaxed)).unwrap_or(0).min(LINE_BYTES);
+            let length = usize::try_from(self.length.load(Relaxed))
+                .unwrap_or(0)
+                .min(LINE_BYTES);
             started_ms = self.started_ms.load(Relaxed);
             let mut text = Vec::with_capacity(LINE_BYTES);
             for word in &self.line {
@@ -236,10 +243,16 @@ impl Running {
                 }
                 text.truncate(length);
                 let line = String::from_utf8_lossy(&text).escape_debug().to_string();
-                return Some(RunningRequest { started_ms, line: Some(line) });
+                return Some(RunningRequest {
+                    started_ms,
+                    line: Some(line),
+                });
             }
         }
-        Some(RunningRequest { started_ms, line: None })
+        Some(RunningRequest {
+            started_ms,
+            line: None,
+        })
     }
 }
 
@@ -299,7 +312,9 @@ impl Roster {
     /// itself alive since `alive_since_ms`; `None` when there is no other.
     #[must_use]
     pub fn fewest_of_others(&self, seat: u32, alive_since_ms: u64) -> Option<u32> {
-        let limit = usize::try_from(self.limit.load(Relaxed)).unwrap_or(SEATS).min(SEATS);
+        let limit = usize::try_from(self.limit.load(Relaxed))
+            .unwrap_or(SEATS)
+            .min(SEATS);
         let own = usize::try_from(seat).unwrap_or(SEATS);
         self.seats[..limit]
             .iter()
@@ -338,7 +353,10 @@ mod tests {
         assert_eq!(ours.phase(), Phase::Serving);
         assert_eq!(
             ours.running(),
-            [RunningRequest { started_ms: 77, line: Some("GET /slow?x=1".into()) }]
+            [RunningRequest {
+                started_ms: 77,
+                line: Some("GET /slow?x=1".into())
+            }]
         );
         assert_eq!(ours.status[1].load(Relaxed), 1);
         assert_eq!(ours.latency[1].load(Relaxed), 1);
@@ -356,8 +374,8 @@ mod tests {
 
     #[test]
     fn an_unsealed_file_is_refused() {
-        let file = nix::sys::memfd::memfd_create(c"x", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)
-            .unwrap();
+        let file =
+            nix::sys::memfd::memfd_create(c"x", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).unwrap();
         nix::unistd::ftruncate(&file, 1 << 20).unwrap();
         assert!(Shared::<Scoreboard>::open(file).is_err());
     }
@@ -367,7 +385,13 @@ mod tests {
         let ours = board();
         ours.begin(0, 5, b"GET", b"/");
         ours.running[0].sequence.store(7, Relaxed);
-        assert_eq!(ours.running(), [RunningRequest { started_ms: 5, line: None }]);
+        assert_eq!(
+            ours.running(),
+            [RunningRequest {
+                started_ms: 5,
+                line: None
+            }]
+        );
     }
 
     #[test]

@@ -95,9 +95,14 @@ impl Declaration {
                     .aliases
                     .iter()
                     .chain(std::iter::once(&declaration.name));
-                names.map(|alias| (strsim::jaro_winkler(alias, &name), declaration.name))
+                names.map(|alias| {
+                    (
+                        strsim::normalized_damerau_levenshtein(alias, &name),
+                        declaration.name,
+                    )
+                })
             })
-            .filter(|(likeness, _)| *likeness > 0.8)
+            .filter(|(likeness, _)| *likeness > 0.6)
             .max_by(|left, right| left.0.total_cmp(&right.0))
             .map(|(_, name)| name)
     }

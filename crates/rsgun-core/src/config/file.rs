@@ -116,7 +116,16 @@ fn type_name(value: &DeValue<'_>) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn reading_never_panics(text in "([a-z_-]{1,12} ?= ?.{0,12}\n){0,3}.{0,20}") {
+            let _ = parse(Path::new("rsgun.toml"), &text);
+        }
+    }
 
     fn message(text: &str) -> String {
         parse(Path::new("/etc/rsgun.toml"), text)
@@ -147,6 +156,14 @@ mod tests {
             (
                 "preload_app = true",
                 "/etc/rsgun.toml, line 1: unknown key `preload_app`; did you mean `preload`?",
+            ),
+            (
+                "keepalive = 5",
+                "/etc/rsgun.toml, line 1: unknown key `keepalive`; did you mean `keep-alive`?",
+            ),
+            (
+                "timeout = 5",
+                "/etc/rsgun.toml, line 1: unknown key `timeout`; docs/settings.md lists all keys",
             ),
             (
                 "zzz = 1",

@@ -144,15 +144,12 @@ impl AsFd for Listener {
 }
 
 /// The address that a TCP or UNIX socket has, for listeners and accepted connections
-/// alike (their own end).
-///
-/// Prefer this to `getsockname`: the system keeps the name under which a UNIX socket
-/// was bound, and rsgun binds it under a temporary one ([`super`]).
+/// alike (their own end), with the path that users know ([`unix::final_path`]).
 ///
 /// # Errors
 /// What `getsockname(2)` says; `Unsupported` for another family and for a UNIX socket
 /// without a name.
-pub fn local_address(socket: BorrowedFd<'_>) -> io::Result<Address> {
+pub(super) fn local_address(socket: BorrowedFd<'_>) -> io::Result<Address> {
     let name = SockRef::from(&socket).local_addr()?;
     if let Some(address) = name.as_socket() {
         return Ok(from_socket_address(address));

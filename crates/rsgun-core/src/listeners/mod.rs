@@ -25,4 +25,7 @@ mod unix;
 pub use address::{Address, AddressError, DEFAULT_PORT};
 pub use change::{Change, open_all, prepare};
 pub use error::ListenError;
-pub use listener::{Listener, Origin, local_address};
+pub use listener::{Listener, Origin};
+pub use unix::final_path;
+
+use listener::local_address;

@@ -97,9 +97,12 @@ pub(super) fn open_abstract(name: &str, backlog: u32) -> Result<Listener, Listen
     Ok(Listener::created(socket.into(), asked.clone(), local, None))
 }
 
-/// The path that users know, given the one that the system knows: temporary names
-/// stay with the socket for as long as it lives.
-pub(super) fn final_path(bound: &Path) -> PathBuf {
+/// The path that users know, given the one that `getsockname(2)` tells.
+///
+/// The system keeps the name under which a UNIX socket was bound, and rsgun binds it
+/// under a temporary one. Any other path is returned as it is.
+#[must_use]
+pub fn final_path(bound: &Path) -> PathBuf {
     let known = || {
         let text = bound.to_str()?;
         let (path, random) = text.rsplit_once(TEMPORARY_MARK)?;

@@ -57,10 +57,17 @@ pub fn send(channel: BorrowedFd<'_>, payload: &[u8], fds: &[BorrowedFd<'_>]) -> 
     if fds.len() >= FDS_MAX {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            format!("{} descriptors in one message, at most {FDS_MAX} fit", fds.len()),
+            format!(
+                "{} descriptors in one message, at most {FDS_MAX} fit",
+                fds.len()
+            ),
         ));
     }
-    let spill = if payload.len() > INLINE_MAX { Some(spill(payload)?) } else { None };
+    let spill = if payload.len() > INLINE_MAX {
+        Some(spill(payload)?)
+    } else {
+        None
+    };
     let mut raw: Vec<RawFd> = Vec::with_capacity(fds.len() + 1);
     raw.extend(spill.as_ref().map(AsRawFd::as_raw_fd));
     raw.extend(fds.iter().map(AsRawFd::as_raw_fd));
@@ -68,7 +75,11 @@ pub fn send(channel: BorrowedFd<'_>, payload: &[u8], fds: &[BorrowedFd<'_>]) -> 
     let body = if spill.is_some() { &[][..] } else { payload };
     let iov = [IoSlice::new(&tag), IoSlice::new(body)];
     let rights = [ControlMessage::ScmRights(&raw)];
-    let control = if raw.is_empty() { &rights[..0] } else { &rights[..] };
+    let control = if raw.is_empty() {
+        &rights[..0]
+    } else {
+        &rights[..]
+    };
     loop {
         match sendmsg::<UnixAddr>(
             channel.as_raw_fd(),
@@ -167,10 +178,8 @@ pub fn wait_readable(channel: BorrowedFd<'_>, timeout_ms: Option<u16>) -> io::Re
 }
 
 fn spill(payload: &[u8]) -> io::Result<OwnedFd> {
-    let fd = nix::sys::memfd::memfd_create(
-        c"rsgun-message",
-        nix::sys::memfd::MFdFlags::MFD_CLOEXEC,
-    )?;
+    let fd =
+        nix::sys::memfd::memfd_create(c"rsgun-message", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
     let mut file = std::fs::File::from(fd);
     file.write_all(payload)?;
     Ok(file.into())
@@ -211,6 +220,9 @@ mod tests {
     #[test]
     fn an_empty_channel_would_block() {
         let (_left, right) = pair().unwrap();
-        assert_eq!(recv(right.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(
+            recv(right.as_fd()).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
     }
 }

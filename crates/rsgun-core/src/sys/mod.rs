@@ -8,7 +8,10 @@
 //! * [`signals`]: signals as a queue;
 //! * [`process`]: forks, signal dispositions, parent-death, inherited descriptors;
 //! * [`title`]: what `ps` shows.
-#![expect(unsafe_code, reason = "the one module that talks to the kernel without a safe wrapper")]
+#![expect(
+    unsafe_code,
+    reason = "the one module that talks to the kernel without a safe wrapper"
+)]
 
 pub mod channel;
 pub mod inherited;

@@ -6,7 +6,9 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
+use nix::sys::signal::{
+    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask,
+};
 use nix::unistd::Pid;
 
 /// Signals that a terminal or an operator sends to the whole group and that only
@@ -98,8 +100,11 @@ fn reset_signals() -> io::Result<()> {
 /// What `sigaction(2)` returns.
 pub fn ignore_master_signals() -> io::Result<()> {
     extern "C" fn nothing(_: libc::c_int) {}
-    let action =
-        SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
+    let action = SigAction::new(
+        SigHandler::Handler(nothing),
+        SaFlags::SA_RESTART,
+        SigSet::empty(),
+    );
     for signal in MASTER_ONLY {
         // SAFETY: the handler is an empty function, safe at any moment.
         unsafe { sigaction(signal, &action)? };

@@ -87,7 +87,11 @@ impl<T: Shareable> Shared<T> {
                 0,
             )?
         };
-        Ok(Self { address: address.cast(), file, marker: PhantomData })
+        Ok(Self {
+            address: address.cast(),
+            file,
+            marker: PhantomData,
+        })
     }
 
     /// The memory file, to be handed to another process.

@@ -23,6 +23,10 @@ struct Area {
 ///
 /// Call it before any other thread exists and before any title is set. It makes
 /// `getenv` results from before it invalid, so call it first in `main`.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "same values, only moved to the heap"
+)]
 pub fn make_room() {
     let Some((start, arguments, environment_end)) = read_area() else {
         return;
@@ -30,12 +34,17 @@ pub fn make_room() {
     for (key, value) in std::env::vars_os() {
         // SAFETY: by the contract of this function no other thread exists that could
         // read the environment meanwhile.
-        #[expect(clippy::disallowed_methods, reason = "same values, only moved to the heap")]
         unsafe {
             std::env::set_var(key, value);
         }
     }
-    AREA.get_or_init(|| Some(Area { start, arguments, writable: environment_end }));
+    AREA.get_or_init(|| {
+        Some(Area {
+            start,
+            arguments,
+            writable: environment_end,
+        })
+    });
 }
 
 /// Sets the title of this process; a title that does not fit is cut.
@@ -44,7 +53,11 @@ pub fn make_room() {
 /// 15 bytes.
 pub fn set(title: &str) {
     let area = AREA.get_or_init(|| {
-        read_area().map(|(start, arguments, _)| Area { start, arguments, writable: arguments })
+        read_area().map(|(start, arguments, _)| Area {
+            start,
+            arguments,
+            writable: arguments,
+        })
     });
     if let Some(area) = area {
         let room = area.writable - area.start;
@@ -78,16 +91,20 @@ pub fn set(title: &str) {
 /// `arg_start`, `arg_end`, `env_end` from `/proc/self/stat` (fields 48, 49, 51),
 /// if the environment follows the arguments directly.
 fn read_area() -> Option<(usize, usize, usize)> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let line = std::fs::read_to_string("/proc/self/stat").ok()?;
     // The second field is the command in parentheses and may hold blanks.
-    let rest = stat.rsplit_once(')')?.1;
+    let rest = line.rsplit_once(')')?.1;
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
     let field = |number: usize| fields.get(number - 3)?.parse::<usize>().ok();
-    let (start, end) = (field(48)?, field(49)?);
+    let (start, arguments_end) = (field(48)?, field(49)?);
     let (environment, environment_end) = (field(50)?, field(51)?);
-    if start == 0 || end <= start {
+    if start == 0 || arguments_end <= start {
         return None;
     }
-    let writable = if environment == end { environment_end } else { end };
-    Some((start, end, writable))
+    let writable = if environment == arguments_end {
+        environment_end
+    } else {
+        arguments_end
+    };
+    Some((start, arguments_end, writable))
 }

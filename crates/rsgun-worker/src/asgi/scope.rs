@@ -99,7 +99,7 @@ impl ScopeMaker {
     }
 
     /// `path` and `raw_path`; both begin with the root path, under which the
-    /// application is mounted (ASGI HTTP, "root_path").
+    /// application is mounted (`root_path` of ASGI HTTP).
     fn paths<'py>(
         &self,
         py: Python<'py>,

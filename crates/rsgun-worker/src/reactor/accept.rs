@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
+use rsgun_core::listeners;
 use rsgun_core::scoreboard::{Roster, now_ms};
 use rsgun_core::sys::shared::Shared;
 use socket2::{SockAddr, Socket};
@@ -252,7 +253,7 @@ impl UnixName for SockAddr {
             return None;
         }
         if let Some(path) = self.as_pathname() {
-            return Some(path.to_string_lossy().into());
+            return Some(listeners::final_path(path).to_string_lossy().into());
         }
         let name = self.as_abstract_namespace().unwrap_or_default();
         Some(format!("@{}", String::from_utf8_lossy(name)).into())

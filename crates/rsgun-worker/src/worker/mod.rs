@@ -265,6 +265,7 @@ impl Worker {
     }
 
     /// Ends the reactor; connections that are still open are closed.
+    #[expect(clippy::unused_self, reason = "called as a method from Python")]
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let reactor = reactor::current()?;
         reactor.flush(py);
