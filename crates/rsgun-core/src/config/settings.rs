@@ -211,8 +211,8 @@ declare! {
             default: Some("30"),
             details: "What still runs then is cancelled.",
         }
-        /// Seconds that an idle connection is kept open.
-        keep_alive: u32 = |texts| value::number(texts, &(1..=value::YEAR)), {
+        /// Seconds that an idle connection is kept open; 0 closes it after each answer.
+        keep_alive: u32 = value::seconds, {
             name: "keep-alive",
             section: Section::Timeouts,
             kind: Kind::Number,

@@ -204,7 +204,7 @@ mod tests {
         let error = case([APP], [], Some("workers = 4\nkeep-alive = -1\n")).error();
         assert!(
             error.ends_with(
-                "rsgun.toml, line 2: keep-alive: `-1` is not a whole number from 1 to 31536000"
+                "rsgun.toml, line 2: keep-alive: `-1` is not a whole number from 0 to 31536000"
             ),
             "{error}"
         );

@@ -64,11 +64,9 @@ where
     }
 }
 
-/// The longest time, in seconds.
-pub(super) const YEAR: u32 = 365 * 24 * 3600;
-
 /// Seconds, 0 included.
 pub(super) fn seconds(texts: &[String]) -> Read<u32> {
+    const YEAR: u32 = 365 * 24 * 3600;
     number(texts, &(0..=YEAR))
 }
 
