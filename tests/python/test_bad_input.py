@@ -19,7 +19,15 @@ from pathlib import Path
 import pytest
 from harness.server import Server, free_port, port_is_free
 from harness.sources import versioned
-from harness.target import APPS, binary, environment_for, interpreters, rsgun_only, too_old
+from harness.target import (
+    APPS,
+    binary,
+    environment_for,
+    interpreters,
+    lend_extension,
+    rsgun_only,
+    too_old,
+)
 
 pytestmark = rsgun_only
 
@@ -467,6 +475,7 @@ class TestInterpreter:
             capture_output=True,
             text=True,
             timeout=30,
+            check=False,
         )
         assert result.returncode == 1, result.stderr
         assert f"{version[0]}.{version[1]}" in result.stderr
@@ -477,7 +486,7 @@ class TestInterpreter:
         """No extension beside the binary, none in the interpreter."""
         version = sys.version_info[:2]
         base = interpreters().get(version, sys.executable)
-        probe = subprocess.run([base, "-c", "import rsgun"], capture_output=True)
+        probe = subprocess.run([base, "-c", "import rsgun"], capture_output=True, check=False)
         if probe.returncode == 0:
             pytest.skip("this interpreter has rsgun installed")
         result = self.start(
@@ -518,6 +527,7 @@ class TestInterpreter:
         subprocess.run(
             [sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=60
         )
+        lend_extension(environment / "bin" / "python")
         command = environment / "bin" / "rsgun"
         command.symlink_to(binary().resolve())
         (tmp_path / "main.py").write_text(

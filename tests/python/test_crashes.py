@@ -212,7 +212,7 @@ def test_code_that_has_become_broken_backs_off(
     """
     module("main", versioned("1"))
     server = serve("main:app", "--app-dir", str(tmp_path), "-w", "2")
-    first, second = server.wait_for_workers(2)
+    first, _ = server.wait_for_workers(2)
     server.tolerates_tracebacks = True
     module("main", "raise RuntimeError('broken on disk')")
     os.kill(first.pid, signal.SIGKILL)

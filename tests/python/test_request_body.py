@@ -126,7 +126,7 @@ def test_50_mb_streamed(connection: Connection, server: Server, framing: str) ->
         connection.send(b"%x\r\n%s\r\n" % (len(part), part) if framing == "chunked" else part)
     if framing == "chunked":
         connection.send(b"0\r\n\r\n")
-    size, largest, pid = ast.literal_eval(connection.response().text)
+    size, largest, _ = ast.literal_eval(connection.response().text)
     assert size == 50 * MEGABYTE
     assert largest <= 2 * MEGABYTE
 

@@ -97,10 +97,10 @@ class Load:
         async with asyncio.timeout(20):
             head = await reader.readuntil(b"\r\n\r\n")
             status_line, *lines = head.decode().split("\r\n")
-            headers = dict(
-                (name.lower(), value.strip())
+            headers = {
+                name.lower(): value.strip()
                 for name, value in (line.split(":", 1) for line in lines if line)
-            )
+            }
             body = await reader.readexactly(int(headers["content-length"]))
         if " 200 " not in status_line:
             raise ValueError(f"answer {status_line}")

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from functools import cache
 from pathlib import Path
 
@@ -29,15 +30,19 @@ rsgun_only = pytest.mark.skipif(TARGET != "rsgun", reason="about rsgun, not abou
 
 def differs(server: str, reason: str) -> pytest.MarkDecorator:
     """Expects the test to fail on ``server``, and fails when it passes there."""
-    return pytest.mark.xfail(TARGET == server, reason=f"{server}: {reason}", strict=True)
+    return pytest.mark.xfail(server == TARGET, reason=f"{server}: {reason}", strict=True)
 
 
 @cache
 def binary() -> Path:
-    """The rsgun to test: ``RSGUN_BIN``, else the newest that has been built."""
+    """The rsgun to test.
+
+    ``RSGUN_BIN``, else the one that is installed beside the running interpreter, else
+    the newest that cargo has built.
+    """
     if chosen := os.environ.get("RSGUN_BIN"):
         return Path(chosen).absolute()
-    installed = ROOT / ".venv" / "bin" / "rsgun"
+    installed = Path(sys.executable).parent / "rsgun"
     if installed.exists():
         return installed
     built = [ROOT / "target" / profile / "rsgun" for profile in ("debug", "release")]
@@ -47,11 +52,28 @@ def binary() -> Path:
     return max(found, key=lambda path: path.stat().st_mtime)
 
 
-def extension() -> Path | None:
-    """The extension that was built beside :func:`binary`, if it is a cargo build."""
+def brings_its_extension() -> bool:
+    """Whether the extension lies beside :func:`binary`, as after a cargo build.
+
+    Otherwise it is installed in the running interpreter only.
+    """
     folder = binary().resolve().parent
-    places = [folder / "librsgun_worker.so", folder / "deps" / "librsgun_worker.so"]
-    return next((place for place in places if place.exists()), None)
+    names = ("librsgun_worker.so", "deps/librsgun_worker.so")
+    return any((folder / name).exists() for name in names)
+
+
+def lend_extension(python: Path) -> None:
+    """Makes the extension of the running interpreter known to another one's environment."""
+    if TARGET != "rsgun" or brings_its_extension():
+        return
+    package = Path(sysconfig.get_path("platlib")) / "rsgun"
+    version = version_of(str(python))
+    assert version
+    place = python.parent.parent / "lib" / f"python{version[0]}.{version[1]}" / "site-packages"
+    link = place / "rsgun"
+    if not link.exists():
+        link.unlink(missing_ok=True)
+        link.symlink_to(package)
 
 
 def command(app: str | None, *arguments: str, python: str | None = None) -> list[str]:
@@ -131,4 +153,5 @@ def environment_for(version: tuple[int, int]) -> str:
             install = [python, "-m", "pip", "install", "--quiet", "fastapi", "uvloop"]
             subprocess.run(install, check=True, timeout=300)
             ready.touch()
+        lend_extension(python)
     return str(python)
