@@ -36,7 +36,7 @@ fn main() -> ExitCode {
 /// Writes an error in the form of a log line; logging itself may not be set up.
 fn complain(message: &str, code: u8) -> ExitCode {
     let prefix = log::prefix(tracing::Level::ERROR, std::io::stderr().is_terminal());
-    let message = message.trim_end().replace('\n', "\n          ");
+    let message = log::continued(message);
     // There is nobody left to tell when standard error is closed.
     let _ = std::io::stderr().write_all(format!("{prefix}{message}\n").as_bytes());
     ExitCode::from(code)

@@ -32,7 +32,9 @@ pub enum PythonError {
         problem: &'static str,
     },
     /// The one that was named is not on the search path.
-    #[error("--python (RSGUN_PYTHON): there is no `{name}` on PATH; give the path of the interpreter")]
+    #[error(
+        "--python (RSGUN_PYTHON): there is no `{name}` on PATH; give the path of the interpreter"
+    )]
     NotOnPath {
         /// What was named.
         name: String,
@@ -56,7 +58,10 @@ pub enum PythonError {
 }
 
 fn shown(value: Option<&OsStr>) -> String {
-    value.map_or_else(|| "not set".to_owned(), |value| value.to_string_lossy().into_owned())
+    value.map_or_else(
+        || "not set".to_owned(),
+        |value| value.to_string_lossy().into_owned(),
+    )
 }
 
 /// Where to look.
@@ -95,10 +100,14 @@ impl Surroundings {
         let hops = self.hops();
         let beside = |hop: &PathBuf| hop.parent().map(|directory| directory.join("python3"));
         let in_environment = |hop: &&PathBuf| {
-            hop.ancestors().nth(2).is_some_and(|root| root.join("pyvenv.cfg").is_file())
+            hop.ancestors()
+                .nth(2)
+                .is_some_and(|root| root.join("pyvenv.cfg").is_file())
         };
-        let virtual_env =
-            self.virtual_env.as_ref().map(|root| Path::new(root).join("bin").join("python3"));
+        let virtual_env = self
+            .virtual_env
+            .as_ref()
+            .map(|root| Path::new(root).join("bin").join("python3"));
         hops.iter()
             .filter(in_environment)
             .filter_map(beside)
@@ -107,7 +116,10 @@ impl Surroundings {
             .find(|candidate| problem(candidate).is_none())
             .or_else(|| self.on_path(OsStr::new("python3")))
             .ok_or_else(|| PythonError::NotFound {
-                command: hops.first().cloned().unwrap_or_else(|| self.called_as.clone().into()),
+                command: hops
+                    .first()
+                    .cloned()
+                    .unwrap_or_else(|| self.called_as.clone().into()),
                 virtual_env: self.virtual_env.clone(),
                 path: self.path.clone(),
             })
@@ -123,7 +135,10 @@ impl Surroundings {
             .and_then(Path::parent)
             .into_iter()
             .flat_map(|directory| {
-                [directory.join(EXTENSION_FILE), directory.join("deps").join(EXTENSION_FILE)]
+                [
+                    directory.join(EXTENSION_FILE),
+                    directory.join("deps").join(EXTENSION_FILE),
+                ]
             })
             .filter_map(|file| Some((fs::metadata(&file).ok()?.modified().ok()?, file)))
             .max();
@@ -134,12 +149,17 @@ impl Surroundings {
         // As a shell does it: a bare name is looked for, anything else is a path.
         if named.components().count() == 1 && !named.as_os_str().as_encoded_bytes().contains(&b'/')
         {
-            return self.on_path(named.as_os_str()).ok_or_else(|| PythonError::NotOnPath {
-                name: named.to_string_lossy().into_owned(),
-            });
+            return self
+                .on_path(named.as_os_str())
+                .ok_or_else(|| PythonError::NotOnPath {
+                    name: named.to_string_lossy().into_owned(),
+                });
         }
         match problem(named) {
-            Some(problem) => Err(PythonError::Unusable { path: named.to_owned(), problem }),
+            Some(problem) => Err(PythonError::Unusable {
+                path: named.to_owned(),
+                problem,
+            }),
             None => Ok(absolute(named)),
         }
     }
@@ -264,8 +284,18 @@ mod tests {
         let mut surroundings = called_as(Path::new("/nowhere/rsgun"));
         surroundings.path = Some(root.path().into());
         assert_eq!(surroundings.interpreter(Some(&python)).unwrap(), python);
-        assert_eq!(surroundings.interpreter(Some(Path::new("python3.13"))).unwrap(), python);
-        let refusal = |named: &Path| surroundings.interpreter(Some(named)).unwrap_err().to_string();
+        assert_eq!(
+            surroundings
+                .interpreter(Some(Path::new("python3.13")))
+                .unwrap(),
+            python
+        );
+        let refusal = |named: &Path| {
+            surroundings
+                .interpreter(Some(named))
+                .unwrap_err()
+                .to_string()
+        };
         assert!(refusal(root.path()).contains("is a directory"));
         assert!(refusal(&root.path().join("none")).contains("no such file"));
         assert!(refusal(Path::new("python9")).contains("no `python9` on PATH"));
@@ -280,7 +310,10 @@ mod tests {
         let mut surroundings = called_as(&root.path().join("rsgun"));
         surroundings.path = Some("/nowhere/bin".into());
         let text = surroundings.interpreter(None).unwrap_err().to_string();
-        assert!(text.contains("/nowhere/bin") && text.contains("--python"), "{text}");
+        assert!(
+            text.contains("/nowhere/bin") && text.contains("--python"),
+            "{text}"
+        );
         assert!(text.contains("$VIRTUAL_ENV (not set)"), "{text}");
     }
 
@@ -292,7 +325,12 @@ mod tests {
         assert_eq!(surroundings.extension(), Extension::Installed);
         let stale = executable(&root.path().join(EXTENSION_FILE));
         let old = std::time::SystemTime::UNIX_EPOCH;
-        fs::File::options().write(true).open(&stale).unwrap().set_modified(old).unwrap();
+        fs::File::options()
+            .write(true)
+            .open(&stale)
+            .unwrap()
+            .set_modified(old)
+            .unwrap();
         assert_eq!(surroundings.extension(), Extension::File(stale));
         let fresh = executable(&root.path().join("deps").join(EXTENSION_FILE));
         assert_eq!(surroundings.extension(), Extension::File(fresh));

@@ -24,14 +24,18 @@ impl OomCounter {
     /// Finds the counter of a cgroup: `membership` is the text of `/proc/PID/cgroup`,
     /// `root` is where the cgroup file systems are mounted.
     fn find(membership: &str, root: &Path) -> Self {
-        let file = candidates(membership, root).into_iter().find(|file| read(file).is_some());
+        let file = candidates(membership, root)
+            .into_iter()
+            .find(|file| read(file).is_some());
         let last = file.as_deref().and_then(read).unwrap_or(0);
         Self { file, last }
     }
 
     /// Whether there were kills since the last call; `false` where nobody counts.
     pub(super) fn has_grown(&mut self) -> bool {
-        let Some(count) = self.file.as_deref().and_then(read) else { return false };
+        let Some(count) = self.file.as_deref().and_then(read) else {
+            return false;
+        };
         let before = std::mem::replace(&mut self.last, count);
         count > before
     }

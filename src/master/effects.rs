@@ -1,17 +1,19 @@
 //! What the master does: the actions of the state machine, carried out.
 
 use std::collections::{BTreeMap, HashMap};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{Shutdown, shutdown};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use rsgun_core::config::{Settings, Source};
 use rsgun_core::ipc::{Identity, ToForkServer, WorkerId};
-use rsgun_core::listeners::{self, Change, Listener};
+use rsgun_core::listeners::{self, Change, Listener, Origin};
 use rsgun_core::scoreboard::{Roster, now_ms};
 use rsgun_core::sys::shared::Shared;
 use tokio::sync::mpsc::UnboundedSender;
@@ -36,8 +38,6 @@ pub(super) struct Effects {
     events: UnboundedSender<Event>,
     /// What the master listens on.
     listeners: Vec<Listener>,
-    /// Closed for new workers, but still in use by those that drain.
-    retired_listeners: Vec<Listener>,
     generations: BTreeMap<u32, Resources>,
     workers: HashMap<WorkerId, WorkerHandle>,
     roster: Shared<Roster>,
@@ -54,32 +54,39 @@ struct Resources {
 }
 
 impl Effects {
-    /// Takes over what was set up at boot, for generation 1.
+    /// Takes over what was set up at boot, for generation 1. Returns what decisions
+    /// about it depend on as well.
     ///
     /// # Errors
-    /// When the shared memory cannot be made.
+    /// When there is no interpreter, or the shared memory cannot be made.
     pub(super) fn new(
         source: Source,
         directory: PathBuf,
         settings: Settings,
         listeners: Vec<Listener>,
         events: UnboundedSender<Event>,
-    ) -> Result<Self, MasterError> {
+    ) -> Result<(Self, Policy), MasterError> {
         let interpreter = interpreter(&settings)?;
+        let policy = Policy::new(&settings, &interpreter.python);
         let roster = Shared::create(c"rsgun-roster").map_err(MasterError::System)?;
         let settings = Arc::new(anchored(settings, &directory));
-        let first = Resources { settings, interpreter, change: None, server: None };
-        Ok(Self {
+        let first = Resources {
+            settings,
+            interpreter,
+            change: None,
+            server: None,
+        };
+        let effects = Self {
             source,
             directory,
             events,
             listeners,
-            retired_listeners: Vec::new(),
             generations: BTreeMap::from([(1, first)]),
             workers: HashMap::new(),
             roster,
             out_of_memory: OomCounter::of_process(),
-        })
+        };
+        Ok((effects, policy))
     }
 
     /// Carries out an action. Returns what is known about it at once.
@@ -88,7 +95,10 @@ impl Effects {
             Action::Resolve { generation } => {
                 return Some(match self.resolve(generation) {
                     Ok(policy) => Event::Resolved { generation, policy },
-                    Err(error) => Event::ResolveFailed { generation, reason: error.to_string() },
+                    Err(error) => Event::ResolveFailed {
+                        generation,
+                        reason: error.to_string(),
+                    },
                 });
             }
             Action::StartForkServer { generation, like } => {
@@ -98,11 +108,20 @@ impl Effects {
                 });
             }
             Action::Configure { generation } => {
-                if let Some(Resources { settings, server: Some(server), .. }) =
-                    self.generations.get(&generation)
+                if let Some(Resources {
+                    settings,
+                    server: Some(server),
+                    ..
+                }) = self.generations.get(&generation)
                 {
                     let settings = Box::new(Settings::clone(settings));
-                    server.send(ToForkServer::Configure { generation, settings }, Vec::new());
+                    server.send(
+                        ToForkServer::Configure {
+                            generation,
+                            settings,
+                        },
+                        Vec::new(),
+                    );
                 }
             }
             Action::CloseForkServer { generation } => {
@@ -146,8 +165,14 @@ impl Effects {
         loop {
             match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
                 Ok(status) => {
-                    let Some((pid, exit)) = Exit::from_wait(status) else { break };
-                    let exit = if exit.is_kill() { self.blame_memory(exit) } else { exit };
+                    let Some((pid, exit)) = Exit::from_wait(status) else {
+                        break;
+                    };
+                    let exit = if exit.is_kill() {
+                        self.blame_memory(exit)
+                    } else {
+                        exit
+                    };
                     events.push(Event::Exited { pid, exit });
                 }
                 Err(Errno::EINTR) => {}
@@ -162,9 +187,11 @@ impl Effects {
 
     fn blame_memory(&mut self, exit: Exit) -> Exit {
         match exit {
-            Exit::Signal { signal, core, .. } => {
-                Exit::Signal { signal, core, out_of_memory: self.out_of_memory.has_grown() }
-            }
+            Exit::Signal { signal, core, .. } => Exit::Signal {
+                signal,
+                core,
+                out_of_memory: self.out_of_memory.has_grown(),
+            },
             other => other,
         }
     }
@@ -173,9 +200,14 @@ impl Effects {
         let settings = anchored(self.source.resolve()?, &self.directory);
         let interpreter = interpreter(&settings)?;
         let change = listeners::prepare(&self.listeners, &settings.bind, settings.backlog)?;
-        let policy = Policy::from(&settings);
+        let policy = Policy::new(&settings, &interpreter.python);
         let settings = Arc::new(settings);
-        let resources = Resources { settings, interpreter, change: Some(change), server: None };
+        let resources = Resources {
+            settings,
+            interpreter,
+            change: Some(change),
+            server: None,
+        };
         self.generations.insert(generation, resources);
         Ok(policy)
     }
@@ -193,14 +225,19 @@ impl Effects {
         let Some(resources) = self.generations.get_mut(&generation) else {
             return Err(format!("generation {generation} has no settings"));
         };
-        let (pid, link) = resources.interpreter.start(generation, self.events.clone())?;
+        let (pid, link) = resources
+            .interpreter
+            .start(generation, self.events.clone())?;
         resources.server = Some(link);
         Ok(pid)
     }
 
     fn spawn(&mut self, identity: Identity) -> Result<WorkerHandle, String> {
-        let Some(Resources { change, server: Some(server), .. }) =
-            self.generations.get(&identity.generation)
+        let Some(Resources {
+            change,
+            server: Some(server),
+            ..
+        }) = self.generations.get(&identity.generation)
         else {
             return Err("its fork server is gone".to_owned());
         };
@@ -208,40 +245,51 @@ impl Effects {
             Some(change) => change.listeners(&self.listeners),
             None => self.listeners.iter().collect(),
         };
-        WorkerHandle::ask(server, identity, &self.roster, &listeners, self.events.clone())
-            .map_err(|error| {
-                format!(
-                    "no descriptors or memory for another worker: {error}; see `ulimit -n` and the \
+        WorkerHandle::ask(
+            server,
+            identity,
+            &self.roster,
+            &listeners,
+            self.events.clone(),
+        )
+        .map_err(|error| {
+            format!(
+                "no descriptors or memory for another worker: {error}; see `ulimit -n` and the \
                      memory limit"
-                )
-            })
+            )
+        })
     }
 
     fn adopt(&mut self, generation: u32) {
-        let change = self.generations.get_mut(&generation).and_then(|new| new.change.take());
+        let change = self
+            .generations
+            .get_mut(&generation)
+            .and_then(|new| new.change.take());
         if let Some(change) = change {
             let before: Vec<String> = self.listeners.iter().map(Listener::url).collect();
-            let (kept, mut retired) = change.apply(std::mem::take(&mut self.listeners));
+            let (kept, retired) = change.apply(std::mem::take(&mut self.listeners));
             self.listeners = kept;
-            for listener in self.listeners.iter().filter(|one| !before.contains(&one.url())) {
+            for listener in self
+                .listeners
+                .iter()
+                .filter(|one| !before.contains(&one.url()))
+            {
                 tracing::info!("rsgun running on {} from now on", listener.url());
             }
             for listener in &retired {
                 tracing::info!("rsgun no longer listens on {}", listener.url());
+                give_up(listener);
             }
-            self.retired_listeners.append(&mut retired);
         }
     }
 
     fn forget_generation(&mut self, generation: u32) {
-        if let Some(change) = self.generations.remove(&generation).and_then(|old| old.change) {
+        if let Some(change) = self
+            .generations
+            .remove(&generation)
+            .and_then(|old| old.change)
+        {
             change.abandon();
-        }
-        // The workers that drained on them are gone with their generation.
-        if self.generations.len() <= 1 {
-            for listener in std::mem::take(&mut self.retired_listeners) {
-                remove(&listener);
-            }
         }
     }
 
@@ -251,14 +299,15 @@ impl Effects {
                 change.abandon();
             }
         }
-        let listeners = std::mem::take(&mut self.listeners);
-        for listener in listeners.into_iter().chain(std::mem::take(&mut self.retired_listeners)) {
-            remove(&listener);
+        for listener in std::mem::take(&mut self.listeners) {
+            give_up(&listener);
         }
     }
 
     fn tell(&self, notice: &Notice) {
-        let serving = notice.concerns().and_then(|worker| self.serving(worker.identity.id));
+        let serving = notice
+            .concerns()
+            .and_then(|worker| self.serving(worker.identity.id));
         let (level, text) = notice.text(serving.as_deref());
         match level {
             Level::ERROR => tracing::error!("{text}"),
@@ -313,9 +362,17 @@ fn anchored(mut settings: Settings, directory: &Path) -> Settings {
     settings
 }
 
-fn remove(listener: &Listener) {
+/// Removes what the file system shows of a socket and makes the kernel refuse new
+/// connections, although workers that drain still have it open. One that was
+/// inherited may be in use by another server and stays as it is.
+fn give_up(listener: &Listener) {
     if let Err(error) = listener.cleanup() {
         tracing::warn!("cannot remove the socket {}: {error}", listener.url());
+    }
+    if listener.origin() == Origin::Created
+        && let Err(error) = shutdown(listener.as_fd().as_raw_fd(), Shutdown::Both)
+    {
+        tracing::debug!("cannot shut down the socket {}: {error}", listener.url());
     }
 }
 
@@ -324,7 +381,10 @@ fn send_signal(pid: i32, signal: Signal) -> Option<Event> {
     match kill(Pid::from_raw(pid), signal) {
         Ok(()) => None,
         // Reaped with a status that could not be read.
-        Err(Errno::ESRCH) => Some(Event::Exited { pid, exit: Exit::Unknown }),
+        Err(Errno::ESRCH) => Some(Event::Exited {
+            pid,
+            exit: Exit::Unknown,
+        }),
         Err(error) => {
             tracing::error!("cannot send {signal} to the process {pid}: {error}");
             None

@@ -4,6 +4,7 @@
 //! that it does is one [`Action`]. Between them stands
 //! [`State::step`](super::state::State::step), which touches nothing.
 
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -118,16 +119,20 @@ pub(super) struct Policy {
     pub(super) graceful_timeout: Duration,
     /// How long a worker or fork server may take to be ready; `None`: no limit.
     pub(super) boot_timeout: Option<Duration>,
+    /// The path of the Python, for messages.
+    pub(super) interpreter: String,
 }
 
-impl From<&Settings> for Policy {
-    fn from(settings: &Settings) -> Self {
+impl Policy {
+    /// Picks from the settings what decisions depend on.
+    pub(super) fn new(settings: &Settings, interpreter: &Path) -> Self {
         let boot_timeout = Duration::from_secs(settings.boot_timeout.into());
         Self {
             workers: settings.workers,
             preload: settings.preload,
             graceful_timeout: Duration::from_secs(settings.graceful_timeout.into()),
             boot_timeout: (!boot_timeout.is_zero()).then_some(boot_timeout),
+            interpreter: interpreter.display().to_string(),
         }
     }
 }

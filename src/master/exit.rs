@@ -30,9 +30,14 @@ impl Exit {
     pub(super) fn from_wait(status: WaitStatus) -> Option<(i32, Self)> {
         match status {
             WaitStatus::Exited(pid, code) => Some((pid.as_raw(), Self::Code(code))),
-            WaitStatus::Signaled(pid, signal, core) => {
-                Some((pid.as_raw(), Self::Signal { signal, core, out_of_memory: false }))
-            }
+            WaitStatus::Signaled(pid, signal, core) => Some((
+                pid.as_raw(),
+                Self::Signal {
+                    signal,
+                    core,
+                    out_of_memory: false,
+                },
+            )),
             _ => None,
         }
     }
@@ -46,7 +51,13 @@ impl Exit {
     /// Whether it ended by SIGKILL, the kernel's means against want of memory.
     #[must_use]
     pub(super) fn is_kill(self) -> bool {
-        matches!(self, Self::Signal { signal: Signal::SIGKILL, .. })
+        matches!(
+            self,
+            Self::Signal {
+                signal: Signal::SIGKILL,
+                ..
+            }
+        )
     }
 }
 
@@ -55,7 +66,11 @@ impl fmt::Display for Exit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Code(code) => write!(formatter, "exited with code {code}"),
-            Self::Signal { signal, core, out_of_memory } => {
+            Self::Signal {
+                signal,
+                core,
+                out_of_memory,
+            } => {
                 write!(formatter, "was killed by {signal}")?;
                 if *out_of_memory {
                     write!(formatter, " (out of memory: the kernel's OOM killer)")?;
@@ -84,7 +99,11 @@ mod tests {
             words(WaitStatus::Signaled(pid, Signal::SIGSEGV, true)),
             "was killed by SIGSEGV (core dumped)"
         );
-        let oom = Exit::Signal { signal: Signal::SIGKILL, core: false, out_of_memory: true };
+        let oom = Exit::Signal {
+            signal: Signal::SIGKILL,
+            core: false,
+            out_of_memory: true,
+        };
         assert_eq!(
             oom.to_string(),
             "was killed by SIGKILL (out of memory: the kernel's OOM killer)"

@@ -39,6 +39,8 @@ pub(super) struct ForkServer {
     /// It was reaped, or never started.
     pub(super) gone: bool,
     pub(super) failure: Option<Cause>,
+    /// It has said Hello.
+    pub(super) greeted: bool,
     /// Its warning about threads was passed on.
     pub(super) warned: bool,
 }
@@ -55,6 +57,7 @@ impl Generation {
                 ending: Ending::default(),
                 gone: false,
                 failure: None,
+                greeted: false,
                 warned: false,
             },
         }
@@ -84,7 +87,11 @@ impl ForkServer {
     }
 
     pub(super) fn deadline(&self) -> Option<Moment> {
-        if self.gone { None } else { self.ending.or_deadline_of(self.stage) }
+        if self.gone {
+            None
+        } else {
+            self.ending.or_deadline_of(self.stage)
+        }
     }
 }
 
@@ -102,12 +109,20 @@ pub(super) struct Cause {
 impl Cause {
     /// A worker or fork server did not come up, for a reason that the master found.
     pub(super) fn boot(message: String) -> Self {
-        Self { message, traceback: None, code: 3 }
+        Self {
+            message,
+            traceback: None,
+            code: 3,
+        }
     }
 
     /// The configuration or the environment is wrong.
     pub(super) fn configuration(message: String) -> Self {
-        Self { message, traceback: None, code: 1 }
+        Self {
+            message,
+            traceback: None,
+            code: 1,
+        }
     }
 }
 

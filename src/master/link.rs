@@ -193,9 +193,15 @@ mod tests {
         drop(worker);
         assert!(matches!(
             queue.recv().await,
-            Some(Event::Worker { message: FromWorker::Ready, .. })
+            Some(Event::Worker {
+                message: FromWorker::Ready,
+                ..
+            })
         ));
-        assert!(matches!(queue.recv().await, Some(Event::WorkerClosed { .. })));
+        assert!(matches!(
+            queue.recv().await,
+            Some(Event::WorkerClosed { .. })
+        ));
     }
 
     #[tokio::test(flavor = "current_thread")]

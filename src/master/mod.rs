@@ -99,17 +99,16 @@ pub fn run(source: Source) -> Result<u8, MasterError> {
     process::become_subreaper().map_err(MasterError::System)?;
     let directory = std::env::current_dir().map_err(MasterError::System)?;
     let listeners = listeners::open_all(&settings.bind, settings.backlog)?;
-    let policy = Policy::from(&settings);
     let (sender, queue) = unbounded_channel();
-    let files: Vec<_> = listeners.iter().map(listeners::Listener::url).collect();
-    tracing::debug!("listening on {}", files.join(", "));
-    let effects = Effects::new(source, directory, settings, listeners, sender)?;
+    let (effects, policy) = Effects::new(source, directory, settings, listeners, sender)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .build()
         .map_err(MasterError::System)?;
-    runtime.block_on(serve(signals, queue, effects, policy)).map_err(MasterError::System)
+    runtime
+        .block_on(serve(signals, queue, effects, policy))
+        .map_err(MasterError::System)
 }
 
 /// The event loop.
@@ -159,11 +158,7 @@ async fn serve(
 
 /// Carries out actions; what is known at once about them is put in front of the other
 /// events. Returns the exit code when the master is to end.
-fn perform(
-    effects: &mut Effects,
-    actions: Vec<Action>,
-    known: &mut VecDeque<Event>,
-) -> Option<u8> {
+fn perform(effects: &mut Effects, actions: Vec<Action>, known: &mut VecDeque<Event>) -> Option<u8> {
     let mut at_once = VecDeque::new();
     for action in actions {
         tracing::trace!("action: {action:?}");

@@ -5,15 +5,13 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use rsgun_core::log;
 use tracing::Level;
 
 use super::exit::Exit;
 use super::generation::Cause;
 use super::stop::Urgency;
 use super::worker::Label;
-
-/// Indents the further lines of a message as far as the level name does.
-const CONTINUED: &str = "\n          ";
 
 /// Something that the operator is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,7 +152,9 @@ impl Notice {
     #[must_use]
     #[expect(clippy::too_many_lines, reason = "a catalogue of texts, one arm each")]
     pub(super) fn text(&self, serving: Option<&str>) -> (Level, String) {
-        let serving = serving.map(|what| format!(" while serving {what}")).unwrap_or_default();
+        let serving = serving
+            .map(|what| format!(" while serving {what}"))
+            .unwrap_or_default();
         match self {
             Self::Starting { workers, python } => {
                 let plural = if *workers == 1 { "" } else { "s" };
@@ -166,10 +166,15 @@ impl Notice {
             }
             Self::Serving => (Level::INFO, "Application startup complete.".to_owned()),
             Self::BootFailed { cause } => (Level::ERROR, told(cause)),
-            Self::WorkerReady { worker } => {
-                (Level::INFO, format!("{} started [{}]", name(*worker), ids(*worker)))
-            }
-            Self::WorkerFailed { worker, cause, retry_in } => (
+            Self::WorkerReady { worker } => (
+                Level::INFO,
+                format!("{} started [{}]", name(*worker), ids(*worker)),
+            ),
+            Self::WorkerFailed {
+                worker,
+                cause,
+                retry_in,
+            } => (
                 Level::ERROR,
                 format!(
                     "{} could not start; trying again {}: {}",
@@ -178,17 +183,27 @@ impl Notice {
                     told(cause)
                 ),
             ),
-            Self::WorkerDied { worker, exit, retry_in } => {
+            Self::WorkerDied {
+                worker,
+                exit,
+                retry_in,
+            } => {
                 let next = if retry_in.is_zero() {
                     "replacing it".to_owned()
                 } else {
                     format!("replacing it {}", delay(*retry_in))
                 };
-                (Level::ERROR, format!("{} {exit}{serving}; {next}", full_name(*worker)))
+                (
+                    Level::ERROR,
+                    format!("{} {exit}{serving}; {next}", full_name(*worker)),
+                )
             }
             Self::WorkerLeaves { worker } => (
                 Level::INFO,
-                format!("{} drains, without having been told to; replacing it", full_name(*worker)),
+                format!(
+                    "{} drains, without having been told to; replacing it",
+                    full_name(*worker)
+                ),
             ),
             Self::WorkerOverdue { worker, after } => (
                 Level::WARN,
@@ -199,10 +214,18 @@ impl Notice {
                 ),
             ),
             Self::WorkerEnded { worker, exit } => {
-                let level = if exit.is_clean() { Level::DEBUG } else { Level::WARN };
+                let level = if exit.is_clean() {
+                    Level::DEBUG
+                } else {
+                    Level::WARN
+                };
                 (level, format!("{} {exit}", full_name(*worker)))
             }
-            Self::ForkServerFailed { generation, cause, retry_in } => (
+            Self::ForkServerFailed {
+                generation,
+                cause,
+                retry_in,
+            } => (
                 Level::ERROR,
                 format!(
                     "Fork server of generation {generation} failed; starting another one {}, the \
@@ -211,7 +234,11 @@ impl Notice {
                     told(cause)
                 ),
             ),
-            Self::Threads { generation, count, forked } => {
+            Self::Threads {
+                generation,
+                count,
+                forked,
+            } => {
                 let consequence = if *forked {
                     "these do not exist in the workers, and a lock that one of them holds is held \
                      there for ever: start threads in the lifespan startup, or do without --preload"
@@ -227,14 +254,20 @@ impl Notice {
                     ),
                 )
             }
-            Self::ReloadStarted { generation } => {
-                (Level::INFO, format!("Reloading: generation {generation} starts"))
-            }
+            Self::ReloadStarted { generation } => (
+                Level::INFO,
+                format!("Reloading: generation {generation} starts"),
+            ),
             Self::ReloadWaits => (
                 Level::INFO,
                 "Reload asked for; it follows the start or reload in progress".to_owned(),
             ),
-            Self::ReloadFailed { generation, keeping, switched, cause } => {
+            Self::ReloadFailed {
+                generation,
+                keeping,
+                switched,
+                cause,
+            } => {
                 let mut text = format!(
                     "Reload failed, generation {keeping} stays and generation {generation} is given up: {}",
                     told(cause)
@@ -242,24 +275,27 @@ impl Notice {
                 if *switched > 0 {
                     let _ = write!(
                         text,
-                        "{CONTINUED}Workers that had been replaced before it failed: {switched}"
+                        "\n          Workers that had been replaced before it failed: {switched}"
                     );
                 }
                 (Level::ERROR, text)
             }
-            Self::Reloaded { generation } => {
-                (Level::INFO, format!("Reload complete: all workers are of generation {generation}"))
-            }
+            Self::Reloaded { generation } => (
+                Level::INFO,
+                format!("Reload complete: all workers are of generation {generation}"),
+            ),
             Self::WorkersWanted { before, after } if before == after => (
                 Level::WARN,
                 format!("The number of workers stays {after}: it is the limit"),
             ),
-            Self::WorkersWanted { before, after } => {
-                (Level::INFO, format!("Number of workers changed from {before} to {after}"))
-            }
-            Self::NothingToReopen => {
-                (Level::DEBUG, "There are no log files to be reopened".to_owned())
-            }
+            Self::WorkersWanted { before, after } => (
+                Level::INFO,
+                format!("Number of workers changed from {before} to {after}"),
+            ),
+            Self::NothingToReopen => (
+                Level::DEBUG,
+                "There are no log files to be reopened".to_owned(),
+            ),
             Self::UpgradeUnsupported => (
                 Level::WARN,
                 "SIGUSR2 (upgrade of the binary) is not supported; the server goes on".to_owned(),
@@ -283,16 +319,17 @@ impl Notice {
                     ),
                 )
             }
-            Self::Finished => {
-                (Level::INFO, format!("Finished server process [{}]", std::process::id()))
-            }
+            Self::Finished => (
+                Level::INFO,
+                format!("Finished server process [{}]", std::process::id()),
+            ),
         }
     }
 }
 
 /// A message with its hints, and the application's traceback as it is.
 fn told(cause: &Cause) -> String {
-    let mut text = cause.message.trim_end().replace('\n', CONTINUED);
+    let mut text = log::continued(&cause.message);
     if let Some(traceback) = &cause.traceback {
         text.push('\n');
         text.push_str(traceback.trim_end());
@@ -313,11 +350,18 @@ fn ids(worker: Label) -> String {
 }
 
 fn full_name(worker: Label) -> String {
-    worker.pid.map_or_else(|| name(worker), |pid| format!("{} [pid {pid}]", name(worker)))
+    worker.pid.map_or_else(
+        || name(worker),
+        |pid| format!("{} [pid {pid}]", name(worker)),
+    )
 }
 
 fn delay(time: Duration) -> String {
-    if time.is_zero() { "now".to_owned() } else { format!("in {}", seconds(time)) }
+    if time.is_zero() {
+        "now".to_owned()
+    } else {
+        format!("in {}", seconds(time))
+    }
 }
 
 /// A short time, for people: `0.1 s`, `32 s`.

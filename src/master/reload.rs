@@ -68,7 +68,10 @@ impl State {
     fn start_reload(&mut self, _now: Moment) {
         self.last_generation += 1;
         let generation = self.last_generation;
-        self.reload = Some(Reload { generation, stage: ReloadStage::Resolving });
+        self.reload = Some(Reload {
+            generation,
+            stage: ReloadStage::Resolving,
+        });
         self.notify(Notice::ReloadStarted { generation });
         self.act(Action::Resolve { generation });
     }
@@ -81,7 +84,10 @@ impl State {
                 reload.stage = ReloadStage::Unproven;
                 let candidate = Generation::new(Standing::Candidate, policy, now);
                 self.generations.insert(generation, candidate);
-                self.act(Action::StartForkServer { generation, like: None });
+                self.act(Action::StartForkServer {
+                    generation,
+                    like: None,
+                });
             }
             _ => self.act(Action::ForgetGeneration { generation }),
         }
@@ -109,14 +115,22 @@ impl State {
     }
 
     pub(super) fn reload_failed(&mut self, now: Moment, cause: Cause) {
-        let Some(reload) = self.reload.take() else { return };
+        let Some(reload) = self.reload.take() else {
+            return;
+        };
         let generation = reload.generation;
         let of_candidate = |state: &Self, serving: bool| -> Vec<WorkerId> {
             state
                 .workers
                 .values()
                 .filter(|worker| worker.identity.generation == generation)
-                .filter(|worker| if serving { worker.is_serving() } else { worker.is_starting() })
+                .filter(|worker| {
+                    if serving {
+                        worker.is_serving()
+                    } else {
+                        worker.is_starting()
+                    }
+                })
                 .map(|worker| worker.identity.id)
                 .collect()
         };
@@ -128,9 +142,18 @@ impl State {
             candidate.standing = Standing::Rejected;
         }
         self.close_server(now, generation);
-        self.last_reload = Some(Outcome { generation, at: now, failure: Some(cause.clone()) });
+        self.last_reload = Some(Outcome {
+            generation,
+            at: now,
+            failure: Some(cause.clone()),
+        });
         let keeping = self.current;
-        self.notify(Notice::ReloadFailed { generation, keeping, switched, cause });
+        self.notify(Notice::ReloadFailed {
+            generation,
+            keeping,
+            switched,
+            cause,
+        });
     }
 
     /// Takes the next step of a reload, or of the way back from one.
@@ -151,7 +174,11 @@ impl State {
     }
 
     fn roll(&mut self, now: Moment, candidate: u32, proven: bool) {
-        if !self.generations.get(&candidate).is_some_and(Generation::can_fork) {
+        if !self
+            .generations
+            .get(&candidate)
+            .is_some_and(Generation::can_fork)
+        {
             return;
         }
         let under_way = self
@@ -179,17 +206,29 @@ impl State {
         if let Some((number, empty)) = next {
             let id = self.spawn(now, number, candidate);
             if let Some(slot) = self.slots.get_mut(&number) {
-                *(if empty { &mut slot.current } else { &mut slot.replacement }) = id;
+                *(if empty {
+                    &mut slot.current
+                } else {
+                    &mut slot.replacement
+                }) = id;
             }
-        } else if self.slots.values().all(|slot| slot.current.is_some_and(runs_candidate)) {
+        } else if self
+            .slots
+            .values()
+            .all(|slot| slot.current.is_some_and(runs_candidate))
+        {
             self.reload_done(now, candidate);
         }
     }
 
     fn reload_done(&mut self, now: Moment, candidate: u32) {
         self.reload = None;
-        let former: Vec<u32> =
-            self.generations.keys().copied().filter(|number| *number != candidate).collect();
+        let former: Vec<u32> = self
+            .generations
+            .keys()
+            .copied()
+            .filter(|number| *number != candidate)
+            .collect();
         for number in former {
             if let Some(generation) = self.generations.get_mut(&number) {
                 generation.standing = Standing::Former;
@@ -201,9 +240,17 @@ impl State {
         }
         self.current = candidate;
         self.server_backoff.reset();
-        self.last_reload = Some(Outcome { generation: candidate, at: now, failure: None });
-        self.act(Action::Adopt { generation: candidate });
-        self.notify(Notice::Reloaded { generation: candidate });
+        self.last_reload = Some(Outcome {
+            generation: candidate,
+            at: now,
+            failure: None,
+        });
+        self.act(Action::Adopt {
+            generation: candidate,
+        });
+        self.notify(Notice::Reloaded {
+            generation: candidate,
+        });
         // The new configuration may want another number of workers.
         self.settle_slots(now);
     }

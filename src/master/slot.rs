@@ -91,7 +91,9 @@ mod tests {
     fn failures_in_a_row_cost_more_and_more() {
         let mut backoff = Backoff::default();
         let now = Moment::from_ms(0);
-        let delays: Vec<u128> = (0..12).map(|_| backoff.fail(now, None).as_millis()).collect();
+        let delays: Vec<u128> = (0..12)
+            .map(|_| backoff.fail(now, None).as_millis())
+            .collect();
         assert_eq!(delays[..5], [0, 100, 200, 400, 800]);
         assert_eq!(delays[11], 30_000);
         assert!(!backoff.may_try());

@@ -49,7 +49,10 @@ impl Interpreter {
         let link = Link::open(
             Channel::<ToForkServer, FromForkServer>::new(ours),
             events,
-            move |message| Event::ForkServer { generation, message: version_of.check(message) },
+            move |message| Event::ForkServer {
+                generation,
+                message: version_of.check(message),
+            },
             Event::ForkServerClosed { generation },
         )
         .map_err(failed)?;
@@ -64,7 +67,10 @@ impl Interpreter {
             .then(|| std::fs::File::open("/dev/null"))
             .transpose()?;
         let mut command = Command::new(&self.python);
-        command.arg("-c").arg(bootstrap::SCRIPT).arg(bootstrap::FORK_SERVER);
+        command
+            .arg("-c")
+            .arg(bootstrap::SCRIPT)
+            .arg(bootstrap::FORK_SERVER);
         command.arg(bootstrap::CHANNEL_FD.to_string());
         match &self.extension {
             Extension::File(path) => command.arg(path),
@@ -81,7 +87,9 @@ impl Interpreter {
     fn check(&self, message: FromForkServer) -> FromForkServer {
         match message {
             FromForkServer::Hello { version, .. } if version != rsgun_core::VERSION => {
-                FromForkServer::Unsuitable { reason: self.other_version(&version) }
+                FromForkServer::Unsuitable {
+                    reason: self.other_version(&version),
+                }
             }
             other => other,
         }
@@ -167,6 +175,9 @@ mod tests {
         let FromForkServer::Unsuitable { reason } = interpreter.check(hello("0.0.9")) else {
             panic!("the version was accepted");
         };
-        assert!(reason.contains("0.0.9") && reason.contains("/venv/bin/python3"), "{reason}");
+        assert!(
+            reason.contains("0.0.9") && reason.contains("/venv/bin/python3"),
+            "{reason}"
+        );
     }
 }

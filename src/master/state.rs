@@ -113,8 +113,13 @@ impl State {
             unmatched: VecDeque::new(),
             actions: Vec::new(),
         };
-        state.generations.insert(1, Generation::new(Standing::Current, policy, now));
-        state.act(Action::StartForkServer { generation: 1, like: None });
+        state
+            .generations
+            .insert(1, Generation::new(Standing::Current, policy, now));
+        state.act(Action::StartForkServer {
+            generation: 1,
+            like: None,
+        });
         let actions = state.settle(now);
         (state, actions)
     }
@@ -138,7 +143,10 @@ impl State {
                     self.server_failed(now, generation, Cause::configuration(reason));
                 }
             }
-            Event::ForkServer { generation, message } => {
+            Event::ForkServer {
+                generation,
+                message,
+            } => {
                 self.on_fork_server(now, generation, message);
             }
             Event::ForkServerClosed { generation } => {
@@ -181,7 +189,11 @@ impl State {
             [stop, self.announce_by.filter(|_| running)]
                 .into_iter()
                 .chain(self.workers.values().map(Worker::deadline))
-                .chain(self.generations.values().map(|generation| generation.server.deadline()))
+                .chain(
+                    self.generations
+                        .values()
+                        .map(|generation| generation.server.deadline()),
+                )
                 .chain(
                     self.slots
                         .values()
@@ -194,7 +206,10 @@ impl State {
     }
 
     /// How the last reload went.
-    #[cfg_attr(not(test), expect(dead_code, reason = "kept for the status of the server"))]
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "kept for the status of the server")
+    )]
     #[must_use]
     pub(super) fn last_reload(&self) -> Option<&Outcome> {
         self.last_reload.as_ref()
@@ -218,7 +233,9 @@ impl State {
 
     /// The settings that count: those of the current generation.
     pub(super) fn policy(&self) -> Option<&Policy> {
-        self.generations.get(&self.current).map(|generation| &generation.policy)
+        self.generations
+            .get(&self.current)
+            .map(|generation| &generation.policy)
     }
 
     /// How many workers there should be.
@@ -251,7 +268,11 @@ impl State {
     }
 
     fn on_exit(&mut self, now: Moment, pid: i32, exit: Exit) {
-        if let Some(worker) = self.workers.values_mut().find(|worker| worker.pid == Some(pid)) {
+        if let Some(worker) = self
+            .workers
+            .values_mut()
+            .find(|worker| worker.pid == Some(pid))
+        {
             worker.ending.exited(now, exit);
         } else if let Some(generation) = self
             .generations
@@ -272,11 +293,14 @@ impl State {
     fn on_fork_server(&mut self, now: Moment, number: u32, message: FromForkServer) {
         let booting = self.is_booting();
         let workers = self.target();
-        let Some(generation) = self.generations.get_mut(&number) else { return };
+        let Some(generation) = self.generations.get_mut(&number) else {
+            return;
+        };
         let server = &mut generation.server;
         let is_starting = matches!(server.stage, Stage::Starting { .. });
         match message {
             FromForkServer::Hello { python, .. } if is_starting => {
+                server.greeted = true;
                 if booting {
                     self.notify(Notice::Starting { workers, python });
                 }
@@ -287,15 +311,23 @@ impl State {
             }
             FromForkServer::Unsuitable { reason } if is_starting => {
                 server.failure = Some(Cause::configuration(reason));
-                server.stage = Stage::Starting { by: Some(now + LAST_WORDS) };
+                server.stage = Stage::Starting {
+                    by: Some(now + LAST_WORDS),
+                };
             }
             FromForkServer::Failed(failure) if is_starting => {
                 server.failure = Some(failure.into());
-                server.stage = Stage::Starting { by: Some(now + LAST_WORDS) };
+                server.stage = Stage::Starting {
+                    by: Some(now + LAST_WORDS),
+                };
             }
             FromForkServer::Threads { count, forked } => {
                 if !mem::replace(&mut server.warned, true) {
-                    self.notify(Notice::Threads { generation: number, count, forked });
+                    self.notify(Notice::Threads {
+                        generation: number,
+                        count,
+                        forked,
+                    });
                 }
             }
             FromForkServer::SpawnFailed { id, error } => {
@@ -312,7 +344,9 @@ impl State {
 
     fn on_worker(&mut self, now: Moment, id: WorkerId, message: FromWorker) {
         let stopping = self.is_stopping();
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
         match message {
             FromWorker::Hello { pid } => {
                 worker.pid = Some(pid);
@@ -324,7 +358,10 @@ impl State {
                     // It has done nothing yet that would be worth an orderly end.
                     self.kill_worker(now, id);
                 } else {
-                    self.act(Action::Tell { id, order: ToWorker::Acknowledge });
+                    self.act(Action::Tell {
+                        id,
+                        order: ToWorker::Acknowledge,
+                    });
                 }
             }
             FromWorker::Ready if worker.is_starting() => {
@@ -334,7 +371,9 @@ impl State {
             }
             FromWorker::Failed(failure) if worker.is_starting() => {
                 worker.failure = Some(failure);
-                worker.stage = Stage::Starting { by: Some(now + LAST_WORDS) };
+                worker.stage = Stage::Starting {
+                    by: Some(now + LAST_WORDS),
+                };
             }
             FromWorker::Draining => {
                 worker.stopped_accepting = true;
@@ -384,8 +423,11 @@ impl State {
 
     /// The lowest seat that no living worker has; `None` when all are taken.
     pub(super) fn free_seat(&self) -> Option<u32> {
-        let taken: BTreeSet<u32> =
-            self.workers.values().map(|worker| worker.identity.seat).collect();
+        let taken: BTreeSet<u32> = self
+            .workers
+            .values()
+            .map(|worker| worker.identity.seat)
+            .collect();
         (0..u32::try_from(SEATS).unwrap_or(0)).find(|seat| !taken.contains(seat))
     }
 
@@ -396,10 +438,16 @@ impl State {
         let limit = self.generations.get(&number)?.policy.boot_timeout;
         self.last_worker += 1;
         let id = WorkerId(self.last_worker);
-        let identity = Identity { id, slot, generation: number, seat };
+        let identity = Identity {
+            id,
+            slot,
+            generation: number,
+            seat,
+        };
         // The deadline stands before the process does: one that is stuck between
         // fork and its first words is found, too.
-        self.workers.insert(id, Worker::new(identity, limit.map(|limit| now + limit)));
+        self.workers
+            .insert(id, Worker::new(identity, limit.map(|limit| now + limit)));
         self.act(Action::Spawn { identity });
         Some(id)
     }

@@ -1,13 +1,12 @@
 //! Stopping: gracefully, quickly, at once. It only ever becomes more urgent.
 //!
-//! * **Graceful** (TERM): each worker stops accepting, answers everything that it or
-//!   the kernel has accepted, and ends. The master keeps its copies of the
-//!   listeners until no worker accepts any more, and closes them then: were they
-//!   kept until the last request is answered, new clients would wait in a queue
-//!   that nobody reads instead of being refused; were they closed first, nothing
-//!   would change, since the workers hold the same sockets. What arrives between the
-//!   last look of the last worker and the close is reset by the kernel; that window
-//!   is a message long.
+//! * **Graceful** (TERM): each worker takes what waits to be accepted, stops accepting,
+//!   answers everything, and ends. The listeners are shut down as soon as the last
+//!   worker has stopped accepting: before that, requests that a worker is about to
+//!   accept would be lost; much later, new clients would wait in a queue that nobody
+//!   reads instead of being refused, for as long as the slowest request takes. What
+//!   arrives between the last look of the last worker and the shutdown is reset by
+//!   the kernel; that window is a message long.
 //! * **Quick** (INT, QUIT): workers cancel what runs, and run the lifespan shutdown.
 //! * **At once** (a signal after INT or QUIT): SIGKILL.
 //!
@@ -56,8 +55,11 @@ pub(super) struct Stop {
 
 impl State {
     pub(super) fn stop_ordered(&mut self, now: Moment, command: Command) {
-        let wanted =
-            if command == Command::Stop { Urgency::Graceful } else { Urgency::Quick };
+        let wanted = if command == Command::Stop {
+            Urgency::Graceful
+        } else {
+            Urgency::Quick
+        };
         let Lifecycle::Stopping(stop) = &mut self.lifecycle else {
             self.notify(Notice::Stopping { urgency: wanted });
             self.begin_stop(now, wanted, 0);
@@ -103,7 +105,9 @@ impl State {
     }
 
     fn hasten_worker(&mut self, now: Moment, id: WorkerId, urgency: Urgency) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
         if worker.is_starting() && urgency != Urgency::Now {
             self.cancel(now, id);
             return;
@@ -111,11 +115,17 @@ impl State {
         match (urgency, worker.stage) {
             (_, Stage::Killed) | (Urgency::Graceful, Stage::Leaving { .. }) => {}
             (Urgency::Graceful, _) => {
-                let within = self.workers.get(&id).map(|worker| self.graceful_timeout(worker));
+                let within = self
+                    .workers
+                    .get(&id)
+                    .map(|worker| self.graceful_timeout(worker));
                 let within = within.unwrap_or_default();
                 self.leave(now, id);
                 let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-                let order = ToWorker::Drain { within_ms, reason: DrainReason::Stop };
+                let order = ToWorker::Drain {
+                    within_ms,
+                    reason: DrainReason::Stop,
+                };
                 self.act(Action::Tell { id, order });
             }
             (Urgency::Quick, stage) => {
@@ -126,7 +136,10 @@ impl State {
                 };
                 worker.stage = Stage::Leaving { since: now, by };
                 if worker.pid.is_some() {
-                    self.act(Action::Tell { id, order: ToWorker::Quit });
+                    self.act(Action::Tell {
+                        id,
+                        order: ToWorker::Quit,
+                    });
                 }
             }
             (Urgency::Now, _) => {
@@ -135,7 +148,10 @@ impl State {
                 } else {
                     // Its fork server is killed as well, so it ends, or says Hello
                     // and is killed then.
-                    worker.stage = Stage::Leaving { since: now, by: now + CANCEL_LIMIT };
+                    worker.stage = Stage::Leaving {
+                        since: now,
+                        by: now + CANCEL_LIMIT,
+                    };
                 }
             }
         }
@@ -149,7 +165,11 @@ impl State {
             .values()
             .filter(|generation| !generation.server.gone)
             .map(|generation| (generation.server.pid, generation.server.stage))
-            .chain(self.workers.values().map(|worker| (worker.pid, worker.stage)))
+            .chain(
+                self.workers
+                    .values()
+                    .map(|worker| (worker.pid, worker.stage)),
+            )
             .filter_map(|(pid, _)| pid)
             .collect();
         let all_killed = self
@@ -160,8 +180,13 @@ impl State {
             .chain(self.workers.values().map(|worker| worker.stage))
             .all(|stage| stage == Stage::Killed);
         let nobody_left = self.workers.is_empty()
-            && self.generations.values().all(|generation| generation.server.gone);
-        let Lifecycle::Stopping(stop) = &mut self.lifecycle else { return };
+            && self
+                .generations
+                .values()
+                .all(|generation| generation.server.gone);
+        let Lifecycle::Stopping(stop) = &mut self.lifecycle else {
+            return;
+        };
         if stop.over {
             return;
         }

@@ -18,7 +18,7 @@ use super::worker::{Stage, Worker};
 /// What a worker gets beyond the graceful time-out, for its lifespan shutdown.
 pub(super) const DRAIN_MARGIN: Duration = Duration::from_secs(2);
 /// How long a worker that is no longer wanted before it was ready may take to end.
-pub(super) const CANCEL_LIMIT: Duration = Duration::from_secs(2);
+pub(super) const CANCEL_LIMIT: Duration = Duration::from_secs(1);
 /// The same for one whose process has not been heard of yet.
 const UNBORN_LIMIT: Duration = Duration::from_secs(30);
 /// How long a fork server may take to end.
@@ -55,7 +55,9 @@ impl State {
     }
 
     fn expire_server(&mut self, now: Moment, number: u32) {
-        let Some(generation) = self.generations.get_mut(&number) else { return };
+        let Some(generation) = self.generations.get_mut(&number) else {
+            return;
+        };
         let server = &mut generation.server;
         if server.ending.has_exited() {
             return;
@@ -83,7 +85,9 @@ impl State {
     }
 
     fn expire_worker(&mut self, now: Moment, id: WorkerId) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
         if worker.ending.has_exited() {
             return;
         }
@@ -96,7 +100,10 @@ impl State {
         match worker.stage {
             Stage::Starting { by } if stray || by.is_some_and(|by| by <= now) => {
                 let reported = worker.failure.take();
-                let limit = self.generations.get(&generation).and_then(|g| g.policy.boot_timeout);
+                let limit = self
+                    .generations
+                    .get(&generation)
+                    .and_then(|g| g.policy.boot_timeout);
                 let who = format!("Worker {}", label.identity.slot);
                 let cause = reported.map_or_else(
                     || {
@@ -119,7 +126,11 @@ impl State {
                 }
             }
             Stage::Leaving { since, by } if by <= now => {
-                self.notify(Notice::WorkerOverdue { worker: label, after: now.since(since) });
+                // Nobody waits for one that never served.
+                if worker.was_ready {
+                    let after = now.since(since);
+                    self.notify(Notice::WorkerOverdue { worker: label, after });
+                }
                 self.kill_worker(now, id);
             }
             _ => {}
@@ -150,21 +161,32 @@ impl State {
     }
 
     fn bury_server(&mut self, now: Moment, number: u32, exit: Exit) {
-        let Some(generation) = self.generations.get_mut(&number) else { return };
+        let Some(generation) = self.generations.get_mut(&number) else {
+            return;
+        };
         let server = &mut generation.server;
         server.gone = true;
         if matches!(server.stage, Stage::Starting { .. } | Stage::Serving { .. }) {
-            let cause = server
-                .failure
-                .take()
-                .unwrap_or_else(|| Cause::boot(format!("The fork server {exit}")));
+            let interpreter = &generation.policy.interpreter;
+            let cause = server.failure.take().unwrap_or_else(|| {
+                if server.greeted {
+                    Cause::boot(format!("The fork server {exit}"))
+                } else {
+                    Cause::configuration(format!(
+                        "{interpreter} {exit} before it had loaded rsgun\n\
+                         If it is not a Python, or a broken one, name another one with --python."
+                    ))
+                }
+            });
             self.server_failed(now, number, cause);
         }
         self.act(Action::CloseForkServer { generation: number });
     }
 
     fn bury_worker(&mut self, now: Moment, id: WorkerId, exit: Exit) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
         let label = worker.label();
         match worker.stage {
             Stage::Starting { .. } => {
@@ -188,11 +210,18 @@ impl State {
                 self.release(id);
                 if let Some(slot) = self.slots.get_mut(&label.identity.slot) {
                     let retry_in = slot.backoff.fail(now, served);
-                    self.notify(Notice::WorkerDied { worker: label, exit, retry_in });
+                    self.notify(Notice::WorkerDied {
+                        worker: label,
+                        exit,
+                        retry_in,
+                    });
                 }
             }
             Stage::Leaving { .. } if worker.was_ready => {
-                self.notify(Notice::WorkerEnded { worker: label, exit });
+                self.notify(Notice::WorkerEnded {
+                    worker: label,
+                    exit,
+                });
             }
             Stage::Leaving { .. } | Stage::Killed => {}
         }
@@ -216,7 +245,11 @@ impl State {
             self.reload_failed(now, cause);
         } else if let Some(slot) = self.slots.get_mut(&current_slot) {
             let retry_in = slot.backoff.fail(now, None);
-            self.notify(Notice::WorkerFailed { worker: label, cause, retry_in });
+            self.notify(Notice::WorkerFailed {
+                worker: label,
+                cause,
+                retry_in,
+            });
         }
     }
 
@@ -225,14 +258,20 @@ impl State {
         if self.is_stopping() {
             return;
         }
-        let Some(generation) = self.generations.get(&number) else { return };
+        let Some(generation) = self.generations.get(&number) else {
+            return;
+        };
         let served = generation.server.served(now);
         match generation.standing {
             _ if self.is_booting() => self.boot_failed(now, cause),
             Standing::Candidate => self.reload_failed(now, cause),
             Standing::Current => {
                 let retry_in = self.server_backoff.fail(now, served);
-                self.notify(Notice::ForkServerFailed { generation: number, cause, retry_in });
+                self.notify(Notice::ForkServerFailed {
+                    generation: number,
+                    cause,
+                    retry_in,
+                });
             }
             Standing::Former | Standing::Rejected => {}
         }
@@ -246,7 +285,9 @@ impl State {
 
     /// A worker accepts connections.
     pub(super) fn worker_ready(&mut self, now: Moment, id: WorkerId) {
-        let Some(label) = self.workers.get(&id).map(Worker::label) else { return };
+        let Some(label) = self.workers.get(&id).map(Worker::label) else {
+            return;
+        };
         if self.is_booting() {
             self.lifecycle = Lifecycle::Running;
             self.announce_by = Some(now + ANNOUNCE_LIMIT);
@@ -266,12 +307,17 @@ impl State {
 
     /// Makes a worker end whose place is taken or gone.
     pub(super) fn retire(&mut self, now: Moment, id: WorkerId) {
-        let Some(worker) = self.workers.get(&id) else { return };
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
         if worker.is_serving() {
             let within = self.graceful_timeout(worker);
             self.leave(now, id);
             let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-            let order = ToWorker::Drain { within_ms, reason: DrainReason::Replaced };
+            let order = ToWorker::Drain {
+                within_ms,
+                reason: DrainReason::Replaced,
+            };
             self.act(Action::Tell { id, order });
         } else if worker.is_starting() {
             self.cancel(now, id);
@@ -281,30 +327,51 @@ impl State {
     /// Makes a worker end that is not ready and no longer wanted.
     pub(super) fn cancel(&mut self, now: Moment, id: WorkerId) {
         self.release(id);
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        let limit = if worker.pid.is_some() { CANCEL_LIMIT } else { UNBORN_LIMIT };
-        worker.stage = Stage::Leaving { since: now, by: now + limit };
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let limit = if worker.pid.is_some() {
+            CANCEL_LIMIT
+        } else {
+            UNBORN_LIMIT
+        };
+        worker.stage = Stage::Leaving {
+            since: now,
+            by: now + limit,
+        };
         // Without a pid the order waits until its first words are in: it is killed then.
         if worker.pid.is_some() {
-            self.act(Action::Tell { id, order: ToWorker::Quit });
+            self.act(Action::Tell {
+                id,
+                order: ToWorker::Quit,
+            });
         }
     }
 
     /// Notes that a worker is on its way out, within the graceful time-out.
     pub(super) fn leave(&mut self, now: Moment, id: WorkerId) {
         self.release(id);
-        let Some(within) = self.workers.get(&id).map(|worker| self.graceful_timeout(worker)) else {
+        let Some(within) = self
+            .workers
+            .get(&id)
+            .map(|worker| self.graceful_timeout(worker))
+        else {
             return;
         };
         if let Some(worker) = self.workers.get_mut(&id) {
-            worker.stage = Stage::Leaving { since: now, by: now + within + DRAIN_MARGIN };
+            worker.stage = Stage::Leaving {
+                since: now,
+                by: now + within + DRAIN_MARGIN,
+            };
         }
     }
 
     pub(super) fn graceful_timeout(&self, worker: &Worker) -> Duration {
         self.generations
             .get(&worker.identity.generation)
-            .map_or(Duration::ZERO, |generation| generation.policy.graceful_timeout)
+            .map_or(Duration::ZERO, |generation| {
+                generation.policy.graceful_timeout
+            })
     }
 
     fn release(&mut self, id: WorkerId) {
@@ -317,24 +384,35 @@ impl State {
 
     pub(super) fn forget_worker(&mut self, id: WorkerId) {
         if let Some(worker) = self.workers.remove(&id) {
-            self.act(Action::ForgetWorker { identity: worker.identity });
+            self.act(Action::ForgetWorker {
+                identity: worker.identity,
+            });
         }
     }
 
     /// Kills a worker. One that never told its pid is in the hands of its fork
     /// server, which then hangs and is killed in its place.
     pub(super) fn kill_worker(&mut self, now: Moment, id: WorkerId) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
         if worker.ending.has_exited() {
             return;
         }
         worker.stage = Stage::Killed;
         let generation = worker.identity.generation;
         if let Some(pid) = worker.pid {
-            self.act(Action::Kill { pid, signal: Signal::SIGKILL });
+            self.act(Action::Kill {
+                pid,
+                signal: Signal::SIGKILL,
+            });
             return;
         }
-        if self.generations.get(&generation).is_some_and(Generation::can_fork) {
+        if self
+            .generations
+            .get(&generation)
+            .is_some_and(Generation::can_fork)
+        {
             let cause = Cause::boot("The fork server does not fork".to_owned());
             self.server_failed(now, generation, cause);
         }
@@ -343,7 +421,9 @@ impl State {
 
     /// Sends a signal to a fork server that was not reaped yet.
     pub(super) fn kill_server(&mut self, number: u32, signal: Signal) {
-        let Some(generation) = self.generations.get_mut(&number) else { return };
+        let Some(generation) = self.generations.get_mut(&number) else {
+            return;
+        };
         let server = &mut generation.server;
         if server.gone || server.ending.has_exited() {
             return;
@@ -358,13 +438,18 @@ impl State {
 
     /// Tells a fork server to end.
     pub(super) fn close_server(&mut self, now: Moment, number: u32) {
-        let Some(generation) = self.generations.get_mut(&number) else { return };
+        let Some(generation) = self.generations.get_mut(&number) else {
+            return;
+        };
         let server = &mut generation.server;
         if server.gone || matches!(server.stage, Stage::Leaving { .. } | Stage::Killed) {
             return;
         }
         let loading = matches!(server.stage, Stage::Starting { .. });
-        server.stage = Stage::Leaving { since: now, by: now + FORK_SERVER_LIMIT };
+        server.stage = Stage::Leaving {
+            since: now,
+            by: now + FORK_SERVER_LIMIT,
+        };
         // Nothing more is read from it.
         server.ending.channel_dropped();
         self.act(Action::CloseForkServer { generation: number });
@@ -380,7 +465,9 @@ impl State {
             return;
         }
         let former = self.current;
-        let Some(generation) = self.generations.get_mut(&former) else { return };
+        let Some(generation) = self.generations.get_mut(&former) else {
+            return;
+        };
         if !generation.server.gone && generation.server.stage != Stage::Killed {
             return;
         }
@@ -390,7 +477,10 @@ impl State {
         self.current = self.last_generation;
         let successor = Generation::new(Standing::Current, policy, now);
         self.generations.insert(self.current, successor);
-        self.act(Action::StartForkServer { generation: self.current, like: Some(former) });
+        self.act(Action::StartForkServer {
+            generation: self.current,
+            like: Some(former),
+        });
     }
 
     /// Makes as many slots as there should be, and fills those that are empty.
@@ -399,7 +489,11 @@ impl State {
         for number in 1..=target {
             self.slots.entry(number).or_default();
         }
-        while let Some(entry) = self.slots.last_entry().filter(|entry| *entry.key() > target) {
+        while let Some(entry) = self
+            .slots
+            .last_entry()
+            .filter(|entry| *entry.key() > target)
+        {
             let slot = entry.remove();
             for id in [slot.replacement, slot.current].into_iter().flatten() {
                 self.retire(now, id);
@@ -427,7 +521,11 @@ impl State {
         [self.proven_candidate(), Some(self.current)]
             .into_iter()
             .flatten()
-            .find(|number| self.generations.get(number).is_some_and(Generation::can_fork))
+            .find(|number| {
+                self.generations
+                    .get(number)
+                    .is_some_and(Generation::can_fork)
+            })
     }
 
     /// Drops generations of which no process is left.
@@ -438,7 +536,10 @@ impl State {
             .filter(|(number, generation)| {
                 generation.server.gone
                     && matches!(generation.standing, Standing::Former | Standing::Rejected)
-                    && !self.workers.values().any(|worker| worker.identity.generation == **number)
+                    && !self
+                        .workers
+                        .values()
+                        .any(|worker| worker.identity.generation == **number)
             })
             .map(|(number, _)| *number)
             .collect();
@@ -459,6 +560,11 @@ fn overdue(who: &str, limit: Option<Duration>) -> String {
 
 fn died_early(worker: super::worker::Label, exit: Exit) -> Cause {
     let slot = worker.identity.slot;
-    let pid = worker.pid.map(|pid| format!(" [pid {pid}]")).unwrap_or_default();
-    Cause::boot(format!("Worker {slot}{pid} {exit} before the application had started"))
+    let pid = worker
+        .pid
+        .map(|pid| format!(" [pid {pid}]"))
+        .unwrap_or_default();
+    Cause::boot(format!(
+        "Worker {slot}{pid} {exit} before the application had started"
+    ))
 }

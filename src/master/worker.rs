@@ -168,7 +168,10 @@ impl Worker {
 
     /// How it is called in the log.
     pub(super) fn label(&self) -> Label {
-        Label { identity: self.identity, pid: self.pid }
+        Label {
+            identity: self.identity,
+            pid: self.pid,
+        }
     }
 }
 

@@ -98,6 +98,22 @@ pub fn prefix(level: TracingLevel, colors: bool) -> &'static str {
     }
 }
 
+/// Indents the second and further lines of a message as far as the level name
+/// indents the first.
+#[must_use]
+pub fn continued(message: &str) -> String {
+    let mut lines = message.trim_end().lines();
+    let mut text = lines.next().unwrap_or_default().to_owned();
+    for line in lines {
+        text.push('\n');
+        if !line.is_empty() {
+            text.push_str("          ");
+            text.push_str(line);
+        }
+    }
+    text
+}
+
 struct Line {
     message: String,
     fields: String,
