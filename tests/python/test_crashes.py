@@ -293,10 +293,10 @@ def test_ttou_never_removes_the_last_worker(serve: Serve) -> None:
 def test_ttou_lets_requests_finish(serve: Serve) -> None:
     server = serve("lab:app", "-w", "2")
     server.wait_for_workers(2)
-    connections = [server.connect() for _ in range(8)]
-    for connection in connections:
-        connection.request("/slow?400")
-    connections[0].silent(0.1)
-    server.send_signal(signal.SIGTTOU)
-    assert {connection.response().text for connection in connections} == {"slept 400"}
+    with server.connections(8) as connections:
+        for connection in connections:
+            connection.request("/announced?400")
+        eventually(lambda: server.lines().count("serving /announced") == 8, "all are served")
+        server.send_signal(signal.SIGTTOU)
+        assert {connection.response().text for connection in connections} == {"slept 400"}
     server.wait_for_workers(1)

@@ -169,16 +169,16 @@ class TestBind:
         server = serve("lab:app", "-w", "1")
         (worker,) = server.wait_for_workers(1)
         os.kill(worker.pid, signal.SIGSTOP)
-        waiting = [server.connect() for _ in range(5)]
-        for connection in waiting:
-            connection.request("/ping")
-        os.kill(worker.pid, signal.SIGKILL)
         answered = 0
-        for connection in waiting:
-            try:
-                answered += connection.response().body == b"pong"
-            except (AssertionError, ConnectionResetError):
-                continue
+        with server.connections(5) as waiting:
+            for connection in waiting:
+                connection.request("/ping")
+            os.kill(worker.pid, signal.SIGKILL)
+            for connection in waiting:
+                try:
+                    answered += connection.response().body == b"pong"
+                except (AssertionError, ConnectionResetError):
+                    continue
         assert answered >= 4, "only what the dead worker had accepted may be lost"
 
 

@@ -56,6 +56,10 @@ def wait_for_generation(server: Server, number: int, count: int) -> None:
     eventually(settled, f"generation {number} alone, not {[p.title for p in server.family()]}", 20)
 
 
+STARTUP_FAILED = (
+    "await send({'type': 'lifespan.startup.failed', 'message': 'cannot start now'}); return"
+)
+
 BROKEN = {
     "syntax error": ("def app(:\n", "SyntaxError"),
     "import error": ("import no_such_module_here\n", "no_such_module_here"),
@@ -64,7 +68,7 @@ BROKEN = {
     "attribute missing": ("application = None\n", "app"),
     "not callable": ("app = 5\n", "callable"),
     "lifespan": (
-        versioned("second", startup="raise RuntimeError('cannot start now')"),
+        versioned("second", startup=STARTUP_FAILED),
         "cannot start now",
     ),
     "hard exit": ("import os\nos._exit(1)\n", "code 1"),
@@ -142,7 +146,7 @@ def test_request_in_flight_is_answered_by_the_old_code(start: Start, module: Mod
 
 
 def test_idle_connection_is_told_to_close(start: Start, module: Module) -> None:
-    """Either its next request is answered by the old worker, or it is closed before."""
+    """It does not hold up the old worker for longer than a moment."""
     server = start(workers=1)
     with server.connect() as connection:
         assert connection.get("/").text.startswith("first ")

@@ -247,12 +247,10 @@ class TestConnection:
         assert connection.ended()
 
     def test_many_connections_at_once(self, server: Server) -> None:
-        connections = [server.connect() for _ in range(100)]
-        for connection in connections:
-            connection.request("/slow?20")
-        assert {connection.response().text for connection in connections} == {"slept 20"}
-        for connection in connections:
-            connection.close()
+        with server.connections(100) as connections:
+            for connection in connections:
+                connection.request("/slow?20")
+            assert {connection.response().text for connection in connections} == {"slept 20"}
 
     def test_slow_request_does_not_hold_up_another(self, server: Server) -> None:
         with server.connect() as slow:

@@ -193,13 +193,13 @@ class TestProcesses:
         server = serve("lab:app", "-w", "3")
         workers = {worker.pid for worker in server.wait_for_workers(3)}
 
-        def all_seen(seen: set[int] = set()) -> bool:  # noqa: B006
-            held = [server.connect() for _ in range(12)]
-            for connection in held:
-                connection.request("/pid")
-            seen.update(int(connection.response().text) for connection in held)
-            for connection in held:
-                connection.close()
+        seen: set[int] = set()
+
+        def all_seen() -> bool:
+            with server.connections(12) as connections:
+                for connection in connections:
+                    connection.request("/pid")
+                seen.update(int(connection.response().text) for connection in connections)
             return seen == workers
 
         eventually(all_seen, "an answer of each worker")

@@ -10,7 +10,8 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -219,6 +220,12 @@ class Server:
     def connect(self, address: tuple[str, int] | str | None = None) -> Connection:
         """Opens a connection."""
         return Connection.open(self.address if address is None else address)
+
+    @contextmanager
+    def connections(self, count: int) -> Iterator[list[Connection]]:
+        """Opens several connections, and closes them at the end."""
+        with ExitStack() as stack:
+            yield [stack.enter_context(self.connect()) for _ in range(count)]
 
     def get(self, path: str = "/", *, address: tuple[str, int] | str | None = None) -> Response:
         """One request on a connection of its own."""
