@@ -96,11 +96,13 @@ impl Cycle {
                 return Err(unexpected("http.response.body", "the response is complete"));
             }
         }
-        if state.closed {
+        check_length(state, &part)?;
+        // hyper lets go of a body as soon as it has its announced length.
+        let is_whole = state.response.declared == Some(state.response.sent);
+        if state.closed && !is_whole {
             drop(guard);
             return Err(gone(py));
         }
-        check_length(state, &part)?;
         let length = part.data.len();
         state.response.sent += length as u64;
         let stage = std::mem::replace(&mut state.response.stage, Stage::Streaming);
@@ -166,7 +168,16 @@ impl Cycle {
     /// Ends the exchange; the application is through with it.
     fn end(&self, reactor: &Reactor, py: Python<'_>) {
         self.ended.store(true, Relaxed);
-        let status = self.exchange.lock().response.status;
+        let (status, refused) = {
+            let state = self.exchange.lock();
+            (
+                state.response.status,
+                matches!(state.response.stage, Stage::Failed),
+            )
+        };
+        if refused {
+            self.log(status);
+        }
         reactor.ended(py, self.entry, status, self.exchange.started_us);
         // Calls of receive() that other tasks still wait in see the end.
         reactor.wake(py, &self.exchange);
@@ -207,7 +218,7 @@ impl Cycle {
     /// Returns an awaitable of the next event: `http.request` or `http.disconnect`.
     fn receive(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
         let py = slf.py();
-        let received = slf.get().exchange.lock().receive();
+        let received = take(py, &slf.get().exchange)?;
         match event(py, received)? {
             Some(message) => Ok(Py::new(
                 py,
@@ -280,18 +291,23 @@ impl Cycle {
     /// The application has returned.
     fn finish(&self, py: Python<'_>) -> PyResult<()> {
         let reactor = reactor::current()?;
-        let problem = {
+        let (problem, disconnected) = {
             let state = self.exchange.lock();
-            match state.response.stage {
+            let problem = match state.response.stage {
                 Stage::Complete | Stage::Failed => None,
-                _ if state.closed => None,
                 Stage::Waiting => Some("returned without a response"),
                 Stage::Head(_) => Some("returned without a response body"),
                 Stage::Streaming => Some("returned without completing its response"),
-            }
+            };
+            (problem, state.disconnected)
         };
         if let Some(problem) = problem {
-            tracing::error!("the application {problem}");
+            // An application may well stop when its client has left.
+            if disconnected {
+                tracing::debug!("the application {problem}: the client has left");
+            } else {
+                tracing::error!("the application {problem}");
+            }
             self.give_up();
         }
         self.end(&reactor, py);
@@ -308,6 +324,13 @@ fn gone(py: Python<'_>) -> PyErr {
         Ok(reactor) => reactor.disconnected_error(py),
         Err(error) => error,
     }
+}
+
+/// Takes what is there; the connection, which may read on now, gets its turn.
+fn take(py: Python<'_>, exchange: &SharedExchange) -> PyResult<Received> {
+    let received = exchange.lock().receive();
+    reactor::current()?.after_send(py, 0);
+    Ok(received)
 }
 
 /// The message of what was received; `None` for nothing.
@@ -399,7 +422,7 @@ impl Receive {
                     Err(error) => return Err(error),
                 }
             }
-            let received = self.exchange.lock().receive();
+            let received = take(py, &self.exchange)?;
             if let Some(message) = event(py, received)? {
                 return Err(PyStopIteration::new_err((message,)));
             }

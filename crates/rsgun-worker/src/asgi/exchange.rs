@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
+use http::header::{CONNECTION, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -110,6 +111,17 @@ enum End {
 #[error("the application did not complete its response")]
 pub(crate) struct Aborted;
 
+/// What moving the request body on has led to.
+#[derive(Debug)]
+pub(crate) struct Pumped {
+    /// The application waits and must be told.
+    pub(crate) tell: bool,
+    /// The body has been read from the socket to its end.
+    pub(crate) is_read: bool,
+    /// Why it broke off.
+    pub(crate) error: Option<hyper::Error>,
+}
+
 /// What `receive()` finds.
 #[derive(Debug)]
 pub(crate) enum Received {
@@ -185,13 +197,13 @@ impl Exchange {
 
     /// Moves what has arrived of the request body into the buffer.
     ///
-    /// The first value tells that the application waits and must be told, the second
-    /// that the body has been read from the socket to its end.
-    pub(crate) fn pump(&self, cx: &mut Context<'_>) -> (bool, bool) {
+    /// A body that breaks off is refused with 400, if nothing was answered yet.
+    pub(crate) fn pump(&self, cx: &mut Context<'_>) -> Pumped {
         let mut state = self.lock();
         let state = &mut *state;
         let before = state.request.chunks.len();
         let had_body = state.request.incoming.is_some();
+        let mut error = None;
         while let Some(incoming) = &mut state.request.incoming {
             if state.request.wants_continue || state.request.buffered >= BODY_HIGH_WATER {
                 break;
@@ -215,10 +227,12 @@ impl Exchange {
                         state.request.incoming = None;
                     }
                 }
-                Poll::Ready(Some(Err(_))) => {
+                Poll::Ready(Some(Err(problem))) => {
                     state.request.incoming = None;
                     state.request.truncated = true;
                     state.disconnected = true;
+                    state.refuse(self.is_head);
+                    error = Some(problem);
                 }
                 Poll::Ready(None) => state.request.incoming = None,
             }
@@ -229,7 +243,11 @@ impl Exchange {
         }
         let tell = !state.receivers.is_empty()
             && (state.disconnected || state.request.chunks.len() > before || (had_body && is_read));
-        (tell, is_read)
+        Pumped {
+            tell,
+            is_read,
+            error,
+        }
     }
 
     /// The peer has closed its sending side. Returns whether that is news to an
@@ -333,6 +351,20 @@ impl State {
     pub(crate) fn respond(&mut self, response: Response<ResponseBody>) {
         self.response.ready = Some(Ok(response));
         self.wake_connection();
+    }
+
+    /// Answers 400 to a request whose body cannot be read.
+    fn refuse(&mut self, is_head: bool) {
+        if matches!(self.response.stage, Stage::Waiting | Stage::Head(_)) {
+            let status = StatusCode::BAD_REQUEST;
+            self.response.stage = Stage::Failed;
+            self.response.status = status;
+            let mut answer = ResponseBody::plain(status, "Bad Request", is_head);
+            answer
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+            self.respond(answer);
+        }
     }
 
     /// Adds a part to a streamed body. Returns whether `send()` should wait.

@@ -25,7 +25,7 @@ use hyper::service::Service;
 
 use super::body::ResponseBody;
 use super::io::Io;
-use crate::asgi::exchange::{Aborted, Exchange, SharedExchange};
+use crate::asgi::exchange::{Aborted, Exchange, Pumped, SharedExchange};
 use crate::reactor::clock;
 use crate::reactor::deadlines::Alarm;
 use crate::reactor::queue::{self, Work};
@@ -105,7 +105,6 @@ impl Connection {
         };
         let hyper = http1::Builder::new()
             .half_close(true)
-            .pipeline_flush(true)
             .max_buf_size(BUFFER_MAX)
             .serve_connection(io.clone(), service);
         Self {
@@ -123,7 +122,14 @@ impl Connection {
         let Some(exchange) = self.shared.current.borrow().clone() else {
             return;
         };
-        let (tell, is_read) = exchange.pump(cx);
+        let Pumped {
+            tell,
+            is_read,
+            error,
+        } = exchange.pump(cx);
+        if let Some(error) = error {
+            report(&error, &self.shared.peer);
+        }
         self.peer_left = self.peer_left || (is_read && self.io.poll_peer_closed(cx).is_ready());
         if tell || (self.peer_left && exchange.peer_left()) {
             queue::push(Work::Receive(exchange));
@@ -164,8 +170,13 @@ impl Future for Connection {
                     // Nobody waits for an answer here.
                     let _ = Pin::new(&mut this.io).poll_shutdown(cx);
                 }
-                Poll::Ready(Err(error)) => report(&error, &this.shared.peer),
-                Poll::Ready(Ok(())) => {}
+                Poll::Ready(result) => {
+                    // The last bytes of a request body may be waiting still.
+                    this.attend(cx);
+                    if let Err(error) = result {
+                        report(&error, &this.shared.peer);
+                    }
+                }
             }
             // Ends the exchange in progress, if there is one.
             this.hyper = None;
@@ -181,11 +192,15 @@ impl Future for Connection {
     }
 }
 
-/// Says in the log why hyper has given up on a connection, where it is worth a line.
+/// Says in the log why a connection or a request body broke off. That the client has
+/// left, or the application gave up, is no news; that what it sent is not HTTP, is.
 fn report(error: &hyper::Error, peer: &queue::Peer) {
-    if error.is_parse() {
-        let reason =
-            std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    let source = std::error::Error::source(error);
+    let reason = source.map_or_else(|| error.to_string(), ToString::to_string);
+    let is_malformed = source
+        .and_then(|source| source.downcast_ref::<std::io::Error>())
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::InvalidInput);
+    if error.is_parse() || is_malformed {
         tracing::warn!("invalid HTTP request from {}: {reason}", peer.label());
     } else {
         tracing::debug!("connection of {} ended: {error}", peer.label());
