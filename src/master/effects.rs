@@ -175,10 +175,9 @@ impl Effects {
                     };
                     events.push(Event::Exited { pid, exit });
                 }
-                Err(Errno::EINTR) => {}
-                // A signal number that nix does not know; that child was reaped, and
-                // its channel tells who it was.
-                Err(Errno::EINVAL) => {}
+                // Interrupted; or a signal number that nix does not know: that child was
+                // reaped, and its channel tells who it was.
+                Err(Errno::EINTR | Errno::EINVAL) => {}
                 Err(_) => break,
             }
         }

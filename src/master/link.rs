@@ -102,14 +102,13 @@ where
                     Ok(Some(message)) => {
                         let _ = events.send(on_message(message.body));
                     }
-                    Ok(None) => return End::Peer,
                     Err(ChannelError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                         ready.clear_ready();
                     }
                     Err(ChannelError::Format(error)) => {
                         tracing::warn!("ignoring a message of another version: {error}");
                     }
-                    Err(ChannelError::Io(_)) => return End::Peer,
+                    Ok(None) | Err(ChannelError::Io(_)) => return End::Peer,
                 }
             }
             message = outgoing.recv(), if open => match message {

@@ -35,6 +35,8 @@ mod state;
 mod state_properties;
 #[cfg(test)]
 mod state_tests;
+#[cfg(test)]
+mod state_world;
 mod stop;
 mod supervision;
 mod worker;

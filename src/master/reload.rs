@@ -212,11 +212,19 @@ impl State {
                     &mut slot.replacement
                 }) = id;
             }
-        } else if self
+            return;
+        }
+        let all_switched = self
             .slots
             .values()
-            .all(|slot| slot.current.is_some_and(runs_candidate))
-        {
+            .all(|slot| slot.current.is_some_and(runs_candidate));
+        // The listeners that the new configuration no longer wants can go when none of
+        // the old workers accepts any more.
+        let old_accept = self
+            .workers
+            .values()
+            .any(|worker| worker.identity.generation != candidate && worker.may_accept());
+        if all_switched && !old_accept {
             self.reload_done(now, candidate);
         }
     }

@@ -1,1 +1,227 @@
-//! x
+//! What the master promises, whatever happens and in whatever order.
+//!
+//! [`World::happen`] checks the promises after each event; see there. Here random
+//! sequences of operators' wishes, failures and passing time are made.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use rsgun_core::ipc::WorkerId;
+
+use super::event::{Command, Event};
+use super::exit::Exit;
+use super::state_world::{KILLED, World, import_error};
+
+/// Something random; the numbers choose among what is there.
+#[derive(Debug, Clone)]
+enum Incident {
+    Reload,
+    More,
+    Fewer,
+    /// Some process does what it should.
+    ServerReacts(usize),
+    WorkerReacts(usize),
+    /// All do, until there is nothing left to do.
+    Cooperation,
+    ResolveFails,
+    ServerDies(usize),
+    WorkerDies(usize),
+    WorkerFails(usize),
+    WorkerDrains(usize),
+    Foreigner(i32),
+    Time(u64),
+}
+
+fn incident() -> impl Strategy<Value = Incident> {
+    prop_oneof![
+        2 => Just(Incident::Reload),
+        1 => Just(Incident::More),
+        1 => Just(Incident::Fewer),
+        6 => (0_usize..8).prop_map(Incident::ServerReacts),
+        12 => (0_usize..32).prop_map(Incident::WorkerReacts),
+        2 => Just(Incident::Cooperation),
+        1 => Just(Incident::ResolveFails),
+        1 => (0_usize..8).prop_map(Incident::ServerDies),
+        3 => (0_usize..32).prop_map(Incident::WorkerDies),
+        2 => (0_usize..32).prop_map(Incident::WorkerFails),
+        1 => (0_usize..32).prop_map(Incident::WorkerDrains),
+        1 => (5000_i32..5010).prop_map(Incident::Foreigner),
+        3 => (1_u64..40_000).prop_map(Incident::Time),
+    ]
+}
+
+fn pick<T: Copy>(list: &[T], number: usize) -> Option<T> {
+    list.get(number % list.len().max(1)).copied()
+}
+
+fn apply(world: &mut World, incident: &Incident) {
+    if world.exit.is_some() {
+        return;
+    }
+    let servers: Vec<u32> = world.servers.keys().copied().collect();
+    let workers: Vec<WorkerId> = world.workers.keys().copied().collect();
+    let greeted = |world: &World, id: &WorkerId| world.workers[id].greeted;
+    match *incident {
+        Incident::Reload => world.command(Command::Reload),
+        Incident::More => world.command(Command::More),
+        Incident::Fewer => world.command(Command::Fewer),
+        Incident::ServerReacts(number) => {
+            if let Some(number) = pick(&servers, number) {
+                world.server_reacts(number);
+            } else {
+                world.one_reaction();
+            }
+        }
+        Incident::WorkerReacts(number) => {
+            if let Some(id) = pick(&workers, number) {
+                world.worker_reacts(id);
+            } else {
+                world.one_reaction();
+            }
+        }
+        Incident::Cooperation => world.cooperate(),
+        Incident::ResolveFails => {
+            if let Some(generation) = world.resolving.take() {
+                let reason = "no such key".to_owned();
+                world.happen(Event::ResolveFailed { generation, reason });
+            }
+        }
+        Incident::ServerDies(number) => {
+            if let Some(number) = pick(&servers, number) {
+                world.server_dies(number, KILLED);
+            }
+        }
+        Incident::WorkerDies(number) => {
+            if let Some(id) = pick(&workers, number).filter(|id| greeted(world, id)) {
+                world.worker_dies(id, Exit::Code(7));
+            }
+        }
+        Incident::WorkerFails(number) => {
+            if let Some(id) =
+                pick(&workers, number).filter(|id| greeted(world, id) && !world.workers[id].ready)
+            {
+                world.worker_fails(id, import_error());
+            }
+        }
+        Incident::WorkerDrains(number) => {
+            if let Some(id) = pick(&workers, number)
+                .filter(|id| world.workers[id].ready && !world.workers[id].draining)
+            {
+                world.worker_draining(id);
+            }
+        }
+        Incident::Foreigner(pid) => {
+            world.happen(Event::Exited {
+                pid,
+                exit: Exit::Code(3),
+            });
+        }
+        Incident::Time(milliseconds) => world.pass(Duration::from_millis(milliseconds)),
+    }
+}
+
+/// Time passes and everybody does what they should, for as long as any back-off lasts.
+fn calm_down(world: &mut World) {
+    for _ in 0..200 {
+        if world.exit.is_some() {
+            return;
+        }
+        world.cooperate();
+        if world.exit.is_none() {
+            world.pass(Duration::from_secs(1));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_server_that_has_served_survives_everything(
+        workers in 1_u32..5,
+        preload: bool,
+        incidents in prop::collection::vec(incident(), 0..120),
+    ) {
+        let mut world = World::booted(workers, preload);
+        for incident in &incidents {
+            apply(&mut world, incident);
+        }
+        prop_assert_eq!(world.exit, None);
+        calm_down(&mut world);
+        prop_assert_eq!(world.exit, None);
+        prop_assert_eq!(world.serving().len(), world.state.target() as usize);
+        prop_assert!(world.state.reload.is_none());
+        prop_assert_eq!(world.servers.len(), 1);
+        prop_assert_eq!(world.workers.len(), world.serving().len());
+    }
+
+    #[test]
+    fn with_good_code_no_serving_worker_is_missed(
+        workers in 1_u32..5,
+        incidents in prop::collection::vec(
+            prop_oneof![
+                2 => Just(Incident::Reload),
+                6 => (0_usize..8).prop_map(Incident::ServerReacts),
+                12 => (0_usize..32).prop_map(Incident::WorkerReacts),
+                1 => (1_u64..5_000).prop_map(Incident::Time),
+            ],
+            0..200,
+        ),
+    ) {
+        let mut world = World::booted(workers, true);
+        for incident in &incidents {
+            apply(&mut world, incident);
+            // Nothing but the boot timeout may take a worker out of service, and
+            // that one hits only those that never were in it.
+            prop_assert!(world.serving().len() >= workers as usize);
+        }
+    }
+
+    #[test]
+    fn a_second_int_always_ends(
+        workers in 1_u32..5,
+        booted: bool,
+        incidents in prop::collection::vec(incident(), 0..60),
+        between in prop::collection::vec(incident(), 0..10),
+    ) {
+        let mut world =
+            if booted { World::booted(workers, false) } else { World::new(workers, false) };
+        for incident in &incidents {
+            apply(&mut world, incident);
+        }
+        for pause in [&between, &Vec::new()] {
+            if world.exit.is_none() {
+                world.command(Command::StopQuickly);
+            }
+            for incident in pause {
+                apply(&mut world, incident);
+            }
+        }
+        // Nobody cooperates: what was killed is not even reaped.
+        for _ in 0..10 {
+            if world.exit.is_none() {
+                world.pass(Duration::from_secs(2));
+            }
+        }
+        prop_assert!(world.exit.is_some());
+    }
+
+    #[test]
+    fn a_graceful_stop_ends_in_time_whoever_hangs(
+        workers in 1_u32..5,
+        incidents in prop::collection::vec(incident(), 0..60),
+    ) {
+        let mut world = World::booted(workers, false);
+        for incident in &incidents {
+            apply(&mut world, incident);
+        }
+        world.command(Command::Stop);
+        // The graceful time-out, its margin, and the time that SIGKILL may take.
+        for _ in 0..40 {
+            if world.exit.is_none() {
+                world.pass(Duration::from_secs(1));
+            }
+        }
+        prop_assert_eq!(world.exit, Some(0));
+    }
+}

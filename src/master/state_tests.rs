@@ -1,1 +1,693 @@
-//! x
+//! The decisions of the master, one situation at a time.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use rsgun_core::ipc::{DrainReason, FromForkServer, FromWorker, ToWorker, WorkerId};
+
+use super::event::{Command, Event};
+use super::exit::Exit;
+use super::notice::Notice;
+use super::state_world::{KILLED, World, import_error};
+use super::stop::Urgency;
+
+fn milliseconds(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+fn count(world: &World, wanted: impl Fn(&Notice) -> bool) -> usize {
+    world.notices.iter().filter(|notice| wanted(notice)).count()
+}
+
+/// Workers that were lost before they had told their pid are waited for a moment.
+fn cooperate_a_while(world: &mut World) {
+    world.cooperate();
+    if world.exit.is_none() {
+        world.pass(milliseconds(250));
+    }
+}
+
+// === boot ===
+
+#[test]
+fn all_workers_are_asked_for_at_once_and_announced_when_ready() {
+    let mut world = World::new(4, false);
+    world.server_hello(1);
+    assert!(world.workers.is_empty());
+    world.server_loaded(1);
+    assert_eq!(world.workers.len(), 4);
+    let ids = world.starting();
+    for id in &ids {
+        world.worker_hello(*id);
+    }
+    for id in &ids[..3] {
+        world.worker_ready(*id);
+    }
+    assert_eq!(count(&world, |n| *n == Notice::Serving), 0);
+    world.worker_ready(ids[3]);
+    assert_eq!(count(&world, |n| *n == Notice::Serving), 1);
+}
+
+#[test]
+fn a_slow_worker_does_not_hold_up_the_announcement_for_ever() {
+    let mut world = World::new(2, false);
+    world.server_hello(1);
+    world.server_loaded(1);
+    let id = world.starting()[0];
+    world.worker_hello(id);
+    world.worker_ready(id);
+    world.pass(milliseconds(1999));
+    assert_eq!(count(&world, |n| *n == Notice::Serving), 0);
+    world.pass(milliseconds(1));
+    assert_eq!(count(&world, |n| *n == Notice::Serving), 1);
+}
+
+#[test]
+fn the_first_failure_of_the_first_boot_ends_everything_and_is_told_once() {
+    let mut world = World::new(4, false);
+    world.server_hello(1);
+    world.server_loaded(1);
+    for id in world.starting() {
+        world.worker_hello(id);
+    }
+    for id in world.starting() {
+        if world.exit.is_none() {
+            world.happen(Event::Worker {
+                id,
+                message: FromWorker::Failed(import_error()),
+            });
+        }
+    }
+    let ids: Vec<WorkerId> = world.workers.keys().copied().collect();
+    for id in ids {
+        world.worker_dies(id, Exit::Code(3));
+    }
+    world.cooperate();
+    assert_eq!(world.exit, Some(3));
+    assert_eq!(count(&world, |n| matches!(n, Notice::BootFailed { .. })), 1);
+    assert!(world.workers.is_empty() && world.servers.is_empty());
+}
+
+#[test]
+fn a_missing_attribute_is_exit_code_4_also_with_preload() {
+    let mut world = World::new(2, true);
+    world.server_hello(1);
+    let mut failure = import_error();
+    failure.kind = rsgun_core::ipc::FailureKind::AttributeMissing;
+    world.happen(Event::ForkServer {
+        generation: 1,
+        message: FromForkServer::Failed(failure),
+    });
+    world.server_dies(1, Exit::Code(1));
+    assert_eq!(world.exit, Some(4));
+}
+
+#[test]
+fn a_worker_that_dies_before_it_is_ready_fails_the_boot_in_words() {
+    let mut world = World::new(1, false);
+    world.server_hello(1);
+    world.server_loaded(1);
+    let id = world.starting()[0];
+    world.worker_hello(id);
+    let exit = Exit::Signal {
+        signal: Signal::SIGSEGV,
+        core: true,
+        out_of_memory: false,
+    };
+    world.worker_dies(id, exit);
+    world.cooperate();
+    assert_eq!(world.exit, Some(3));
+    assert!(world.notices.iter().any(|notice| matches!(
+        notice,
+        Notice::BootFailed { cause } if cause.message.contains("SIGSEGV (core dumped)")
+    )));
+}
+
+#[test]
+fn an_unsuitable_interpreter_is_a_configuration_error() {
+    let mut world = World::new(1, false);
+    world.happen(Event::ForkServer {
+        generation: 1,
+        message: FromForkServer::Unsuitable {
+            reason: "is Python 3.8".to_owned(),
+        },
+    });
+    world.server_dies(1, Exit::Code(1));
+    assert_eq!(world.exit, Some(1));
+}
+
+#[test]
+fn a_program_that_is_no_interpreter_is_named() {
+    let mut world = World::new(1, false);
+    world.server_dies(1, Exit::Code(0));
+    assert_eq!(world.exit, Some(1));
+    assert!(world.notices.iter().any(|notice| matches!(
+        notice,
+        Notice::BootFailed { cause } if cause.message.contains("/usr/bin/python3 exited")
+    )));
+}
+
+#[test]
+fn the_boot_timeout_counts_from_before_the_fork() {
+    let mut world = World::new(1, false);
+    world.server_hello(1);
+    world.server_loaded(1);
+    world.pass(Duration::from_secs(60));
+    cooperate_a_while(&mut world);
+    assert_eq!(world.exit, Some(3));
+}
+
+#[test]
+fn a_signal_during_the_boot_ends_it_cleanly() {
+    for command in [Command::Stop, Command::StopQuickly] {
+        for steps in 0..8 {
+            let mut world = World::new(2, false);
+            for _ in 0..steps {
+                world.one_reaction();
+            }
+            world.command(command);
+            cooperate_a_while(&mut world);
+            assert_eq!(world.exit, Some(0), "{command:?} after {steps} steps");
+            assert!(world.workers.is_empty() && world.servers.is_empty());
+        }
+    }
+}
+
+#[test]
+fn an_import_that_hangs_is_killed_when_the_server_stops() {
+    let mut world = World::new(1, false);
+    world.server_hello(1);
+    world.server_loaded(1);
+    let id = world.starting()[0];
+    world.worker_hello(id);
+    world.command(Command::Stop);
+    world.server_dies(1, Exit::Code(0));
+    assert_eq!(world.exit, None);
+    world.pass(Duration::from_secs(1));
+    assert!(world.is_killed(id));
+    world.worker_dies(id, KILLED);
+    assert_eq!(world.exit, Some(0));
+}
+
+// === running ===
+
+#[test]
+fn a_worker_that_dies_is_replaced_at_once_and_then_with_delay() {
+    let mut world = World::booted(2, false);
+    let mut delays = Vec::new();
+    for _ in 0..5 {
+        let victim = *world
+            .serving()
+            .iter()
+            .find(|id| world.workers[id].identity.slot == 1)
+            .unwrap();
+        world.worker_dies(victim, KILLED);
+        let Some(Notice::WorkerDied { retry_in, .. }) = world.notices.pop() else {
+            panic!("nobody was told")
+        };
+        delays.push(retry_in.as_millis());
+        assert_eq!(world.starting().len(), usize::from(retry_in.is_zero()));
+        world.pass(retry_in);
+        world.cooperate();
+        assert_eq!(world.serving().len(), 2);
+        world.notices.clear();
+    }
+    assert_eq!(delays, [0, 100, 200, 400, 800]);
+    assert_eq!(world.exit, None);
+}
+
+#[test]
+fn no_failure_of_workers_ends_a_master_that_has_served() {
+    let mut world = World::booted(3, false);
+    for id in world.serving() {
+        world.worker_dies(id, Exit::Code(3));
+    }
+    for _ in 0..20 {
+        while let Some(id) = world.starting().first().copied() {
+            if !world.workers[&id].greeted {
+                world.worker_hello(id);
+            }
+            world.worker_fails(id, import_error());
+        }
+        world.pass(Duration::from_secs(31));
+    }
+    assert_eq!(world.exit, None);
+    world.cooperate();
+    assert_eq!(world.serving().len(), 3);
+}
+
+#[test]
+fn a_worker_that_drains_by_itself_is_replaced() {
+    let mut world = World::booted(1, false);
+    let id = world.serving()[0];
+    world.worker_draining(id);
+    assert_eq!(world.starting().len(), 1);
+    world.cooperate();
+    assert_eq!(world.serving().len(), 1);
+    assert_eq!(count(&world, |n| matches!(n, Notice::WorkerDied { .. })), 0);
+}
+
+#[test]
+fn exits_that_are_known_before_their_hello_are_not_lost() {
+    let mut world = World::booted(1, false);
+    let victim = world.serving()[0];
+    world.worker_dies(victim, KILLED);
+    let id = world.starting()[0];
+    let pid = world.workers[&id].pid;
+    world.happen(Event::Exited {
+        pid,
+        exit: Exit::Code(9),
+    });
+    world.workers.remove(&id);
+    world.happen(Event::Worker {
+        id,
+        message: FromWorker::Hello { pid },
+    });
+    world.happen(Event::WorkerClosed { id });
+    assert!(world.notices.iter().any(|notice| matches!(
+        notice,
+        Notice::WorkerFailed { cause, .. } if cause.message.contains("exited with code 9")
+    )));
+}
+
+#[test]
+fn foreign_children_are_nobodys_business() {
+    let mut world = World::booted(1, false);
+    for pid in 5000..5100 {
+        world.happen(Event::Exited {
+            pid,
+            exit: Exit::Code(3),
+        });
+    }
+    assert!(world.notices.is_empty());
+    assert_eq!(world.serving().len(), 1);
+}
+
+#[test]
+fn a_fork_server_that_dies_gets_a_successor_and_the_workers_stay() {
+    let mut world = World::booted(2, true);
+    world.server_dies(1, KILLED);
+    assert_eq!(world.serving().len(), 2);
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [1, 1]);
+    let victim = world.serving()[0];
+    world.worker_dies(victim, KILLED);
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [1, 2]);
+}
+
+#[test]
+fn a_request_that_dies_with_the_fork_server_is_repeated_without_blame() {
+    let mut world = World::booted(1, false);
+    let victim = world.serving()[0];
+    world.worker_dies(victim, KILLED);
+    world.notices.clear();
+    assert_eq!(world.starting().len(), 1);
+    world.server_dies(1, KILLED);
+    world.pass(milliseconds(250));
+    world.cooperate();
+    assert_eq!(
+        count(&world, |n| matches!(n, Notice::WorkerFailed { .. })),
+        0
+    );
+    assert_eq!(world.generations_serving(), [2]);
+}
+
+#[test]
+fn a_fork_server_that_cannot_load_any_more_is_retried_with_delay() {
+    let mut world = World::booted(2, true);
+    world.server_dies(1, KILLED);
+    for attempt in 0..6 {
+        let (number, _) = world.servers.pop_first().unwrap();
+        world.servers.insert(
+            number,
+            super::state_world::ForkServer {
+                pid: 101 + 3 + attempt,
+                ..Default::default()
+            },
+        );
+        world.servers.get_mut(&number).unwrap().pid =
+            world.state.generations[&number].server.pid.unwrap();
+        world.server_hello(number);
+        world.happen(Event::ForkServer {
+            generation: number,
+            message: FromForkServer::Failed(import_error()),
+        });
+        world.server_dies(number, Exit::Code(3));
+        let Some(Notice::ForkServerFailed { retry_in, .. }) = world.notices.last().cloned() else {
+            panic!("nobody was told");
+        };
+        assert!(attempt == 0 || retry_in >= milliseconds(100));
+        assert_eq!(world.serving().len(), 2);
+        world.pass(retry_in);
+    }
+}
+
+#[test]
+fn ttin_and_ttou_change_the_number_and_one_worker_remains() {
+    let mut world = World::booted(2, false);
+    world.command(Command::More);
+    world.cooperate();
+    assert_eq!(world.serving().len(), 3);
+    for _ in 0..5 {
+        world.command(Command::Fewer);
+    }
+    world.cooperate();
+    assert_eq!(world.serving().len(), 1);
+    world.command(Command::More);
+    world.cooperate();
+    assert_eq!(
+        world.serving().len(),
+        2,
+        "what had no effect does not count"
+    );
+}
+
+// === reload ===
+
+#[test]
+fn a_reload_replaces_one_slot_after_the_other() {
+    let mut world = World::booted(3, false);
+    world.command(Command::Reload);
+    assert_eq!(world.resolving, Some(2));
+    let policy = world.policy.clone();
+    world.resolving = None;
+    world.happen(Event::Resolved {
+        generation: 2,
+        policy,
+    });
+    world.server_hello(2);
+    world.server_loaded(2);
+    for switched in 1..=3 {
+        let starting = world.starting();
+        assert_eq!(starting.len(), 1, "one at a time");
+        assert_eq!(world.serving().len(), 3, "the old one serves until then");
+        world.worker_hello(starting[0]);
+        world.worker_ready(starting[0]);
+        assert_eq!(
+            world
+                .generations_serving()
+                .iter()
+                .filter(|number| **number == 2)
+                .count(),
+            switched
+        );
+    }
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [2, 2, 2]);
+    assert_eq!(world.servers.keys().copied().collect::<Vec<_>>(), [2]);
+    assert_eq!(
+        count(&world, |n| *n == Notice::Reloaded { generation: 2 }),
+        1
+    );
+    assert!(world.state.last_reload().unwrap().failure.is_none());
+}
+
+#[test]
+fn a_reload_is_over_when_no_old_worker_accepts() {
+    let mut world = World::booted(1, false);
+    world.command(Command::Reload);
+    let old = world.serving()[0];
+    while world.serving() == [old] {
+        world.one_reaction();
+    }
+    assert!(world.state.reload.is_some());
+    world.worker_draining(old);
+    assert!(world.state.reload.is_none());
+}
+
+#[test]
+fn a_broken_configuration_changes_nothing() {
+    let mut world = World::booted(2, false);
+    world.command(Command::Reload);
+    let generation = world.resolving.take().unwrap();
+    world.happen(Event::ResolveFailed {
+        generation,
+        reason: "no such key".to_owned(),
+    });
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [1, 1]);
+    assert_eq!(
+        count(&world, |n| matches!(n, Notice::ReloadFailed { .. })),
+        1
+    );
+    let outcome = world.state.last_reload().unwrap();
+    assert_eq!(outcome.failure.as_ref().unwrap().message, "no such key");
+}
+
+#[test]
+fn a_canary_that_fails_leaves_the_old_generation_alone() {
+    let mut world = World::booted(2, false);
+    world.command(Command::Reload);
+    while world.starting().is_empty() {
+        world.one_reaction();
+    }
+    let canary = world.starting()[0];
+    world.worker_hello(canary);
+    world.worker_fails(canary, import_error());
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [1, 1]);
+    assert_eq!(world.servers.keys().copied().collect::<Vec<_>>(), [1]);
+    assert_eq!(
+        count(&world, |n| matches!(
+            n,
+            Notice::ReloadFailed { switched: 0, .. }
+        )),
+        1
+    );
+    // The next one is not burdened by it.
+    world.command(Command::Reload);
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [3, 3]);
+}
+
+#[test]
+fn a_canary_that_hangs_is_given_up() {
+    let mut world = World::booted(1, false);
+    world.command(Command::Reload);
+    while world.starting().is_empty() {
+        world.one_reaction();
+    }
+    let canary = world.starting()[0];
+    world.worker_hello(canary);
+    world.pass(Duration::from_secs(60));
+    assert!(world.is_killed(canary));
+    world.worker_dies(canary, KILLED);
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [1]);
+    assert_eq!(world.servers.len(), 1);
+}
+
+#[test]
+fn a_new_fork_server_that_fails_or_dies_leaves_the_old_one() {
+    for dies in [false, true] {
+        let mut world = World::booted(1, true);
+        world.command(Command::Reload);
+        while !world
+            .servers
+            .get(&2)
+            .is_some_and(|server| server.configured)
+        {
+            world.one_reaction();
+        }
+        if !dies {
+            world.happen(Event::ForkServer {
+                generation: 2,
+                message: FromForkServer::Failed(import_error()),
+            });
+        }
+        world.server_dies(2, Exit::Code(3));
+        assert!(world.state.reload.is_none());
+        world.cooperate();
+        assert_eq!(world.generations_serving(), [1]);
+        assert!(world.state.last_reload().unwrap().failure.is_some());
+    }
+}
+
+/// Lets a reload fail after the first of two slots was switched.
+fn fail_halfway(preload: bool) -> World {
+    let mut world = World::booted(2, preload);
+    world.command(Command::Reload);
+    while world.generations_serving() != [1, 2] {
+        world.one_reaction();
+    }
+    let next = world.starting()[0];
+    world.worker_hello(next);
+    world.worker_fails(next, import_error());
+    assert!(world.state.reload.is_none());
+    world.cooperate();
+    world
+}
+
+#[test]
+fn a_failure_halfway_is_rolled_back_with_preload() {
+    let world = fail_halfway(true);
+    assert_eq!(world.generations_serving(), [1, 1]);
+    assert_eq!(world.servers.len(), 1);
+}
+
+#[test]
+fn a_failure_halfway_is_kept_without_preload() {
+    let mut world = fail_halfway(false);
+    assert_eq!(world.generations_serving(), [1, 2]);
+    world.command(Command::Reload);
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [3, 3]);
+}
+
+#[test]
+fn of_many_reloads_during_one_exactly_one_more_follows() {
+    let mut world = World::booted(2, false);
+    for _ in 0..5 {
+        world.command(Command::Reload);
+    }
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [3, 3]);
+    assert_eq!(count(&world, |n| matches!(n, Notice::Reloaded { .. })), 2);
+}
+
+#[test]
+fn a_reload_during_the_boot_follows_it() {
+    let mut world = World::new(2, false);
+    world.command(Command::Reload);
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [2, 2]);
+}
+
+#[test]
+fn a_reload_applies_the_number_of_workers_and_keeps_adjustments() {
+    let mut world = World::booted(2, false);
+    world.command(Command::More);
+    world.policy.workers = 4;
+    world.command(Command::Reload);
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [2; 5]);
+    world.policy.workers = 1;
+    world.command(Command::Reload);
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [3; 2]);
+}
+
+#[test]
+fn an_old_worker_that_dies_during_a_reload_is_replaced() {
+    let mut world = World::booted(2, false);
+    world.command(Command::Reload);
+    while world.starting().is_empty() {
+        world.one_reaction();
+    }
+    let victim = world.serving()[1];
+    world.worker_dies(victim, KILLED);
+    assert_eq!(world.starting().len(), 2);
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [2, 2]);
+}
+
+// === stop ===
+
+#[test]
+fn term_drains_and_the_listeners_go_with_the_last_one_that_accepts() {
+    let mut world = World::booted(2, false);
+    let ids = world.serving();
+    world.command(Command::Stop);
+    for id in &ids {
+        assert_eq!(
+            world.workers[id].order,
+            Some(ToWorker::Drain {
+                within_ms: 30_000,
+                reason: DrainReason::Stop
+            })
+        );
+    }
+    world.worker_draining(ids[0]);
+    assert!(!world.listeners_closed);
+    world.worker_draining(ids[1]);
+    assert!(world.listeners_closed);
+    world.command(Command::Stop);
+    assert_eq!(world.exit, None);
+    world.cooperate();
+    assert_eq!(world.exit, Some(0));
+    assert_eq!(world.notices.last(), Some(&Notice::Finished));
+}
+
+#[test]
+fn whoever_outstays_the_graceful_timeout_is_killed() {
+    let mut world = World::booted(1, false);
+    let id = world.serving()[0];
+    world.command(Command::Stop);
+    world.worker_draining(id);
+    world.pass(Duration::from_secs(31));
+    assert!(!world.is_killed(id));
+    world.pass(Duration::from_secs(1));
+    assert!(world.is_killed(id));
+    assert_eq!(
+        count(&world, |n| matches!(n, Notice::WorkerOverdue { .. })),
+        1
+    );
+    world.cooperate();
+    assert_eq!(world.exit, Some(0));
+}
+
+#[test]
+fn int_after_term_is_quick_and_int_after_int_is_at_once() {
+    let mut world = World::booted(2, false);
+    world.command(Command::Stop);
+    world.command(Command::StopQuickly);
+    for id in world.workers.keys() {
+        assert_eq!(world.workers[id].order, Some(ToWorker::Quit));
+    }
+    world.command(Command::StopQuickly);
+    let ids: Vec<WorkerId> = world.workers.keys().copied().collect();
+    assert!(ids.iter().all(|id| world.is_killed(*id)));
+    assert!(world.is_killed_server(1));
+    world.cooperate();
+    assert_eq!(world.exit, Some(0));
+    let urgencies: Vec<Urgency> = world
+        .notices
+        .iter()
+        .filter_map(|notice| match notice {
+            Notice::Stopping { urgency } => Some(*urgency),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(urgencies, [Urgency::Graceful, Urgency::Quick, Urgency::Now]);
+}
+
+#[test]
+fn a_process_that_even_sigkill_does_not_end_is_left_behind() {
+    let mut world = World::booted(1, false);
+    world.command(Command::StopQuickly);
+    world.command(Command::Stop);
+    world.server_dies(1, KILLED);
+    world.pass(Duration::from_secs(5));
+    assert_eq!(world.exit, Some(0));
+    assert_eq!(count(&world, |n| matches!(n, Notice::LeftBehind { .. })), 1);
+}
+
+#[test]
+fn commands_after_the_stop_do_nothing() {
+    let mut world = World::booted(1, false);
+    world.command(Command::Stop);
+    for command in [
+        Command::Reload,
+        Command::More,
+        Command::Fewer,
+        Command::Upgrade,
+    ] {
+        world.command(command);
+    }
+    world.cooperate();
+    assert_eq!(world.exit, Some(0));
+    assert_eq!(world.resolving, None);
+}
+
+#[test]
+fn usr1_usr2_change_nothing() {
+    let mut world = World::booted(1, false);
+    world.command(Command::ReopenLogs);
+    world.command(Command::Upgrade);
+    assert_eq!(world.serving().len(), 1);
+    assert_eq!(
+        world.notices,
+        [Notice::NothingToReopen, Notice::UpgradeUnsupported]
+    );
+}

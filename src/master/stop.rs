@@ -191,7 +191,7 @@ impl State {
             return;
         }
         let mut actions = Vec::new();
-        if !stop.listeners_closed && (stop.urgency != Urgency::Graceful || !accepting) {
+        if !stop.listeners_closed && (stop.urgency == Urgency::Now || !accepting) {
             stop.listeners_closed = true;
             actions.push(Action::CloseListeners);
         }

@@ -129,7 +129,10 @@ impl State {
                 // Nobody waits for one that never served.
                 if worker.was_ready {
                     let after = now.since(since);
-                    self.notify(Notice::WorkerOverdue { worker: label, after });
+                    self.notify(Notice::WorkerOverdue {
+                        worker: label,
+                        after,
+                    });
                 }
                 self.kill_worker(now, id);
             }

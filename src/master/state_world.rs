@@ -1,0 +1,523 @@
+//! A pretended world for the tests of the state machine: processes that do what they
+//! are told when a test lets them, and die when it wants.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use rsgun_core::ipc::{
+    DrainReason, Failure, FailureKind, FromForkServer, FromWorker, Identity, ToWorker, WorkerId,
+};
+
+use super::event::{Action, Command, Event, Policy};
+use super::exit::Exit;
+use super::moment::Moment;
+use super::notice::Notice;
+use super::state::State;
+
+pub(super) const KILLED: Exit = Exit::Signal {
+    signal: Signal::SIGKILL,
+    core: false,
+    out_of_memory: false,
+};
+
+#[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what happened so far, in any order"
+)]
+pub(super) struct ForkServer {
+    pub(super) pid: i32,
+    pub(super) greeted: bool,
+    pub(super) configured: bool,
+    pub(super) loaded: bool,
+    pub(super) closed_by_master: bool,
+}
+
+#[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what happened so far, in any order"
+)]
+pub(super) struct Process {
+    pub(super) identity: Identity,
+    pub(super) pid: i32,
+    pub(super) greeted: bool,
+    pub(super) acknowledged: bool,
+    pub(super) ready: bool,
+    pub(super) order: Option<ToWorker>,
+    pub(super) draining: bool,
+}
+
+/// The state machine and everything around it.
+pub(super) struct World {
+    pub(super) state: State,
+    pub(super) now: Moment,
+    pub(super) servers: BTreeMap<u32, ForkServer>,
+    pub(super) workers: BTreeMap<WorkerId, Process>,
+    pub(super) notices: Vec<Notice>,
+    pub(super) resolving: Option<u32>,
+    pub(super) exit: Option<u8>,
+    pub(super) listeners_closed: bool,
+    pub(super) policy: Policy,
+    /// Children that were not reaped.
+    living: BTreeSet<i32>,
+    last_pid: i32,
+}
+
+impl World {
+    pub(super) fn new(workers: u32, preload: bool) -> Self {
+        let now = Moment::from_ms(1_000_000);
+        let policy = Policy {
+            workers,
+            preload,
+            graceful_timeout: Duration::from_secs(30),
+            boot_timeout: Some(Duration::from_secs(60)),
+            interpreter: "/usr/bin/python3".to_owned(),
+        };
+        let (state, actions) = State::boot(now, policy.clone());
+        let mut world = Self {
+            state,
+            now,
+            servers: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            notices: Vec::new(),
+            resolving: None,
+            exit: None,
+            listeners_closed: false,
+            policy,
+            living: BTreeSet::new(),
+            last_pid: 100,
+        };
+        world.carry_out(actions);
+        world
+    }
+
+    /// A world in which all workers serve.
+    pub(super) fn booted(workers: u32, preload: bool) -> Self {
+        let mut world = Self::new(workers, preload);
+        world.cooperate();
+        assert_eq!(world.serving().len(), workers as usize);
+        world.notices.clear();
+        world
+    }
+
+    /// Lets something happen, and checks everything that must always hold.
+    pub(super) fn happen(&mut self, event: Event) {
+        assert!(self.exit.is_none(), "the master has ended already");
+        let actions = self.state.step(self.now, event);
+        self.carry_out(actions);
+        self.check();
+    }
+
+    pub(super) fn command(&mut self, command: Command) {
+        self.happen(Event::Command(command));
+    }
+
+    pub(super) fn pass(&mut self, time: Duration) {
+        self.now = self.now + time;
+        self.happen(Event::Tick);
+    }
+
+    fn carry_out(&mut self, actions: Vec<Action>) {
+        let mut at_once = Vec::new();
+        for action in actions {
+            match action {
+                Action::Resolve { generation } => {
+                    assert!(self.resolving.replace(generation).is_none());
+                }
+                Action::StartForkServer { generation, like } => {
+                    assert!(like.is_none_or(|like| like < generation));
+                    let pid = self.new_pid();
+                    let server = ForkServer {
+                        pid,
+                        ..ForkServer::default()
+                    };
+                    assert!(self.servers.insert(generation, server).is_none());
+                    at_once.push(Event::ForkServerStarted { generation, pid });
+                }
+                Action::Configure { generation } => {
+                    if let Some(server) = self.servers.get_mut(&generation) {
+                        server.configured = true;
+                    }
+                }
+                Action::CloseForkServer { generation } => {
+                    if let Some(server) = self.servers.get_mut(&generation) {
+                        server.closed_by_master = true;
+                    }
+                }
+                Action::Spawn { identity } => {
+                    let server = &self.servers[&identity.generation];
+                    assert!(server.loaded && !server.closed_by_master);
+                    let pid = self.new_pid();
+                    let process = Process {
+                        identity,
+                        pid,
+                        greeted: false,
+                        acknowledged: false,
+                        ready: false,
+                        order: None,
+                        draining: false,
+                    };
+                    assert!(self.workers.insert(identity.id, process).is_none());
+                }
+                Action::Tell { id, order } => self.told(id, order),
+                Action::Kill { pid, signal } => {
+                    assert!(
+                        self.living.contains(&pid),
+                        "{pid} was reaped: it may be another's"
+                    );
+                    if signal == Signal::SIGTERM {
+                        assert!(self.servers.values().any(|server| server.pid == pid));
+                    }
+                }
+                Action::ForgetWorker { identity } => {
+                    let gone = self
+                        .workers
+                        .get(&identity.id)
+                        .is_none_or(|worker| !worker.greeted);
+                    assert!(gone, "a living worker is forgotten: {identity:?}");
+                    self.workers.remove(&identity.id);
+                }
+                Action::ForgetGeneration { generation } => {
+                    assert!(!self.servers.contains_key(&generation));
+                    assert!(
+                        !self
+                            .workers
+                            .values()
+                            .any(|w| w.identity.generation == generation),
+                        "generation {generation} has workers"
+                    );
+                }
+                Action::CloseListeners => {
+                    assert!(!self.listeners_closed);
+                    self.listeners_closed = true;
+                }
+                Action::Adopt { .. } => {}
+                Action::Notify(notice) => self.notices.push(notice),
+                Action::Exit { code } => self.exit = Some(code),
+            }
+        }
+        for event in at_once {
+            let actions = self.state.step(self.now, event);
+            self.carry_out(actions);
+        }
+    }
+
+    /// A worker gets an order. One that serves may be told to make room only when
+    /// another one of its slot serves, or the slot is no longer wanted.
+    fn told(&mut self, id: WorkerId, order: ToWorker) {
+        if let ToWorker::Drain {
+            reason: DrainReason::Replaced,
+            ..
+        } = order
+        {
+            let slot = self.workers[&id].identity.slot;
+            assert!(self.workers[&id].ready);
+            let replaced = self.workers.values().any(|other| {
+                other.identity.id != id
+                    && other.identity.slot == slot
+                    && other.ready
+                    && !other.draining
+                    && other.order.is_none()
+            });
+            assert!(
+                replaced || slot > self.state.target(),
+                "worker {id:?} of slot {slot} drains without a replacement"
+            );
+        }
+        if let Some(worker) = self.workers.get_mut(&id) {
+            if order == ToWorker::Acknowledge {
+                worker.acknowledged = true;
+            } else {
+                worker.order = Some(order);
+            }
+        }
+    }
+
+    fn check(&self) {
+        if self.exit.is_some() {
+            return;
+        }
+        if let Some(deadline) = self.state.next_deadline() {
+            assert!(
+                deadline > self.now,
+                "the loop would spin: {deadline:?}, now {:?}",
+                self.now
+            );
+        }
+        let known: BTreeSet<WorkerId> = self.state.workers.keys().copied().collect();
+        for worker in self.workers.values() {
+            assert!(
+                known.contains(&worker.identity.id),
+                "{:?} is lost",
+                worker.identity
+            );
+        }
+        let seats: BTreeSet<u32> = self
+            .state
+            .workers
+            .values()
+            .map(|worker| worker.identity.seat)
+            .collect();
+        assert_eq!(
+            seats.len(),
+            self.state.workers.len(),
+            "two workers share a seat"
+        );
+        if !self.state.is_stopping() {
+            let slots: Vec<u32> = self.state.slots.keys().copied().collect();
+            let wanted: Vec<u32> = (1..=self.state.target()).collect();
+            assert_eq!(slots, wanted);
+            let candidates = self
+                .state
+                .generations
+                .values()
+                .filter(|g| g.standing == super::generation::Standing::Candidate)
+                .count();
+            assert!(candidates <= 1, "two reloads at a time");
+            assert!(candidates == 0 || self.state.reload.is_some());
+        }
+    }
+
+    fn new_pid(&mut self) -> i32 {
+        self.last_pid += 1;
+        self.living.insert(self.last_pid);
+        self.last_pid
+    }
+
+    // === what processes do ===
+
+    pub(super) fn server_hello(&mut self, generation: u32) {
+        self.servers.get_mut(&generation).unwrap().greeted = true;
+        let message = FromForkServer::Hello {
+            version: rsgun_core::VERSION.to_owned(),
+            python: "3.12.1".to_owned(),
+        };
+        self.happen(Event::ForkServer {
+            generation,
+            message,
+        });
+    }
+
+    pub(super) fn server_loaded(&mut self, generation: u32) {
+        self.servers.get_mut(&generation).unwrap().loaded = true;
+        self.happen(Event::ForkServer {
+            generation,
+            message: FromForkServer::Loaded,
+        });
+    }
+
+    pub(super) fn server_dies(&mut self, generation: u32, exit: Exit) {
+        let server = self.servers.remove(&generation).unwrap();
+        // Requests that it has not yet served are lost with it.
+        let lost: Vec<WorkerId> = self
+            .workers
+            .values()
+            .filter(|worker| worker.identity.generation == generation && !worker.greeted)
+            .map(|worker| worker.identity.id)
+            .collect();
+        for id in lost {
+            let worker = self.workers.remove(&id).unwrap();
+            self.living.remove(&worker.pid);
+            self.ends(Event::WorkerClosed { id });
+        }
+        self.living.remove(&server.pid);
+        if !server.closed_by_master {
+            self.ends(Event::ForkServerClosed { generation });
+        }
+        self.ends(Event::Exited {
+            pid: server.pid,
+            exit,
+        });
+    }
+
+    pub(super) fn worker_hello(&mut self, id: WorkerId) {
+        let worker = self.workers.get_mut(&id).unwrap();
+        worker.greeted = true;
+        let pid = worker.pid;
+        self.happen(Event::Worker {
+            id,
+            message: FromWorker::Hello { pid },
+        });
+    }
+
+    pub(super) fn worker_ready(&mut self, id: WorkerId) {
+        self.workers.get_mut(&id).unwrap().ready = true;
+        self.happen(Event::Worker {
+            id,
+            message: FromWorker::Ready,
+        });
+    }
+
+    pub(super) fn worker_draining(&mut self, id: WorkerId) {
+        self.workers.get_mut(&id).unwrap().draining = true;
+        self.happen(Event::Worker {
+            id,
+            message: FromWorker::Draining,
+        });
+    }
+
+    pub(super) fn worker_fails(&mut self, id: WorkerId, failure: Failure) {
+        self.happen(Event::Worker {
+            id,
+            message: FromWorker::Failed(failure),
+        });
+        if self.exit.is_none() {
+            self.worker_dies(id, Exit::Code(3));
+        }
+    }
+
+    pub(super) fn worker_dies(&mut self, id: WorkerId, exit: Exit) {
+        let worker = self.workers.remove(&id).unwrap();
+        self.living.remove(&worker.pid);
+        // The two signs come in either order.
+        let (exited, closed) = (
+            Event::Exited {
+                pid: worker.pid,
+                exit,
+            },
+            Event::WorkerClosed { id },
+        );
+        let (first, second) = if worker.pid % 2 == 0 {
+            (exited, closed)
+        } else {
+            (closed, exited)
+        };
+        self.ends(first);
+        self.ends(second);
+    }
+
+    /// An event that may come after the master has ended.
+    fn ends(&mut self, event: Event) {
+        if self.exit.is_none() {
+            self.happen(event);
+        }
+    }
+
+    // === cooperation ===
+
+    /// Every process does what it should, until nothing is left to do.
+    pub(super) fn cooperate(&mut self) {
+        for _ in 0..100_000 {
+            if self.exit.is_some() || !self.one_reaction() {
+                return;
+            }
+        }
+        panic!("the world does not come to rest");
+    }
+
+    /// One process does what it should; `false` when there is nothing to be done.
+    pub(super) fn one_reaction(&mut self) -> bool {
+        if let Some(generation) = self.resolving.take() {
+            let policy = self.policy.clone();
+            self.happen(Event::Resolved { generation, policy });
+            return true;
+        }
+        let server = self.servers.iter().find_map(|(number, server)| {
+            (server.closed_by_master
+                || !server.greeted
+                || (server.configured && !server.loaded)
+                || self.is_killed_server(*number))
+            .then_some(*number)
+        });
+        if let Some(number) = server {
+            self.server_reacts(number);
+            return true;
+        }
+        let worker = self
+            .workers
+            .iter()
+            .find(|(id, worker)| {
+                !worker.greeted
+                    || worker.order.is_some()
+                    || (worker.acknowledged && !worker.ready)
+                    || self.is_killed(**id)
+                    || worker.draining
+            })
+            .map(|(id, _)| *id);
+        if let Some(id) = worker {
+            self.worker_reacts(id);
+            return true;
+        }
+        false
+    }
+
+    pub(super) fn server_reacts(&mut self, number: u32) {
+        let server = &self.servers[&number];
+        if self.is_killed_server(number) {
+            self.server_dies(number, KILLED);
+        } else if !server.greeted {
+            self.server_hello(number);
+        } else if server.configured && !server.loaded && !server.closed_by_master {
+            self.server_loaded(number);
+        } else if server.closed_by_master {
+            self.server_dies(number, Exit::Code(0));
+        }
+    }
+
+    pub(super) fn worker_reacts(&mut self, id: WorkerId) {
+        let worker = &self.workers[&id];
+        if self.is_killed(id) && worker.greeted {
+            self.worker_dies(id, KILLED);
+        } else if !worker.greeted {
+            self.worker_hello(id);
+        } else if matches!(worker.order, Some(ToWorker::Drain { .. })) && !worker.draining {
+            self.worker_draining(id);
+        } else if worker.order.is_some() || worker.draining {
+            self.worker_dies(id, Exit::Code(0));
+        } else if worker.acknowledged && !worker.ready {
+            self.worker_ready(id);
+        }
+    }
+
+    pub(super) fn is_killed(&self, id: WorkerId) -> bool {
+        self.state
+            .workers
+            .get(&id)
+            .is_some_and(|worker| worker.stage == super::worker::Stage::Killed)
+    }
+
+    pub(super) fn is_killed_server(&self, number: u32) -> bool {
+        self.state
+            .generations
+            .get(&number)
+            .is_some_and(|g| g.server.stage == super::worker::Stage::Killed)
+    }
+
+    // === questions ===
+
+    /// The workers that serve and were not told to do otherwise.
+    pub(super) fn serving(&self) -> Vec<WorkerId> {
+        self.workers
+            .values()
+            .filter(|worker| worker.ready && worker.order.is_none() && !worker.draining)
+            .map(|worker| worker.identity.id)
+            .collect()
+    }
+
+    /// The generations of the workers that serve, one entry for each worker.
+    pub(super) fn generations_serving(&self) -> Vec<u32> {
+        self.serving()
+            .iter()
+            .map(|id| self.workers[id].identity.generation)
+            .collect()
+    }
+
+    /// The workers that are not ready.
+    pub(super) fn starting(&self) -> Vec<WorkerId> {
+        self.workers
+            .values()
+            .filter(|worker| !worker.ready && worker.order.is_none())
+            .map(|worker| worker.identity.id)
+            .collect()
+    }
+}
+
+pub(super) fn import_error() -> Failure {
+    Failure {
+        kind: FailureKind::ImportRaised,
+        message: "importing \"main\" failed".to_owned(),
+        traceback: Some("Traceback (most recent call last):".to_owned()),
+    }
+}
