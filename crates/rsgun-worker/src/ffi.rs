@@ -10,23 +10,25 @@ use socket2::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Lets `read` fill the free part of hyper's buffer and returns how many bytes it
-/// wrote.
+/// Lets `read` fill the free part of hyper's buffer, shows `look` what it has
+/// written, and returns how many bytes that were.
 ///
 /// # Errors
 /// What `read` returns.
 pub(crate) fn fill(
     cursor: &mut ReadBufCursor<'_>,
     read: impl FnOnce(&mut [MaybeUninit<u8>]) -> io::Result<usize>,
+    look: impl FnOnce(&[u8]),
 ) -> io::Result<usize> {
     // SAFETY: `read` can only store into the slice (the system call behind it writes
     // initialised bytes), it cannot make initialised bytes uninitialised again
     // in a way that matters, since nothing before the cursor is exposed.
     let free = unsafe { cursor.as_mut() };
-    let room = free.len();
     let length = read(free)?;
-    assert!(length <= room, "read more bytes than there was room for");
-    // SAFETY: the callback has just written `length` bytes there.
+    let written = &free[..length];
+    // SAFETY: the callback has just written these bytes.
+    look(unsafe { std::slice::from_raw_parts(written.as_ptr().cast(), length) });
+    // SAFETY: as before.
     unsafe { cursor.advance(length) };
     Ok(length)
 }

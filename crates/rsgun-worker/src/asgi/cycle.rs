@@ -274,8 +274,11 @@ impl Cycle {
     }
 
     /// The application has raised.
-    fn fail(&self, py: Python<'_>, error: &Bound<'_, PyAny>) -> PyResult<()> {
-        let reactor = reactor::current()?;
+    fn fail(&self, py: Python<'_>, error: &Bound<'_, PyAny>) {
+        // A request that has outlived its worker's serving has nobody to answer to.
+        let Ok(reactor) = reactor::current() else {
+            return;
+        };
         let gone = self.exchange.lock().closed;
         if reactor.is_stopping() || (gone && reactor.is_disconnect(py, error)) {
             tracing::debug!("a request ended early: {error}");
@@ -285,12 +288,13 @@ impl Cycle {
         }
         self.give_up();
         self.end(&reactor, py);
-        Ok(())
     }
 
     /// The application has returned.
-    fn finish(&self, py: Python<'_>) -> PyResult<()> {
-        let reactor = reactor::current()?;
+    fn finish(&self, py: Python<'_>) {
+        let Ok(reactor) = reactor::current() else {
+            return;
+        };
         let (problem, disconnected) = {
             let state = self.exchange.lock();
             let problem = match state.response.stage {
@@ -311,7 +315,6 @@ impl Cycle {
             self.give_up();
         }
         self.end(&reactor, py);
-        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 
 use super::exchange::version_name;
+use crate::http::tap::Order;
 use crate::reactor::queue::{Peer, ServerAddress};
 
 /// Version of the ASGI HTTP specification that is served.
@@ -86,10 +87,7 @@ impl ScopeMaker {
                 PyBytes::new(py, query.as_bytes()),
             )?;
         }
-        scope.set_item(
-            pyo3::intern!(py, "headers"),
-            self.headers(py, &parts.headers)?,
-        )?;
+        scope.set_item(pyo3::intern!(py, "headers"), self.headers(py, parts)?)?;
         let (client, server) = ends(py, peer)?;
         scope.set_item(pyo3::intern!(py, "client"), client)?;
         scope.set_item(pyo3::intern!(py, "server"), server)?;
@@ -117,16 +115,22 @@ impl ScopeMaker {
     fn headers<'py>(
         &self,
         py: Python<'py>,
-        headers: &http::HeaderMap,
+        parts: &http::request::Parts,
     ) -> PyResult<Bound<'py, PyList>> {
-        let mut pairs = Vec::with_capacity(headers.len());
+        let mut pairs = Vec::with_capacity(parts.headers.len());
         let mut names = self.names.borrow_mut();
-        for (name, value) in headers {
+        for (name, value) in &parts.headers {
             let name = name_object(py, &mut names, name.as_str().as_bytes());
             let value = PyBytes::new(py, value.as_bytes());
             pairs.push(PyTuple::new(py, [name, value])?);
         }
-        PyList::new(py, pairs)
+        match parts.extensions.get::<Order>() {
+            None => PyList::new(py, pairs),
+            Some(order) => {
+                let ordered: Vec<_> = order.iter().filter_map(|index| pairs.get(*index)).collect();
+                PyList::new(py, ordered)
+            }
+        }
     }
 }
 

@@ -34,16 +34,24 @@ use crate::reactor::queue::{self, Work};
 const LINGER_MS: u64 = 1_000;
 /// How long a draining worker waits for one more request on an idle connection.
 const DRAIN_LINGER_MS: u64 = 2_000;
+/// How long a new connection may take to send its first request.
+const FIRST_REQUEST_MS: u64 = 60_000;
 /// Bytes that hyper buffers at most, in either direction.
 const BUFFER_MAX: usize = 64 * 1024;
 
 /// What all connections of a worker have in common.
 #[derive(Debug)]
 pub(crate) struct Common {
-    /// How long an idle connection is kept, milliseconds.
+    /// How long an idle connection is kept, milliseconds; 0: not at all.
     pub(crate) keep_alive_ms: u64,
     /// When the worker began to drain, milliseconds of the reactor's clock.
     pub(crate) draining_since: Cell<Option<u64>>,
+}
+
+impl Common {
+    fn closes_after_answer(&self) -> bool {
+        self.keep_alive_ms == 0 || self.draining_since.get().is_some()
+    }
 }
 
 /// What the layers of one connection share.
@@ -55,6 +63,7 @@ pub(crate) struct Shared {
     /// The exchange in progress.
     current: RefCell<Option<SharedExchange>>,
     idle_since: Cell<u64>,
+    has_served: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -65,6 +74,7 @@ impl Shared {
             common,
             current: RefCell::new(None),
             idle_since: Cell::new(clock::now_ms()),
+            has_served: Cell::new(false),
             waker: RefCell::new(None),
         }
     }
@@ -84,6 +94,7 @@ impl Shared {
         {
             *current = None;
             self.idle_since.set(clock::now_ms());
+            self.has_served.set(true);
         }
     }
 }
@@ -102,6 +113,7 @@ impl Connection {
     pub(crate) fn new(io: Io, shared: Rc<Shared>) -> Self {
         let service = Exchanges {
             shared: Rc::clone(&shared),
+            io: io.clone(),
         };
         let hyper = http1::Builder::new()
             .half_close(true)
@@ -141,9 +153,15 @@ impl Connection {
         if self.shared.current.borrow().is_some() {
             return false;
         }
+        self.io.tap().begin();
         let idle = self.shared.idle_since.get();
         let common = &self.shared.common;
-        let mut until = idle + common.keep_alive_ms;
+        let patience = if self.shared.has_served.get() {
+            common.keep_alive_ms
+        } else {
+            FIRST_REQUEST_MS
+        };
+        let mut until = idle + patience;
         if let Some(since) = common.draining_since.get() {
             until = until.min(since.max(idle) + DRAIN_LINGER_MS);
         }
@@ -210,6 +228,7 @@ fn report(error: &hyper::Error, peer: &queue::Peer) {
 /// hyper's service: queues the request, and waits for the answer.
 struct Exchanges {
     shared: Rc<Shared>,
+    io: Io,
 }
 
 impl Service<Request<Incoming>> for Exchanges {
@@ -218,7 +237,10 @@ impl Service<Request<Incoming>> for Exchanges {
     type Future = Answer;
 
     fn call(&self, request: Request<Incoming>) -> Answer {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        if let Some(order) = self.io.tap().head(&parts) {
+            parts.extensions.insert(order);
+        }
         let wants_continue = parts.version == Version::HTTP_11
             && parts
                 .headers
@@ -273,7 +295,7 @@ impl Future for Answer {
             return Poll::Ready(Err(Aborted));
         };
         let mut response = ready!(tracker.exchange.poll_response(cx))?;
-        if tracker.shared.common.draining_since.get().is_some() {
+        if tracker.shared.common.closes_after_answer() {
             response
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));

@@ -9,8 +9,8 @@
 use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -20,6 +20,7 @@ use socket2::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::tap::Tap;
 use crate::ffi;
 
 /// Bytes that are thrown away at a time.
@@ -52,6 +53,8 @@ struct Inner {
     unread: AtomicBool,
     /// The peer has closed its sending side, and all it sent was read.
     ended: AtomicBool,
+    /// Keeps request heads.
+    tap: Mutex<Tap>,
 }
 
 impl Io {
@@ -65,7 +68,13 @@ impl Io {
             socket: ffi::register(socket, interest)?,
             unread: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            tap: Mutex::new(Tap::default()),
         })))
+    }
+
+    /// What was read of request heads.
+    pub(crate) fn tap(&self) -> MutexGuard<'_, Tap> {
+        self.0.tap.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether everything that the peer will ever send has been read.
@@ -170,9 +179,16 @@ impl Read for Io {
         mut cursor: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let room = cursor.remaining();
-        let length = ready!(self.poll_recv(
+        let io = &*self;
+        let length = ready!(io.poll_recv(
             cx,
-            |socket| ffi::fill(&mut cursor, |free| socket.recv(free)),
+            |socket| {
+                ffi::fill(
+                    &mut cursor,
+                    |free| socket.recv(free),
+                    |read| io.tap().read(read),
+                )
+            },
             room
         ))?;
         if length == 0 && room > 0 {

@@ -4,3 +4,4 @@ pub(crate) mod access_log;
 pub(crate) mod body;
 pub(crate) mod connection;
 pub(crate) mod io;
+pub(crate) mod tap;
