@@ -21,6 +21,8 @@ enum Incident {
     /// Some process does what it should.
     ServerReacts(usize),
     WorkerReacts(usize),
+    /// The second sign of an earlier death is seen.
+    LateSign,
     /// All do, until there is nothing left to do.
     Cooperation,
     ResolveFails,
@@ -39,6 +41,7 @@ fn incident() -> impl Strategy<Value = Incident> {
         1 => Just(Incident::Fewer),
         6 => (0_usize..8).prop_map(Incident::ServerReacts),
         12 => (0_usize..32).prop_map(Incident::WorkerReacts),
+        4 => Just(Incident::LateSign),
         2 => Just(Incident::Cooperation),
         1 => Just(Incident::ResolveFails),
         1 => (0_usize..8).prop_map(Incident::ServerDies),
@@ -79,6 +82,7 @@ fn apply(world: &mut World, incident: &Incident) {
                 world.one_reaction();
             }
         }
+        Incident::LateSign => world.late_sign(),
         Incident::Cooperation => world.cooperate(),
         Incident::ResolveFails => {
             if let Some(generation) = world.resolving.take() {
@@ -140,9 +144,11 @@ proptest! {
     fn a_server_that_has_served_survives_everything(
         workers in 1_u32..5,
         preload: bool,
+        late: bool,
         incidents in prop::collection::vec(incident(), 0..120),
     ) {
         let mut world = World::booted(workers, preload);
+        world.signs_come_late = late;
         for incident in &incidents {
             apply(&mut world, incident);
         }
@@ -186,6 +192,7 @@ proptest! {
     ) {
         let mut world =
             if booted { World::booted(workers, false) } else { World::new(workers, false) };
+        world.signs_come_late = true;
         for incident in &incidents {
             apply(&mut world, incident);
         }
@@ -212,6 +219,7 @@ proptest! {
         incidents in prop::collection::vec(incident(), 0..60),
     ) {
         let mut world = World::booted(workers, false);
+        world.signs_come_late = true;
         for incident in &incidents {
             apply(&mut world, incident);
         }

@@ -1,7 +1,7 @@
 //! A pretended world for the tests of the state machine: processes that do what they
 //! are told when a test lets them, and die when it wants.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -60,6 +60,9 @@ pub(super) struct World {
     pub(super) exit: Option<u8>,
     pub(super) listeners_closed: bool,
     pub(super) policy: Policy,
+    /// The second sign of a death comes only as a further reaction.
+    pub(super) signs_come_late: bool,
+    late: VecDeque<Event>,
     /// Children that were not reaped.
     living: BTreeSet<i32>,
     last_pid: i32,
@@ -86,6 +89,8 @@ impl World {
             exit: None,
             listeners_closed: false,
             policy,
+            signs_come_late: false,
+            late: VecDeque::new(),
             living: BTreeSet::new(),
             last_pid: 100,
         };
@@ -207,6 +212,10 @@ impl World {
     /// A worker gets an order. One that serves may be told to make room only when
     /// another one of its slot serves, or the slot is no longer wanted.
     fn told(&mut self, id: WorkerId, order: ToWorker) {
+        if !self.workers.contains_key(&id) {
+            // It is dead, and only one of the signs was seen.
+            return;
+        }
         if let ToWorker::Drain {
             reason: DrainReason::Replaced,
             ..
@@ -322,14 +331,15 @@ impl World {
             self.living.remove(&worker.pid);
             self.ends(Event::WorkerClosed { id });
         }
-        self.living.remove(&server.pid);
-        if !server.closed_by_master {
-            self.ends(Event::ForkServerClosed { generation });
-        }
-        self.ends(Event::Exited {
+        let exited = Event::Exited {
             pid: server.pid,
             exit,
-        });
+        };
+        if server.closed_by_master {
+            self.ends(exited);
+        } else {
+            self.both(exited, Event::ForkServerClosed { generation });
+        }
     }
 
     pub(super) fn worker_hello(&mut self, id: WorkerId) {
@@ -370,28 +380,42 @@ impl World {
 
     pub(super) fn worker_dies(&mut self, id: WorkerId, exit: Exit) {
         let worker = self.workers.remove(&id).unwrap();
-        self.living.remove(&worker.pid);
-        // The two signs come in either order.
-        let (exited, closed) = (
-            Event::Exited {
-                pid: worker.pid,
-                exit,
-            },
-            Event::WorkerClosed { id },
-        );
-        let (first, second) = if worker.pid % 2 == 0 {
-            (exited, closed)
-        } else {
-            (closed, exited)
+        let exited = Event::Exited {
+            pid: worker.pid,
+            exit,
         };
+        let closed = Event::WorkerClosed { id };
+        // The two signs come in either order.
+        if worker.pid % 2 == 0 {
+            self.both(exited, closed);
+        } else {
+            self.both(closed, exited);
+        }
+    }
+
+    fn both(&mut self, first: Event, second: Event) {
         self.ends(first);
-        self.ends(second);
+        if self.signs_come_late {
+            self.late.push_back(second);
+        } else {
+            self.ends(second);
+        }
     }
 
     /// An event that may come after the master has ended.
     fn ends(&mut self, event: Event) {
+        if let Event::Exited { pid, .. } = event {
+            self.living.remove(&pid);
+        }
         if self.exit.is_none() {
             self.happen(event);
+        }
+    }
+
+    /// The second sign of a death arrives.
+    pub(super) fn late_sign(&mut self) {
+        if let Some(event) = self.late.pop_front() {
+            self.ends(event);
         }
     }
 
@@ -409,6 +433,10 @@ impl World {
 
     /// One process does what it should; `false` when there is nothing to be done.
     pub(super) fn one_reaction(&mut self) -> bool {
+        if !self.late.is_empty() {
+            self.late_sign();
+            return true;
+        }
         if let Some(generation) = self.resolving.take() {
             let policy = self.policy.clone();
             self.happen(Event::Resolved { generation, policy });
