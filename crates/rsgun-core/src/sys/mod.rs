@@ -4,6 +4,7 @@
 //!
 //! * [`channel`]: `SOCK_SEQPACKET` pairs that carry bytes and descriptors;
 //! * [`inherited`]: descriptors that the parent has passed on by number;
+//! * [`parent_death`]: the end of a process that its parent has left behind;
 //! * [`shared`]: sealed memory files and their mappings;
 //! * [`signals`]: signals as a queue;
 //! * [`process`]: forks, signal dispositions, parent-death, inherited descriptors;
@@ -15,6 +16,7 @@
 
 pub mod channel;
 pub mod inherited;
+pub mod parent_death;
 pub mod process;
 pub mod shared;
 pub mod signals;

@@ -31,18 +31,6 @@ pub fn become_subreaper() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
 }
 
-/// Asks the kernel for `signal` when the parent of this process dies.
-///
-/// Returns `false` when the parent is no longer `parent`: then it died before, and
-/// the signal will not come.
-///
-/// # Errors
-/// What `prctl(2)` returns.
-pub fn signal_on_parent_death(signal: Signal, parent: Pid) -> io::Result<bool> {
-    nix::sys::prctl::set_pdeathsig(signal)?;
-    Ok(nix::unistd::getppid() == parent)
-}
-
 /// Prepares a command so that its child starts with clean signals and with `fds`
 /// at the numbers given, all other descriptors above 2 being close-on-exec already.
 ///

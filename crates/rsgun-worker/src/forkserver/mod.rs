@@ -9,6 +9,7 @@ mod spawn;
 
 use std::os::fd::RawFd;
 
+use nix::unistd::{Pid, getppid};
 use pyo3::prelude::*;
 use rsgun_core::config::Settings;
 use rsgun_core::ipc::{Channel, FromForkServer, ToForkServer};
@@ -28,12 +29,15 @@ pub(crate) struct Loaded {
     /// The application, if it was preloaded.
     pub(crate) app: Option<Py<PyAny>>,
     pub(crate) loader: Py<PyModule>,
+    /// The parent that every worker gets.
+    pub(crate) master: Pid,
 }
 
 /// Runs the fork server; returns the exit code, in the forked workers too.
 pub(crate) fn main(native: &Bound<'_, PyModule>, number: RawFd, extension: &str) -> PyResult<i32> {
     let py = native.py();
     process::ignore_master_signals()?;
+    let parent = getppid();
     let master = Master::new(process::take_inherited(number)?);
     let hello = FromForkServer::Hello {
         version: VERSION.to_owned(),
@@ -74,6 +78,7 @@ pub(crate) fn main(native: &Bound<'_, PyModule>, number: RawFd, extension: &str)
         generation,
         app,
         loader: loader.unbind(),
+        master: parent,
     };
     serve(native, master, loaded, extension)
 }
@@ -103,6 +108,7 @@ pub(crate) fn main_of_worker(native: &Bound<'_, PyModule>, number: RawFd) -> PyR
         generation,
         app: None,
         loader: loader.unbind(),
+        master: getppid(),
     };
     worker::main(native, loaded, identity, message.fds)
 }

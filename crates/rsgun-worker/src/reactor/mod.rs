@@ -238,13 +238,14 @@ impl Reactor {
     }
 
     /// Tells every connection that the worker drains from now on.
-    pub(crate) fn begin_drain(&self) {
+    pub(crate) fn begin_drain(&self, py: Python<'_>) {
         if self.common.draining_since.get().is_none() {
             self.common.draining_since.set(Some(clock::now_ms()));
         }
         for connection in self.open.borrow().iter().filter_map(std::rc::Weak::upgrade) {
             connection.wake();
         }
+        self.arm_turn(py);
     }
 
     /// Cancels the tasks of all running requests.

@@ -60,7 +60,7 @@ impl Reactor {
             return false;
         }
         self.gate.close(py, &self.bridge);
-        self.begin_drain();
+        self.begin_drain(py);
         #[expect(clippy::cast_precision_loss, reason = "milliseconds of a time-out")]
         let seconds = within_ms as f64 / 1000.0;
         self.bridge
@@ -75,7 +75,7 @@ impl Reactor {
     pub(crate) fn quit(&self, py: Python<'_>) {
         self.stop.draining.set(true);
         self.gate.close(py, &self.bridge);
-        self.begin_drain();
+        self.begin_drain(py);
         self.stop.cancelling.set(true);
         self.cancel_running(py);
         if self.is_idle() {

@@ -1,11 +1,12 @@
 //! What the event loop calls: thin functions that find the reactor of their thread.
 
 use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
 use rsgun_core::scoreboard::now_ms;
-use std::sync::atomic::Ordering::Relaxed;
 
 use crate::reactor::{self, Reactor};
 
@@ -44,52 +45,63 @@ fn show_alive(reactor: &Reactor) {
     DUE_MS.set(now + 1000);
 }
 
+/// The reactor, unless the worker has stopped serving: a call that was on its way
+/// then has nothing to do.
+fn serving() -> Option<Rc<Reactor>> {
+    reactor::current().ok()
+}
+
 #[pyfunction]
 #[pyo3(name = "_turn")]
-fn turn(py: Python<'_>) -> PyResult<()> {
-    reactor::current()?.turn(py);
-    Ok(())
+fn turn(py: Python<'_>) {
+    if let Some(reactor) = serving() {
+        reactor.turn(py);
+    }
 }
 
 #[pyfunction]
 #[pyo3(name = "_flush")]
-fn flush(py: Python<'_>) -> PyResult<()> {
-    reactor::current()?.flush(py);
-    Ok(())
+fn flush(py: Python<'_>) {
+    if let Some(reactor) = serving() {
+        reactor.flush(py);
+    }
 }
 
 #[pyfunction]
 #[pyo3(name = "_accept")]
-fn accept(py: Python<'_>, index: usize) -> PyResult<()> {
-    reactor::current()?.accept(py, index);
-    Ok(())
+fn accept(py: Python<'_>, index: usize) {
+    if let Some(reactor) = serving() {
+        reactor.accept(py, index);
+    }
 }
 
 #[pyfunction]
 #[pyo3(name = "_look_again")]
 fn look_again(py: Python<'_>, index: usize) -> PyResult<()> {
-    reactor::current()?.look_again(py, index)
+    serving().map_or(Ok(()), |reactor| reactor.look_again(py, index))
 }
 
 #[pyfunction]
 #[pyo3(name = "_drain_deadline")]
-fn drain_deadline(py: Python<'_>) -> PyResult<()> {
-    reactor::current()?.drain_deadline(py);
-    Ok(())
+fn drain_deadline(py: Python<'_>) {
+    if let Some(reactor) = serving() {
+        reactor.drain_deadline(py);
+    }
 }
 
 #[pyfunction]
 #[pyo3(name = "_stop_now")]
-fn stop_now(py: Python<'_>) -> PyResult<()> {
-    reactor::current()?.stop_now(py);
-    Ok(())
+fn stop_now(py: Python<'_>) {
+    if let Some(reactor) = serving() {
+        reactor.stop_now(py);
+    }
 }
 
 #[pyfunction]
 #[pyo3(name = "_beat")]
-fn beat(py: Python<'_>) -> PyResult<()> {
-    let reactor = reactor::current()?;
-    show_alive(&reactor);
-    reactor.bridge.call_later(py, BEAT, &reactor.bridge.beat);
-    Ok(())
+fn beat(py: Python<'_>) {
+    if let Some(reactor) = serving() {
+        show_alive(&reactor);
+        reactor.bridge.call_later(py, BEAT, &reactor.bridge.beat);
+    }
 }

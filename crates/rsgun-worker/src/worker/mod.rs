@@ -13,6 +13,7 @@ pub(crate) mod callbacks;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -21,7 +22,7 @@ use rsgun_core::config::{Lifespan, Settings};
 use rsgun_core::ipc::{Channel, DrainReason, FromWorker, Identity, ToWorker};
 use rsgun_core::scoreboard::{Phase, Roster, Scoreboard, now_ms};
 use rsgun_core::sys::shared::Shared;
-use rsgun_core::sys::{process, title};
+use rsgun_core::sys::{channel, parent_death, process, title};
 
 use crate::asgi::scope::ScopeMaker;
 use crate::forkserver::{self, Loaded};
@@ -32,6 +33,9 @@ use crate::reactor::{self, Parts, Reactor};
 
 /// The worker's end of its channel.
 type Master = Channel<FromWorker, ToWorker>;
+
+/// How long a new worker waits to become the master's child, milliseconds.
+const REPARENTING_MS: u32 = 1_000;
 
 /// What the master hands to each worker, in this order.
 struct Inheritance {
@@ -79,6 +83,9 @@ pub(crate) fn main(
         identity.slot, loaded.generation
     ));
     if !is_expected(py, &master) {
+        return Ok(0);
+    }
+    if !bind_to_master(&master, &loaded)? {
         return Ok(0);
     }
     board.beat(now_ms());
@@ -136,6 +143,20 @@ fn is_expected(py: Python<'_>, master: &Master) -> bool {
     }
     let answer = py.detach(|| master.recv(None));
     matches!(answer, Ok(Some(message)) if message.body == ToWorker::Acknowledge)
+}
+
+/// Sees to it that this worker does not outlive the master, even if it hangs; `false`
+/// when the master is gone already.
+fn bind_to_master(channel: &Master, loaded: &Loaded) -> PyResult<bool> {
+    let grace = Duration::from_secs(u64::from(loaded.settings.graceful_timeout).max(1));
+    for _ in 0..REPARENTING_MS {
+        if parent_death::limit(loaded.master, grace)? {
+            return Ok(true);
+        }
+        // The intermediate process of the double fork has not quite ended.
+        channel::wait_readable(channel.as_fd(), Some(1))?;
+    }
+    Ok(false)
 }
 
 /// Tells the master why the application does not run; returns the exit code.
@@ -304,7 +325,9 @@ impl Worker {
                     self.stop_listening(py, self.master.as_raw_fd());
                     tracing::warn!("the master is gone: finishing what is left, then leaving");
                     Order::Drain {
-                        within_ms: self.graceful_ms,
+                        // The kernel ends an orphan after the whole graceful time: what
+                        // is left of it is for the lifespan shutdown.
+                        within_ms: self.graceful_ms / 4 * 3,
                         sweep: false,
                         orphaned: true,
                     }

@@ -1,0 +1,92 @@
+//! A process that must not outlive its parent, even when it hangs.
+//!
+//! A worker learns from its channel that the master is gone, but one that hangs reads
+//! nothing. So the kernel is asked for a signal at the death of the parent
+//! (`PR_SET_PDEATHSIG`), whose native handler does one thing: it starts a timer that
+//! was made before and that ends the process with SIGKILL. Nothing of it needs the
+//! interpreter.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, Ordering};
+use std::time::Duration;
+
+use nix::unistd::Pid;
+
+/// The timer, for the handler, once [`HAS_TIMER`]. It is an opaque number in the shape
+/// of a pointer, and zero is a valid one.
+static TIMER: AtomicPtr<libc::c_void> = AtomicPtr::new(std::ptr::null_mut());
+static HAS_TIMER: AtomicBool = AtomicBool::new(false);
+/// How long the process is given, milliseconds.
+static GRACE_MS: AtomicI64 = AtomicI64::new(0);
+
+/// Gives this process `grace` to end by itself once `parent` has died; then it is
+/// killed. Returns `false` when `parent` is not the parent (any more).
+///
+/// Call it once the parent is final and after any change of user, which would take
+/// the request back.
+///
+/// # Errors
+/// What `timer_create(2)`, `sigaction(2)` or `prctl(2)` return.
+pub fn limit(parent: Pid, grace: Duration) -> io::Result<bool> {
+    let milliseconds = i64::try_from(grace.as_millis()).unwrap_or(i64::MAX).max(1);
+    GRACE_MS.store(milliseconds, Ordering::Relaxed);
+    if !HAS_TIMER.load(Ordering::Relaxed) {
+        TIMER.store(make_timer()?, Ordering::Relaxed);
+        HAS_TIMER.store(true, Ordering::Release);
+    }
+    let signal = libc::SIGRTMAX() - 1;
+    // SAFETY: an all-zero sigaction is valid; the handler only calls timer_settime,
+    // which is async-signal-safe, and reads atomics.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_parent_death as *const () as usize;
+        action.sa_flags = libc::SA_RESTART;
+        if libc::sigaction(signal, &raw const action, std::ptr::null_mut()) == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        if libc::prctl(libc::PR_SET_PDEATHSIG, signal) == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(nix::unistd::getppid() == parent)
+}
+
+fn make_timer() -> io::Result<*mut libc::c_void> {
+    let mut timer = MaybeUninit::uninit();
+    // SAFETY: an all-zero sigevent is valid, and the kernel fills in the timer when the
+    // call succeeds.
+    unsafe {
+        let mut event: libc::sigevent = std::mem::zeroed();
+        event.sigev_notify = libc::SIGEV_SIGNAL;
+        event.sigev_signo = libc::SIGKILL;
+        if libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, timer.as_mut_ptr()) == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(timer.assume_init())
+    }
+}
+
+extern "C" fn on_parent_death(_: libc::c_int) {
+    let milliseconds = GRACE_MS.load(Ordering::Relaxed);
+    if !HAS_TIMER.load(Ordering::Acquire) {
+        return;
+    }
+    let timer = TIMER.load(Ordering::Relaxed);
+    let zero = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let value = libc::itimerspec {
+        it_interval: zero,
+        it_value: libc::timespec {
+            tv_sec: milliseconds / 1000,
+            tv_nsec: (milliseconds % 1000) * 1_000_000,
+        },
+    };
+    // SAFETY: the timer was made by `make_timer` and is never deleted; the call is
+    // async-signal-safe. There is nothing to do about an error in here.
+    unsafe {
+        libc::timer_settime(timer, 0, &raw const value, std::ptr::null_mut());
+    }
+}
