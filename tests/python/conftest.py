@@ -149,7 +149,7 @@ def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         app: str | None, *arguments: str, deadline: float = 20, **more: object
     ) -> subprocess.CompletedProcess[str]:
         server = Server(
-            serving(app or "", *arguments)[: None if app else -1],
+            serving(app, *arguments),
             cwd=more.pop("cwd", tmp_path),  # type: ignore[arg-type]
             **more,  # type: ignore[arg-type]
         )

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from harness.server import Server, free_port, port_is_free, serving
 from harness.target import APPS, command, rsgun_only
-from harness.waiting import eventually
 
 Serve = Callable[..., Server]
 Launch = Callable[..., Server]
@@ -102,19 +101,11 @@ class TestBind:
             "lab:app", "-b", "127.0.0.1:0", "-b", f"unix:{path}", "-b", "[::1]:0", "-w", "2"
         )
         server.wait_for_workers(2)
-        addresses = eventually(
-            lambda: (
-                (found := [line for line in server.lines() if " on " in line])
-                and len(found) >= 1
-                and found
-            ),
-            "the lines with the addresses",
-        )
+        server.wait_for_line(rf"running on unix:{path}")
+        port = int(server.wait_for_line(r"running on http://\[::1\]:(\d+)")[1])
         assert server.get("/ping").body == b"pong"
         assert server.get("/ping", address=path).body == b"pong"
-        text = "\n".join(addresses)
-        assert path in text
-        assert "[::1]:" in text
+        assert server.get("/ping", address=("::1", port)).body == b"pong"
 
     def test_by_environment(self, launch: Launch) -> None:
         port = free_port()
@@ -255,7 +246,7 @@ class TestInherited:
             master.wait_for_line("running on")
         (other,) = masters[1].workers()
         masters[0].send_signal(signal.SIGHUP)
-        eventually(lambda: masters[0].titled(r"worker 1 \[gen 2\]"), "the reload")
+        masters[0].wait_for_generation(2, 1)
         for _ in range(20):
             assert masters[0].get("/ping", address=tcp.getsockname()).body == b"pong"
         assert [worker.pid for worker in masters[1].workers()] == [other.pid]

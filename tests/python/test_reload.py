@@ -42,20 +42,6 @@ def reload(server: Server) -> int:
     return since
 
 
-def wait_for_generation(server: Server, number: int, count: int) -> None:
-    """Waits until all workers and the fork server are of this generation, and no others."""
-    expected = sorted(
-        [f"rsgun: fork server [gen {number}]"]
-        + [f"rsgun: worker {slot} [gen {number}]" for slot in range(1, count + 1)]
-    )
-
-    def settled() -> bool:
-        titles = [process.title for process in [*server.workers(), *server.fork_servers()]]
-        return sorted(titles) == expected
-
-    eventually(settled, f"generation {number} alone, not {[p.title for p in server.family()]}", 20)
-
-
 STARTUP_FAILED = (
     "await send({'type': 'lifespan.startup.failed', 'message': 'cannot start now'}); return"
 )
@@ -86,7 +72,7 @@ def test_broken_code_keeps_the_old_one_serving(start: Start, module: Module, how
     since = reload(server)
     server.wait_for_line(r"(?i)^(ERROR|CRITICAL): .*(reload|generation)", since=since)
     assert text in "\n".join(server.lines("stderr", since))
-    wait_for_generation(server, 1, 2)
+    server.wait_for_generation(1, 2)
     assert {worker.pid for worker in server.workers()} == before
     for _ in range(10):
         assert server.get().text.startswith("first ")
@@ -102,7 +88,7 @@ def test_new_code_is_served(start: Start, module: Module) -> None:
     before = {worker.pid for worker in server.workers()}
     module("main", versioned("second"))
     reload(server)
-    wait_for_generation(server, 2, 2)
+    server.wait_for_generation(2, 2)
     assert not before & {worker.pid for worker in server.workers()}
     for _ in range(10):
         assert server.get().text.startswith("second ")
@@ -113,7 +99,7 @@ def test_master_stays(start: Start, module: Module) -> None:
     for number in (2, 3):
         module("main", versioned(f"number {number}".replace(" ", "-")))
         reload(server)
-        wait_for_generation(server, number, 2)
+        server.wait_for_generation(number, 2)
         assert answer(server.get().text)[2] == server.pid
 
 
@@ -142,7 +128,7 @@ def test_request_in_flight_is_answered_by_the_old_code(start: Start, module: Mod
         reload(server)
         eventually(lambda: server.get().text.startswith("second "), "the new code", 20)
         assert connection.response().text.startswith("first ")
-    wait_for_generation(server, 2, 1)
+    server.wait_for_generation(2, 1)
 
 
 def test_idle_connection_is_told_to_close(start: Start, module: Module) -> None:
@@ -152,7 +138,7 @@ def test_idle_connection_is_told_to_close(start: Start, module: Module) -> None:
         assert connection.get("/").text.startswith("first ")
         module("main", versioned("second"))
         reload(server)
-        wait_for_generation(server, 2, 1)
+        server.wait_for_generation(2, 1)
         assert connection.ended()
 
 
@@ -218,7 +204,7 @@ def test_worker_that_dies_during_a_reload(start: Start, module: Module) -> None:
     server.wait_for_line("starting second", since=since)
     os.kill(victim.pid, signal.SIGKILL)
     assert wait_gone(victim.pid)
-    wait_for_generation(server, 2, 2)
+    server.wait_for_generation(2, 2)
     assert server.get().text.startswith("second ")
 
 
@@ -229,7 +215,7 @@ def test_new_worker_that_never_becomes_ready(start: Start, module: Module) -> No
     server.tolerates_tracebacks = True
     since = reload(server)
     server.wait_for_line(r"(?i)^(ERROR|CRITICAL): .*(reload|generation)", since=since)
-    wait_for_generation(server, 1, 2)
+    server.wait_for_generation(1, 2)
     assert server.get().text.startswith("first ")
 
 
@@ -237,7 +223,7 @@ def test_lifespan_of_the_old_code_is_shut_down(start: Start, module: Module) -> 
     server = start(source=versioned("first", shutdown="print('first stopped', flush=True)"))
     module("main", versioned("second"))
     reload(server)
-    wait_for_generation(server, 2, 2)
+    server.wait_for_generation(2, 2)
     eventually(lambda: server.lines("stdout").count("first stopped") == 2, "two shutdowns")
 
 
@@ -247,7 +233,7 @@ def test_number_of_workers_stays_as_ttin_made_it(start: Start, module: Module) -
     server.wait_for_workers(2)
     module("main", versioned("second"))
     reload(server)
-    wait_for_generation(server, 2, 2)
+    server.wait_for_generation(2, 2)
 
 
 def test_symbolic_link_to_a_release(serve: Serve, tmp_path: Path) -> None:
@@ -270,6 +256,6 @@ def test_log_tells_about_the_reload(start: Start, module: Module) -> None:
     server = start()
     module("main", versioned("second"))
     since = reload(server)
-    wait_for_generation(server, 2, 2)
+    server.wait_for_generation(2, 2)
     lines = "\n".join(server.lines("stderr", since))
     assert "generation 2" in lines or "gen=2" in lines or "generation=2" in lines

@@ -311,8 +311,7 @@ class TestPrecedence:
         server.wait_for_workers(1)
         path.write_text("workers = 3\n")
         server.send_signal(signal.SIGHUP)
-        server.wait_for_workers(3)
-        eventually(lambda: len(server.titled(r"worker \d \[gen 2\]")) == 3, "generation 2")
+        server.wait_for_generation(2, 3)
 
     def test_broken_file_leaves_the_server_as_it_is(self, serve: Serve, tmp_path: Path) -> None:
         path = tmp_path / "rsgun.toml"

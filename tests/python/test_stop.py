@@ -360,9 +360,7 @@ async def app(scope, receive, send):
         server = serve("lab:app", "-w", "2")
         server.wait_for_workers(2)
         os.killpg(server.pid, signal.SIGHUP)
-        eventually(
-            lambda: len(server.titled(r"worker \d+ \[gen 2\]")) == 2, "two workers of generation 2"
-        )
+        server.wait_for_generation(2, 2)
         assert server.get("/ping").body == b"pong"
 
 

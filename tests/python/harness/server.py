@@ -266,6 +266,23 @@ class Server:
             raise DeadlineMissed(f"{missed}, there are {titles}\n{self.report()}") from None
         return found if isinstance(found, list) else []
 
+    def wait_for_generation(self, number: int, count: int, deadline: float = 20) -> None:
+        """Waits until fork server and workers are of this generation, and no others are left."""
+        expected = [f"rsgun: fork server [gen {number}]"]
+        expected += [f"rsgun: worker {slot} [gen {number}]" for slot in range(1, count + 1)]
+
+        def titles() -> list[str]:
+            return sorted(
+                process.title
+                for process in self.family()
+                if process.title.startswith(("rsgun: fork server", "rsgun: worker"))
+            )
+
+        try:
+            eventually(lambda: titles() == expected, f"only generation {number}", deadline)
+        except DeadlineMissed as missed:
+            raise DeadlineMissed(f"{missed}, there are {titles()}\n{self.report()}") from None
+
     # --- its end ----------------------------------------------------------------
 
     def send_signal(self, number: int) -> None:
@@ -331,7 +348,7 @@ class Server:
             reader.join(2)
 
 
-def serving(app: str, *arguments: str, python: str | None = None) -> list[str]:
+def serving(app: str | None, *arguments: str, python: str | None = None) -> list[str]:
     """The command line for one of the applications beside this file, on a free port."""
     places = {"--port", "-b", "--bind", "--uds", "--fd", "--host"}
     given = {argument.split("=")[0] for argument in arguments}
