@@ -27,6 +27,8 @@ use super::{Reactor, clock};
 const YIELD: f64 = 0.001;
 /// Seconds without accepting after the system has run out of descriptors.
 const EXHAUSTED: f64 = 0.1;
+/// Milliseconds between two complaints about that.
+const COMPLAINT_MS: u64 = 10_000;
 /// A sibling whose last sign of life is older than this takes nothing, milliseconds.
 const ALIVE_MS: u64 = 2_500;
 /// Connections taken at a time when there is no sibling.
@@ -38,6 +40,7 @@ pub(crate) struct Gate {
     roster: Shared<Roster>,
     seat: u32,
     closed: Cell<bool>,
+    complain_again_at: Cell<u64>,
 }
 
 struct Listener {
@@ -72,6 +75,7 @@ impl Gate {
             roster,
             seat,
             closed: Cell::new(false),
+            complain_again_at: Cell::new(0),
         })
     }
 
@@ -84,6 +88,18 @@ impl Gate {
     pub(crate) fn beat(&self, connections: u32) {
         if !self.closed.get() {
             self.roster.report(self.seat, now_ms(), connections);
+        }
+    }
+
+    /// Logs why nothing can be accepted, now and then while it lasts.
+    fn complain(&self, error: &io::Error) {
+        let now = clock::now_ms();
+        if self.complain_again_at.get() <= now {
+            self.complain_again_at.set(now + COMPLAINT_MS);
+            tracing::error!(
+                "cannot accept connections: {error}; trying again every {EXHAUSTED} s \
+                 (for \"too many open files\" raise the limit: ulimit -n, LimitNOFILE=)"
+            );
         }
     }
 
@@ -148,7 +164,7 @@ impl Reactor {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {
-                    tracing::error!("cannot accept a connection: {error}; trying again");
+                    self.gate.complain(&error);
                     self.look_away(py, index, EXHAUSTED);
                     break;
                 }

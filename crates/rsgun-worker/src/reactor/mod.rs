@@ -23,6 +23,7 @@ pub(crate) mod bridge;
 pub(crate) mod clock;
 pub(crate) mod deadlines;
 mod descriptor;
+mod pending;
 pub(crate) mod queue;
 pub(crate) mod stop;
 
@@ -31,8 +32,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::task::{Context, Poll, Wake, Waker};
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, Waker};
 
 use http::StatusCode;
 use pyo3::exceptions::PyRuntimeError;
@@ -43,6 +44,7 @@ use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 
 use self::bridge::Bridge;
+use self::pending::Pending;
 use self::queue::{NewRequest, Work};
 use crate::asgi::cycle::Cycle;
 use crate::asgi::exchange::SharedExchange;
@@ -56,8 +58,9 @@ const BATCH: usize = 32;
 const BATCH_BYTES: usize = 64 * 1024;
 /// Microseconds of running after which answers are written.
 const BATCH_US: u64 = 1_000;
-/// Batches in one turn, before timers and waiting tasks get their share.
-const BATCHES: usize = 2;
+/// Microseconds of a turn, after which timers and waiting tasks get their share before
+/// the next batch.
+const TURN_US: u64 = 2_000;
 /// Times that the connections are polled at once, before the same.
 const POLLS: usize = 16;
 
@@ -120,19 +123,6 @@ struct Running {
     free: Vec<usize>,
 }
 
-/// The waker of all connections.
-struct Pending(AtomicBool);
-
-impl Wake for Pending {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Relaxed);
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.store(true, Relaxed);
-    }
-}
-
 impl Reactor {
     /// Makes the reactor of this thread and registers it with the event loop.
     pub(crate) fn install(py: Python<'_>, parts: Parts) -> PyResult<Rc<Self>> {
@@ -141,7 +131,7 @@ impl Reactor {
         let reactor = Rc::new(Self {
             runtime,
             connections: RefCell::new(Box::pin(LocalSet::new())),
-            pending: Arc::new(Pending(AtomicBool::new(false))),
+            pending: Arc::new(Pending::new()?),
             bridge: parts.bridge,
             board: parts.board,
             access_log: parts.access_log,
@@ -166,6 +156,8 @@ impl Reactor {
         reactor.connections.borrow().spawn_local(deadlines);
         CURRENT.set(Some(Rc::clone(&reactor)));
         reactor.bridge.add_reader(py, epoll, &reactor.bridge.turn)?;
+        let bell = reactor.pending.bell();
+        reactor.bridge.add_reader(py, bell, &reactor.bridge.turn)?;
         reactor.arm_turn(py);
         Ok(reactor)
     }
@@ -275,14 +267,13 @@ impl Reactor {
             // when the phase is over.
             return;
         }
-        clock::refresh();
+        self.pending.answer_bell();
+        let until = clock::refresh() + TURN_US;
         self.poll_driver();
         self.poll_connections();
-        let mut batches = 0;
-        while !queue::is_empty() && batches < BATCHES {
+        while !queue::is_empty() && clock::now_us() < until {
             self.run(py);
             self.poll_connections();
-            batches += 1;
         }
         self.settle(py);
     }
@@ -304,7 +295,7 @@ impl Reactor {
         access_log::flush();
         io::report_traffic(&self.board);
         self.busy.set(false);
-        if !queue::is_empty() || self.pending.0.load(Relaxed) {
+        if !queue::is_empty() || self.pending.is_set() {
             self.arm_turn(py);
         }
         if self.open_count.get() == 0 && self.common.draining_since.get().is_some() {
@@ -326,10 +317,10 @@ impl Reactor {
         let mut cx = Context::from_waker(&waker);
         let mut set = self.connections.borrow_mut();
         for _ in 0..POLLS {
-            self.pending.0.store(false, Relaxed);
+            self.pending.clear();
             // Ready means that there is no task, which the deadlines' never allows.
             let _: Poll<()> = set.as_mut().poll(&mut cx);
-            if !self.pending.0.load(Relaxed) {
+            if !self.pending.is_set() {
                 break;
             }
         }
@@ -448,7 +439,7 @@ impl Reactor {
         }
         if unwritten >= BATCH_BYTES {
             self.flush(py);
-        } else if self.pending.0.load(Relaxed) && !self.flush_armed.replace(true) {
+        } else if self.pending.is_set() && !self.flush_armed.replace(true) {
             self.bridge.call_soon(py, &self.bridge.flush);
         }
     }
