@@ -32,6 +32,7 @@ def test_disconnect_in_the_middle_of_a_body(server: Server) -> None:
     connection.request(
         "/upload-until-disconnect?middle", method="POST", headers=[("Content-Length", "10")]
     )
+    assert server.get("/notes?middle-started").text == "started"
     connection.send(b"12345")
     connection.close()
     assert server.get("/notes?middle").text == "disconnect after 5"
@@ -44,6 +45,7 @@ def test_disconnect_in_the_middle_of_a_chunked_body(server: Server) -> None:
         method="POST",
         headers=[("Transfer-Encoding", "chunked")],
     )
+    assert server.get("/notes?chunked-started").text == "started"
     connection.send(b"5\r\n12345\r\n")
     connection.close()
     assert server.get("/notes?chunked").text == "disconnect after 5"

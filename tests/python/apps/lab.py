@@ -192,8 +192,9 @@ async def read_when_released(scope: Scope, receive: Receive, send: Send) -> None
 
 @at("/upload-until-disconnect")
 async def upload_until_disconnect(scope: Scope, receive: Receive, send: Send) -> None:
-    """Notes how the body ends."""
+    """Notes that it has begun, and how the body ends."""
     size = 0
+    note(scope["query_string"].decode() + "-started", "started")
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
