@@ -78,7 +78,8 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    /// Those of this process.
+    /// Those of this process. Call it before the process title is set, which is written
+    /// over the arguments.
     #[must_use]
     pub fn of_process() -> Self {
         Self {

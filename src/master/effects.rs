@@ -34,6 +34,7 @@ const NAMED_REQUESTS: usize = 3;
 /// The processes, sockets and files of the master.
 pub(super) struct Effects {
     source: Source,
+    surroundings: Surroundings,
     directory: PathBuf,
     events: UnboundedSender<Event>,
     /// What the master listens on.
@@ -61,12 +62,13 @@ impl Effects {
     /// When there is no interpreter, or the shared memory cannot be made.
     pub(super) fn new(
         source: Source,
+        surroundings: Surroundings,
         directory: PathBuf,
         settings: Settings,
         listeners: Vec<Listener>,
         events: UnboundedSender<Event>,
     ) -> Result<(Self, Policy), MasterError> {
-        let interpreter = interpreter(&settings)?;
+        let interpreter = interpreter(&settings, &surroundings)?;
         let policy = Policy::new(&settings, &interpreter.python);
         let roster = Shared::create(c"rsgun-roster").map_err(MasterError::System)?;
         let settings = Arc::new(anchored(settings, &directory));
@@ -78,6 +80,7 @@ impl Effects {
         };
         let effects = Self {
             source,
+            surroundings,
             directory,
             events,
             listeners,
@@ -197,7 +200,7 @@ impl Effects {
 
     fn resolve(&mut self, generation: u32) -> Result<Policy, MasterError> {
         let settings = anchored(self.source.resolve()?, &self.directory);
-        let interpreter = interpreter(&settings)?;
+        let interpreter = interpreter(&settings, &self.surroundings)?;
         let change = listeners::prepare(&self.listeners, &settings.bind, settings.backlog)?;
         let policy = Policy::new(&settings, &interpreter.python);
         let settings = Arc::new(settings);
@@ -347,8 +350,10 @@ impl Effects {
     }
 }
 
-fn interpreter(settings: &Settings) -> Result<Interpreter, MasterError> {
-    let surroundings = Surroundings::of_process();
+fn interpreter(
+    settings: &Settings,
+    surroundings: &Surroundings,
+) -> Result<Interpreter, MasterError> {
     Ok(Interpreter {
         python: surroundings.interpreter(settings.python.as_deref())?,
         extension: surroundings.extension(),

@@ -57,7 +57,7 @@ pub use self::event::Command;
 use self::event::{Action, Event, Policy};
 use self::moment::Moment;
 use self::state::State;
-use crate::python::PythonError;
+use crate::python::{PythonError, Surroundings};
 use crate::signals;
 
 /// What keeps the master from starting.
@@ -95,6 +95,7 @@ impl MasterError {
 /// [`MasterError`] before anything was started; it has not been logged.
 pub fn run(source: Source) -> Result<u8, MasterError> {
     let signals = SignalQueue::install(&signals::HANDLED).map_err(MasterError::System)?;
+    let surroundings = Surroundings::of_process();
     let settings = source.resolve()?;
     log::init(settings.log_level);
     title::set(&format!("rsgun: master [{}]", settings.app));
@@ -102,7 +103,8 @@ pub fn run(source: Source) -> Result<u8, MasterError> {
     let directory = std::env::current_dir().map_err(MasterError::System)?;
     let listeners = listeners::open_all(&settings.bind, settings.backlog)?;
     let (sender, queue) = unbounded_channel();
-    let (effects, policy) = Effects::new(source, directory, settings, listeners, sender)?;
+    let (effects, policy) =
+        Effects::new(source, surroundings, directory, settings, listeners, sender)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
