@@ -97,13 +97,9 @@ def _import(name, directory):
                 "name the directory of the application with --app-dir",
                 None,
             ) from None
-        raise LoadError(
-            "ImportRaised", f'importing "{name}" failed', trim(error)
-        ) from None
+        raise LoadError("ImportRaised", f'importing "{name}" failed', trim(error)) from None
     except BaseException as error:
-        raise LoadError(
-            "ImportRaised", f'importing "{name}" failed', trim(error)
-        ) from None
+        raise LoadError("ImportRaised", f'importing "{name}" failed', trim(error)) from None
 
 
 def _near_modules(name, directory):
@@ -165,6 +161,4 @@ def _call_factory(factory, target):
     try:
         return factory()
     except BaseException as error:
-        raise LoadError(
-            "FactoryRaised", f'the factory "{target}" failed', trim(error)
-        ) from None
+        raise LoadError("FactoryRaised", f'the factory "{target}" failed', trim(error)) from None
