@@ -1,7 +1,10 @@
 //! Whole-process tests of the master against a fork server that misbehaves: whatever
 //! it does at the first boot, the master ends in time, with the right exit code, a
 //! message that names the thing, and nothing left behind.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, its helpers too"
+)]
 
 use std::io::Read;
 use std::os::unix::process::CommandExt;

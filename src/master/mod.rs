@@ -3,8 +3,8 @@
 //! # Theory of operation
 //!
 //! Everything that happens, be it a signal, a message on a channel, the end of a child
-//! or a deadline, becomes one [`event::Event`] in one queue. [`state::State`] decides
-//! what to do about it, without touching anything; [`effects::Effects`] does it. The
+//! or a deadline, becomes one `Event` in one queue. `State` decides
+//! what to do about it, without touching anything; `Effects` does it. The
 //! loop knows neither.
 //!
 //! ```text
@@ -20,6 +20,7 @@
 //! address in use is told before the application is imported; then the fork server.
 
 mod cgroup;
+mod deaths;
 mod effects;
 mod event;
 mod exit;
@@ -28,6 +29,8 @@ mod link;
 mod moment;
 mod notice;
 mod reload;
+#[cfg(test)]
+mod reload_tests;
 mod slot;
 mod spawn;
 mod state;

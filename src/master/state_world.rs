@@ -549,3 +549,8 @@ pub(super) fn import_error() -> Failure {
         traceback: Some("Traceback (most recent call last):".to_owned()),
     }
 }
+
+/// How many of the notices so far are of a kind.
+pub(super) fn count(world: &World, wanted: impl Fn(&Notice) -> bool) -> usize {
+    world.notices.iter().filter(|notice| wanted(notice)).count()
+}

@@ -1,0 +1,350 @@
+//! Deaths: the part of the state machine that buries the dead, tells why they died,
+//! and kills whoever stays too long.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use rsgun_core::ipc::WorkerId;
+
+use super::event::Action;
+use super::exit::Exit;
+use super::generation::{Cause, Generation, Standing};
+use super::moment::Moment;
+use super::notice::Notice;
+use super::state::State;
+use super::stop::Urgency;
+use super::worker::{Label, Stage};
+
+impl State {
+    /// Does what is due because time has passed.
+    pub(super) fn expire(&mut self, now: Moment) {
+        for slot in self.slots.values_mut() {
+            slot.backoff.expire(now);
+        }
+        self.server_backoff.expire(now);
+        let due = |deadline: Option<Moment>| deadline.is_some_and(|by| by <= now);
+        let servers: Vec<u32> = self
+            .generations
+            .iter()
+            .filter(|(_, generation)| due(generation.server.deadline()))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in servers {
+            self.expire_server(now, number);
+        }
+        let workers: Vec<WorkerId> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| due(worker.deadline()))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in workers {
+            self.expire_worker(now, id);
+        }
+    }
+
+    fn expire_server(&mut self, now: Moment, number: u32) {
+        let Some(generation) = self.generations.get_mut(&number) else {
+            return;
+        };
+        let server = &mut generation.server;
+        if server.ending.has_exited() {
+            return;
+        }
+        let stray = server.ending.is_stray(now);
+        if stray {
+            server.ending.stop_waiting();
+        }
+        let cause = match server.stage {
+            Stage::Starting { by } if by.is_some_and(|by| by <= now) => {
+                Some(server.failure.take().unwrap_or_else(|| {
+                    Cause::boot(overdue("The fork server", generation.policy.boot_timeout))
+                }))
+            }
+            Stage::Starting { .. } | Stage::Serving { .. } if stray => Some(Cause::boot(
+                "The fork server has closed its channel without ending".to_owned(),
+            )),
+            Stage::Leaving { by, .. } if by <= now => None,
+            _ => return,
+        };
+        if let Some(cause) = cause {
+            self.server_failed(now, number, cause);
+        }
+        self.kill_server(number, Signal::SIGKILL);
+    }
+
+    fn expire_worker(&mut self, now: Moment, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        if worker.ending.has_exited() {
+            return;
+        }
+        let stray = worker.ending.is_stray(now);
+        if stray {
+            worker.ending.stop_waiting();
+        }
+        let label = worker.label();
+        let generation = worker.identity.generation;
+        match worker.stage {
+            Stage::Starting { by } if stray || by.is_some_and(|by| by <= now) => {
+                let reported = worker.failure.take();
+                let limit = self
+                    .generations
+                    .get(&generation)
+                    .and_then(|g| g.policy.boot_timeout);
+                let who = format!("Worker {}", label.identity.slot);
+                let cause = reported.map_or_else(
+                    || {
+                        Cause::boot(if stray {
+                            format!("{who} has closed its channel without ending")
+                        } else {
+                            overdue(&who, limit)
+                        })
+                    },
+                    Cause::from,
+                );
+                self.start_failed(now, id, cause);
+                self.kill_worker(now, id);
+            }
+            // It has lost its channel and so drains by itself.
+            Stage::Serving { .. } if stray => {
+                self.leave(now, id);
+                if !self.is_stopping() {
+                    self.notify(Notice::WorkerLeaves { worker: label });
+                }
+            }
+            Stage::Leaving { since, by } if by <= now => {
+                // Nobody waits for one that never served.
+                if worker.was_ready {
+                    let after = now.since(since);
+                    self.notify(Notice::WorkerOverdue {
+                        worker: label,
+                        after,
+                    });
+                }
+                self.kill_worker(now, id);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes note of processes whose end is certain.
+    pub(super) fn bury(&mut self, now: Moment) {
+        let servers: Vec<(u32, Exit)> = self
+            .generations
+            .iter()
+            .filter(|(_, generation)| !generation.server.gone)
+            .filter_map(|(number, generation)| {
+                Some((*number, generation.server.ending.settled(now)?))
+            })
+            .collect();
+        for (number, exit) in servers {
+            self.bury_server(now, number, exit);
+        }
+        let workers: Vec<(WorkerId, Exit)> = self
+            .workers
+            .iter()
+            .filter_map(|(id, worker)| Some((*id, worker.ending.settled(now)?)))
+            .collect();
+        for (id, exit) in workers {
+            self.bury_worker(now, id, exit);
+        }
+    }
+
+    fn bury_server(&mut self, now: Moment, number: u32, exit: Exit) {
+        let Some(generation) = self.generations.get_mut(&number) else {
+            return;
+        };
+        let server = &mut generation.server;
+        server.gone = true;
+        if matches!(server.stage, Stage::Starting { .. } | Stage::Serving { .. }) {
+            let interpreter = &generation.policy.interpreter;
+            let cause = server.failure.take().unwrap_or_else(|| {
+                if server.greeted {
+                    Cause::boot(format!("The fork server {exit}"))
+                } else {
+                    Cause::configuration(format!(
+                        "{interpreter} {exit} before it had loaded rsgun\n\
+                         If it is not a Python, or a broken one, name another one with --python."
+                    ))
+                }
+            });
+            self.server_failed(now, number, cause);
+        }
+        self.act(Action::CloseForkServer { generation: number });
+    }
+
+    fn bury_worker(&mut self, now: Moment, id: WorkerId, exit: Exit) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let label = worker.label();
+        match worker.stage {
+            Stage::Starting { .. } => {
+                let reported = worker.failure.take();
+                let lost = worker.pid.is_none()
+                    && self
+                        .generations
+                        .get(&label.identity.generation)
+                        .is_none_or(|generation| generation.server.is_down());
+                if lost {
+                    // Its fork server has died with the request in its hands; the
+                    // slot is not to blame.
+                    self.release(id);
+                } else {
+                    let cause = reported.map_or_else(|| died_early(label, exit), Cause::from);
+                    self.start_failed(now, id, cause);
+                }
+            }
+            Stage::Serving { .. } => {
+                let served = worker.served(now);
+                self.release(id);
+                if let Some(slot) = self.slots.get_mut(&label.identity.slot) {
+                    let retry_in = slot.backoff.fail(now, served);
+                    self.notify(Notice::WorkerDied {
+                        worker: label,
+                        exit,
+                        retry_in,
+                    });
+                }
+            }
+            Stage::Leaving { .. } if worker.was_ready => {
+                self.notify(Notice::WorkerEnded {
+                    worker: label,
+                    exit,
+                });
+            }
+            Stage::Leaving { .. } | Stage::Killed => {}
+        }
+        self.forget_worker(id);
+    }
+
+    /// A worker will never be ready. It may still have a process.
+    pub(super) fn start_failed(&mut self, now: Moment, id: WorkerId, cause: Cause) {
+        let Some(worker) = self.workers.get(&id).filter(|worker| worker.is_starting()) else {
+            return;
+        };
+        let label = worker.label();
+        let current_slot = label.identity.slot;
+        self.release(id);
+        if self.is_stopping() {
+            return;
+        }
+        if self.is_booting() {
+            self.boot_failed(now, cause);
+        } else if self.reload_generation() == Some(label.identity.generation) {
+            self.reload_failed(now, cause);
+        } else if let Some(slot) = self.slots.get_mut(&current_slot) {
+            let retry_in = slot.backoff.fail(now, None);
+            self.notify(Notice::WorkerFailed {
+                worker: label,
+                cause,
+                retry_in,
+            });
+        }
+    }
+
+    /// A fork server is of no more use, without having been told to end.
+    pub(super) fn server_failed(&mut self, now: Moment, number: u32, cause: Cause) {
+        if self.is_stopping() {
+            return;
+        }
+        let Some(generation) = self.generations.get(&number) else {
+            return;
+        };
+        let served = generation.server.served(now);
+        match generation.standing {
+            _ if self.is_booting() => self.boot_failed(now, cause),
+            Standing::Candidate => self.reload_failed(now, cause),
+            Standing::Current => {
+                let retry_in = self.server_backoff.fail(now, served);
+                self.notify(Notice::ForkServerFailed {
+                    generation: number,
+                    cause,
+                    retry_in,
+                });
+            }
+            Standing::Former | Standing::Rejected => {}
+        }
+    }
+
+    fn boot_failed(&mut self, now: Moment, cause: Cause) {
+        let code = cause.code;
+        self.notify(Notice::BootFailed { cause });
+        self.begin_stop(now, Urgency::Quick, code);
+    }
+
+    pub(super) fn forget_worker(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.remove(&id) {
+            self.act(Action::ForgetWorker {
+                identity: worker.identity,
+            });
+        }
+    }
+
+    /// Kills a worker. One that never told its pid is in the hands of its fork
+    /// server, which then hangs and is killed in its place.
+    pub(super) fn kill_worker(&mut self, now: Moment, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        if worker.ending.has_exited() {
+            return;
+        }
+        worker.stage = Stage::Killed;
+        let generation = worker.identity.generation;
+        if let Some(pid) = worker.pid {
+            self.act(Action::Kill {
+                pid,
+                signal: Signal::SIGKILL,
+            });
+            return;
+        }
+        if self
+            .generations
+            .get(&generation)
+            .is_some_and(Generation::can_fork)
+        {
+            let cause = Cause::boot("The fork server does not fork".to_owned());
+            self.server_failed(now, generation, cause);
+        }
+        self.kill_server(generation, Signal::SIGKILL);
+    }
+
+    /// Sends a signal to a fork server that was not reaped yet.
+    pub(super) fn kill_server(&mut self, number: u32, signal: Signal) {
+        let Some(generation) = self.generations.get_mut(&number) else {
+            return;
+        };
+        let server = &mut generation.server;
+        if server.gone || server.ending.has_exited() {
+            return;
+        }
+        if signal == Signal::SIGKILL {
+            server.stage = Stage::Killed;
+        }
+        if let Some(pid) = server.pid {
+            self.act(Action::Kill { pid, signal });
+        }
+    }
+}
+
+fn overdue(who: &str, limit: Option<Duration>) -> String {
+    format!(
+        "{who} was not ready within {} s and was killed: see what the application does while \
+         it starts, or raise --boot-timeout",
+        limit.unwrap_or_default().as_secs()
+    )
+}
+
+fn died_early(worker: Label, exit: Exit) -> Cause {
+    let slot = worker.identity.slot;
+    let pid = worker
+        .pid
+        .map(|pid| format!(" [pid {pid}]"))
+        .unwrap_or_default();
+    Cause::boot(format!(
+        "Worker {slot}{pid} {exit} before the application had started"
+    ))
+}
