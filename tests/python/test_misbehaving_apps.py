@@ -7,6 +7,7 @@ connection that ends too early where it is.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -166,6 +167,15 @@ def test_mistake_after_the_head_ends_the_connection_early(server: Server, name: 
     still_serves(server)
 
 
+@pytest.mark.parametrize("name", ["raises_in_a_stream", "raises_in_a_stream_with_length"])
+def test_connection_ends_at_once_after_a_mistake(server: Server, name: str) -> None:
+    """The client does not wait for a time-out to learn that there is no more."""
+    with server.connect() as connection:
+        began = time.monotonic()
+        assert outcome(connection, name) is None
+        assert time.monotonic() - began < 0.7
+
+
 @pytest.mark.parametrize("name", cases(EITHER, {"body_is_none"}))
 def test_mistake_around_the_head(server: Server, name: str) -> None:
     since = server.output.mark()
@@ -278,6 +288,16 @@ def test_application_that_blocks_the_loop(server: Server) -> None:
         waiting.request("/ping")
         assert blocking.response().body == b"blocked"
         assert waiting.response().body == b"pong"
+
+
+@differs("uvicorn", "takes it for WSGI or ASGI 2 by its signature")
+def test_application_that_is_no_coroutine_function(serve: Serve) -> None:
+    server = serve("misbehaving:not_a_coroutine")
+    server.tolerates_tracebacks = True
+    since = server.output.mark()
+    for _ in range(2):
+        assert server.get("/").status == 500
+    logged(server, since)
 
 
 def test_same_worker_after_all_mistakes(serve: Serve) -> None:

@@ -41,13 +41,10 @@ class TestStartUpLines:
         self, serve: Serve, module: Module, tmp_path: Path
     ) -> None:
         """Whoever waits for the line can send a request at once."""
-        module(
-            "late",
-            versioned("1", startup="await asyncio.sleep(0.3); print('late start', flush=True)"),
-        )
+        startup = "await asyncio.sleep(0.3); globals().__setitem__('VERSION', 'started')"
+        module("late", versioned("too-early", startup=startup))
         server = serve("late:app", "--app-dir", str(tmp_path))
-        assert server.get().text.startswith("1 ")
-        assert "late start" in server.lines("stdout")
+        assert server.get().text.startswith("started ")
 
     @rsgun_only
     def test_few_lines(self, serve: Serve) -> None:
@@ -294,7 +291,8 @@ class TestPreload:
         module("main", versioned("1", top=self.TOP))
         server = serve("main:app", "--app-dir", str(tmp_path), "--preload", "-w", "3")
         server.wait_for_workers(3)
-        assert self.loads(server) == [process.pid for process in server.fork_servers()]
+        expected = [process.pid for process in server.fork_servers()]
+        eventually(lambda: self.loads(server) == expected, "one load, in the fork server")
 
     def test_without_it_each_worker_loads(
         self, serve: Serve, module: Module, tmp_path: Path
@@ -344,7 +342,21 @@ class TestPreload:
             ),
             "only the new fork server",
         )
-        assert len(self.loads(server)) == 2
+        eventually(lambda: len(self.loads(server)) == 2, "one load for each generation")
+
+    def test_threads_of_the_application_are_warned_about(
+        self, serve: Serve, module: Module, tmp_path: Path
+    ) -> None:
+        """They do not exist in the workers."""
+        top = (
+            "import threading, time\n"
+            "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        )
+        module("main", versioned("1", top=top))
+        server = serve("main:app", "--app-dir", str(tmp_path), "--preload", "-w", "2")
+        server.wait_for_line(r"^WARNING: .*thread")
+        server.wait_for_workers(2)
+        assert server.get().text.startswith("1 ")
 
     def test_random_numbers_differ_between_workers(
         self, serve: Serve, module: Module, tmp_path: Path

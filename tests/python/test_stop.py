@@ -252,6 +252,24 @@ async def app(scope, receive, send):
         said = [line for line in server.lines("stdout") if line.startswith("at exit")]
         assert sorted(int(line.split()[-1]) for line in said) == workers
 
+    def test_atexit_handler_that_hangs_is_bounded(
+        self, serve: Serve, module: Module, tmp_path: Path
+    ) -> None:
+        top = "import atexit, time; atexit.register(lambda: time.sleep(300))"
+        module("main", versioned("1", top=top))
+        server = serve("main:app", "--app-dir", str(tmp_path), "--graceful-timeout", "1")
+        server.stop(deadline=12)
+        assert not server.leftovers()
+
+    def test_lifespan_shutdown_that_hangs_is_bounded(
+        self, serve: Serve, module: Module, tmp_path: Path
+    ) -> None:
+        module("main", versioned("1", shutdown="await asyncio.sleep(300)"))
+        server = serve("main:app", "--app-dir", str(tmp_path), "--graceful-timeout", "1")
+        server.tolerates_tracebacks = True
+        server.stop(deadline=12)
+        assert not server.leftovers()
+
     def test_lifespan_shutdown_that_fails_is_logged(
         self, serve: Serve, module: Module, tmp_path: Path
     ) -> None:

@@ -30,6 +30,10 @@ def body(data: Any = b"", more: bool = False) -> dict[str, Any]:
     return {"type": "http.response.body", "body": data, "more_body": more}
 
 
+def not_a_coroutine(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that is no coroutine function, as a WSGI one."""
+
+
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """The application."""
     if scope["type"] == "lifespan":
