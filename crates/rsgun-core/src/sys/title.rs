@@ -64,9 +64,10 @@ pub fn set(title: &str) {
         if room > 1 {
             let text = &title.as_bytes()[..title.len().min(room - 1)];
             // SAFETY: `[start, writable)` is the argument (and, after `make_room`, the
-            // environment) area that the kernel laid out on our own stack; nothing in
-            // this process keeps references into it: Rust and CPython copy their
-            // arguments at start.
+            // environment) area that the kernel laid out on our own stack. What still
+            // points into it (`std::env::args` reads it anew at each call) only ever
+            // reads strings up to a NUL, and the last byte stays one. The arguments must
+            // have been read before for their values.
             unsafe {
                 let start = area.start as *mut u8;
                 std::ptr::copy_nonoverlapping(text.as_ptr(), start, text.len());
