@@ -64,6 +64,9 @@ pub(crate) struct Shared {
     current: RefCell<Option<SharedExchange>>,
     idle_since: Cell<u64>,
     has_served: Cell<bool>,
+    /// Only the end of the connection will tell the end of the answer (RFC 9112, 6.3):
+    /// one that breaks off must not look complete.
+    ends_with_connection: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -75,6 +78,7 @@ impl Shared {
             current: RefCell::new(None),
             idle_since: Cell::new(clock::now_ms()),
             has_served: Cell::new(false),
+            ends_with_connection: Cell::new(false),
             waker: RefCell::new(None),
         }
     }
@@ -185,17 +189,21 @@ impl Future for Connection {
                     if !this.is_overdue(cx) {
                         return Poll::Pending;
                     }
-                    // Nobody waits for an answer here.
-                    let _ = Pin::new(&mut this.io).poll_shutdown(cx);
                 }
                 Poll::Ready(result) => {
                     // The last bytes of a request body may be waiting still.
                     this.attend(cx);
                     if let Err(error) = result {
                         report(&error, &this.shared.peer);
+                        if this.shared.ends_with_connection.get() {
+                            this.io.reset_on_close();
+                            return Poll::Ready(());
+                        }
                     }
                 }
             }
+            // A peer that was faster makes this fail, which changes nothing.
+            let _ = Pin::new(&mut this.io).poll_shutdown(cx);
             // Ends the exchange in progress, if there is one.
             this.hyper = None;
             if this.io.has_ended() {
@@ -241,7 +249,8 @@ impl Service<Request<Incoming>> for Exchanges {
         if let Some(order) = self.io.tap().head(&parts) {
             parts.extensions.insert(order);
         }
-        let wants_continue = parts.version == Version::HTTP_11
+        let version = parts.version;
+        let wants_continue = version == Version::HTTP_11
             && parts
                 .headers
                 .get(EXPECT)
@@ -259,6 +268,7 @@ impl Service<Request<Incoming>> for Exchanges {
             connection: Rc::clone(&self.shared),
         })));
         Answer {
+            version,
             tracker: Some(Tracker {
                 exchange,
                 shared: Rc::clone(&self.shared),
@@ -284,6 +294,7 @@ impl Drop for Tracker {
 
 /// The pending answer to one request.
 struct Answer {
+    version: Version,
     tracker: Option<Tracker>,
 }
 
@@ -300,6 +311,9 @@ impl Future for Answer {
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        let is_unframed = self.version == Version::HTTP_10
+            && matches!(response.body(), ResponseBody::Stream(_, None));
+        tracker.shared.ends_with_connection.set(is_unframed);
         let tracker = self.tracker.take();
         Poll::Ready(Ok(response.map(|body| TrackedBody { body, tracker })))
     }

@@ -77,6 +77,16 @@ impl Io {
         self.0.tap.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Makes the close a reset, which the peer cannot take for a proper end.
+    pub(crate) fn reset_on_close(&self) {
+        // Fails on a UNIX socket, which has no such thing.
+        let _ = self
+            .0
+            .socket
+            .get_ref()
+            .set_linger(Some(std::time::Duration::ZERO));
+    }
+
     /// Whether everything that the peer will ever send has been read.
     pub(crate) fn has_ended(&self) -> bool {
         self.0.ended.load(Relaxed)
