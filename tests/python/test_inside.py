@@ -48,6 +48,43 @@ async def app(scope, receive, send):
     return begin
 
 
+class TestAwaiting:
+    """receive() and send() are what every application expects of a coroutine."""
+
+    @pytest.mark.parametrize(
+        "way",
+        [
+            "await",
+            "ensure_future",
+            "create_task",
+            "loop.create_task",
+            "wait_for",
+            "shield",
+            "gather",
+            "wait",
+            "timeout",
+            "anyio",
+            "yield from",
+        ],
+    )
+    def test_every_way(self, shared: Serve, way: str) -> None:
+        server = shared("lab:app")
+        response = server.get("/ways-to-await?" + way.replace(" ", "%20"))
+        assert (response.status, response.body) == (200, b"http.request")
+
+    def test_receive_that_is_given_up_loses_nothing(self, shared: Serve) -> None:
+        server = shared("lab:app")
+        with server.connect() as connection:
+            connection.request(
+                "/receive-cancelled?give-up", method="POST", headers=[("Content-Length", "10")]
+            )
+            server.get("/notes?give-up")
+            connection.send(b"12345")
+            connection.silent(0.1)
+            connection.send(b"67890")
+            assert connection.response().body == b"1234567890"
+
+
 class TestTasks:
     def test_task_factory_of_the_application(self, start: Serve) -> None:
         server = start(

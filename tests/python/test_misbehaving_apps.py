@@ -290,7 +290,6 @@ def test_application_that_blocks_the_loop(server: Server) -> None:
         assert waiting.response().body == b"pong"
 
 
-@differs("uvicorn", "takes it for WSGI or ASGI 2 by its signature")
 def test_application_that_is_no_coroutine_function(serve: Serve) -> None:
     server = serve("misbehaving:not_a_coroutine")
     server.tolerates_tracebacks = True

@@ -441,3 +441,96 @@ async def announced(scope: Scope, receive: Receive, send: Send) -> None:
     """As ``/slow``, and prints a line once it has begun, for tests with several workers."""
     print("serving /announced", flush=True)
     await slow(scope, receive, send)
+
+
+async def in_a_group(function: Any, *arguments: Any) -> Any:
+    """Awaits it in a child task of anyio's."""
+    import anyio
+
+    results = []
+
+    async def child() -> None:
+        results.append(await function(*arguments))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(child)
+    return results[0]
+
+
+async def started_in_a_group(function: Any, *arguments: Any) -> None:
+    import anyio
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(function, *arguments)
+
+
+async def first_of(function: Any, *arguments: Any) -> Any:
+    done, _ = await asyncio.wait({asyncio.ensure_future(function(*arguments))})
+    return done.pop().result()
+
+
+async def one_of_several(function: Any, *arguments: Any) -> Any:
+    return (await asyncio.gather(function(*arguments), asyncio.sleep(0)))[0]
+
+
+async def under_timeout(function: Any, *arguments: Any) -> Any:
+    async with asyncio.timeout(5):
+        return await function(*arguments)
+
+
+async def driven_by_hand(function: Any, *arguments: Any) -> Any:
+    """As ``await`` does it."""
+
+    class Once:
+        def __await__(self) -> Any:
+            return (yield from function(*arguments).__await__())
+
+    return await Once()
+
+
+WAYS: dict[str, Any] = {
+    "await": lambda function, *arguments: function(*arguments),
+    "ensure_future": lambda function, *arguments: asyncio.ensure_future(function(*arguments)),
+    "create_task": lambda function, *arguments: asyncio.create_task(function(*arguments)),
+    "loop.create_task": lambda function, *arguments: asyncio.get_running_loop().create_task(
+        function(*arguments)
+    ),
+    "wait_for": lambda function, *arguments: asyncio.wait_for(function(*arguments), 5),
+    "shield": lambda function, *arguments: asyncio.shield(function(*arguments)),
+    "gather": one_of_several,
+    "wait": first_of,
+    "timeout": under_timeout,
+    "anyio": in_a_group,
+    "yield from": driven_by_hand,
+}
+
+
+@at("/ways-to-await")
+async def ways_to_await(scope: Scope, receive: Receive, send: Send) -> None:
+    """receive() and send() awaited in the way that the query string names."""
+    way = WAYS[scope["query_string"].decode().replace("%20", " ")]
+    message = await way(receive)
+    body = message["type"].encode()
+    headers = [(b"content-length", b"%d" % len(body))]
+    await way(send, {"type": "http.response.start", "status": 200, "headers": headers})
+    await way(send, {"type": "http.response.body", "body": body[:4], "more_body": True})
+    await way(send, {"type": "http.response.body", "body": body[4:]})
+
+
+@at("/receive-cancelled")
+async def receive_cancelled(scope: Scope, receive: Receive, send: Send) -> None:
+    """A receive() that is given up loses nothing."""
+    attempts = 0
+    body = b""
+    while True:
+        try:
+            message = await asyncio.wait_for(receive(), 0.02)
+        except TimeoutError:
+            attempts += 1
+            if attempts == 3:
+                note(scope["query_string"].decode(), "gave up three times")
+            continue
+        body += message["body"]
+        if not message["more_body"]:
+            break
+    await answer(send, body)
