@@ -71,9 +71,10 @@ def lend_extension(python: Path) -> None:
     assert version
     place = python.parent.parent / "lib" / f"python{version[0]}.{version[1]}" / "site-packages"
     link = place / "rsgun"
-    if not link.exists():
-        link.unlink(missing_ok=True)
-        link.symlink_to(package)
+    if not link.is_symlink() or link.readlink() != package:
+        fresh = place / f".rsgun-{os.getpid()}"
+        fresh.symlink_to(package)
+        fresh.replace(link)
 
 
 def command(app: str | None, *arguments: str, python: str | None = None) -> list[str]:
