@@ -45,5 +45,6 @@ fn main(module: &Bound<'_, PyModule>, mode: &str, channel: RawFd, extension: &st
 fn _rsgun(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", rsgun_core::VERSION)?;
     module.add_function(wrap_pyfunction!(main, module)?)?;
+    asgi::awaitable::register(module.py())?;
     worker::callbacks::register(module)
 }

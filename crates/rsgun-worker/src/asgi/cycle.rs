@@ -1,20 +1,16 @@
 //! `receive` and `send` of one request, and what becomes of it.
-//!
-//! Awaiting them costs no Python frame: what is ready at once is returned by an
-//! iterator that ends immediately; what has to wait borrows a future of the event
-//! loop. A `receive()` that is cancelled while it waits loses nothing, since it takes
-//! the data only when it is resumed.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use pyo3::exceptions::{PyRuntimeError, PyStopIteration, PyTypeError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::PyDict;
 
-use super::exchange::{Received, SharedExchange, Stage, State};
+use super::awaitable;
+use super::exchange::{SharedExchange, Stage, State};
 use super::message::{self, Part, Start};
 use crate::http::access_log;
 use crate::http::body::ResponseBody;
@@ -216,29 +212,8 @@ fn check_length(state: &State, part: &Part) -> PyResult<()> {
 #[pymethods]
 impl Cycle {
     /// Returns an awaitable of the next event: `http.request` or `http.disconnect`.
-    fn receive(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
-        let py = slf.py();
-        let received = take(py, &slf.get().exchange)?;
-        match event(py, received)? {
-            Some(message) => Ok(Py::new(
-                py,
-                Ready {
-                    value: Mutex::new(Some(message)),
-                },
-            )?
-            .into_any()),
-            None => {
-                let exchange = Arc::clone(&slf.get().exchange);
-                Ok(Py::new(
-                    py,
-                    Receive {
-                        exchange,
-                        waiting: Mutex::new(None),
-                    },
-                )?
-                .into_any())
-            }
-        }
+    fn receive(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        awaitable::receive(py, &self.exchange)
     }
 
     /// Takes an event of the application and returns an awaitable, which is done when
@@ -257,10 +232,9 @@ impl Cycle {
             "http.response.body" => {
                 let (wait, length) = self.body(py, message)?;
                 if wait {
-                    let future = reactor.future(py)?;
-                    self.exchange.lock().senders.push(future.clone_ref(py));
+                    let room = awaitable::room(py, &self.exchange)?;
                     reactor.after_send(py, length);
-                    return Ok(future);
+                    return Ok(room);
                 }
                 reactor.after_send(py, length);
             }
@@ -326,119 +300,5 @@ fn gone(py: Python<'_>) -> PyErr {
     match reactor::current() {
         Ok(reactor) => reactor.disconnected_error(py),
         Err(error) => error,
-    }
-}
-
-/// Takes what is there; the connection, which may read on now, gets its turn.
-fn take(py: Python<'_>, exchange: &SharedExchange) -> PyResult<Received> {
-    let received = exchange.lock().receive();
-    reactor::current()?.after_send(py, 0);
-    Ok(received)
-}
-
-/// The message of what was received; `None` for nothing.
-fn event(py: Python<'_>, received: Received) -> PyResult<Option<Py<PyAny>>> {
-    let message = PyDict::new(py);
-    let kind = pyo3::intern!(py, "type");
-    match received {
-        Received::Pending => return Ok(None),
-        Received::Disconnect => message.set_item(kind, pyo3::intern!(py, "http.disconnect"))?,
-        Received::Body(data, more) => {
-            message.set_item(kind, pyo3::intern!(py, "http.request"))?;
-            message.set_item(pyo3::intern!(py, "body"), PyBytes::new(py, &data))?;
-            message.set_item(pyo3::intern!(py, "more_body"), more)?;
-        }
-    }
-    Ok(Some(message.into_any().unbind()))
-}
-
-/// An awaitable that is done, with a value.
-#[pyclass(frozen, module = "rsgun._rsgun")]
-pub(crate) struct Ready {
-    value: Mutex<Option<Py<PyAny>>>,
-}
-
-#[pymethods]
-impl Ready {
-    fn __await__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __next__(&self) -> PyResult<Option<Py<PyAny>>> {
-        match self
-            .value
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-        {
-            Some(value) => Err(PyStopIteration::new_err((value,))),
-            None => Ok(None),
-        }
-    }
-}
-
-/// An awaitable that is done, with `None`.
-#[pyclass(frozen, module = "rsgun._rsgun")]
-pub(crate) struct Done;
-
-#[pymethods]
-impl Done {
-    fn __await__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    #[expect(clippy::unused_self, reason = "Python's iterator protocol")]
-    fn __next__(&self) -> Option<Py<PyAny>> {
-        None
-    }
-}
-
-/// An awaitable of the next event, which is not there yet.
-#[pyclass(frozen, module = "rsgun._rsgun")]
-pub(crate) struct Receive {
-    exchange: SharedExchange,
-    /// Iterator of the future that stands for "something has changed".
-    waiting: Mutex<Option<Py<PyAny>>>,
-}
-
-#[pymethods]
-impl Receive {
-    fn __await__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __next__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        loop {
-            let waiting = self
-                .waiting
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
-            if let Some(iterator) = waiting {
-                // Done or cancelled: ends with StopIteration or raises.
-                match iterator.call_method0(py, pyo3::intern!(py, "__next__")) {
-                    Ok(future) => {
-                        self.wait_in(iterator);
-                        return Ok(future);
-                    }
-                    Err(error) if error.is_instance_of::<PyStopIteration>(py) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            let received = take(py, &self.exchange)?;
-            if let Some(message) = event(py, received)? {
-                return Err(PyStopIteration::new_err((message,)));
-            }
-            let future = reactor::current()?.future(py)?;
-            let iterator = future.call_method0(py, pyo3::intern!(py, "__await__"))?;
-            self.exchange.lock().receivers.push(future);
-            self.wait_in(iterator);
-        }
-    }
-}
-
-impl Receive {
-    fn wait_in(&self, iterator: Py<PyAny>) {
-        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(iterator);
     }
 }

@@ -1,5 +1,6 @@
 //! ASGI: how a request reaches the application, and its answer the client.
 
+pub(crate) mod awaitable;
 pub(crate) mod cycle;
 pub(crate) mod exchange;
 pub(crate) mod message;

@@ -7,7 +7,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::queue::Peer;
-use crate::asgi::cycle::{Cycle, Done};
+use crate::asgi::awaitable;
+use crate::asgi::cycle::Cycle;
 use crate::asgi::scope::ScopeMaker;
 
 /// First version of Python with eager tasks.
@@ -75,7 +76,7 @@ impl Bridge {
             app,
             scopes,
             serve_module: serve_module.unbind(),
-            done: Py::new(py, Done)?.into_any(),
+            done: awaitable::done(py)?,
             turn: native.getattr("_turn")?.unbind(),
             flush: native.getattr("_flush")?.unbind(),
             drain_deadline: native.getattr("_drain_deadline")?.unbind(),

@@ -1,0 +1,230 @@
+//! What `receive()` and `send()` return.
+//!
+//! Awaiting costs no Python frame: what is ready at once is an iterator that ends
+//! immediately; what has to wait borrows a future of the event loop. All of them also
+//! have the methods of a coroutine, and are registered as such, since applications
+//! hand them to `asyncio.create_task`, `wait_for` and the like. A `receive()` that is
+//! cancelled while it waits loses nothing: it takes the data when it is resumed.
+
+use std::sync::{Mutex, PoisonError};
+
+use pyo3::PyClass;
+use pyo3::exceptions::PyStopIteration;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+use super::exchange::{Received, SharedExchange};
+use crate::reactor;
+
+/// What all awaitables have in common: the manners of a coroutine.
+#[pyclass(frozen, subclass, module = "rsgun._rsgun")]
+pub(crate) struct Awaitable;
+
+#[pymethods]
+impl Awaitable {
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    /// Goes on; a value is of no use to it.
+    fn send<'py>(
+        slf: &Bound<'py, Self>,
+        _value: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        slf.call_method0(pyo3::intern!(slf.py(), "__next__"))
+    }
+
+    /// Raises the exception: a wait ends with it.
+    #[expect(clippy::unused_self, reason = "a coroutine's method")]
+    #[pyo3(signature = (error, value=None, _traceback=None))]
+    fn throw(
+        &self,
+        error: &Bound<'_, PyAny>,
+        value: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        // The older form gives the class and its value apart.
+        Err(PyErr::from_value(value.unwrap_or(error).clone()))
+    }
+
+    /// Gives up; nothing is lost by it.
+    #[expect(clippy::unused_self, reason = "a coroutine's method")]
+    fn close(&self) {}
+}
+
+/// Makes `isinstance(x, collections.abc.Coroutine)` true, which asyncio asks for.
+pub(crate) fn register(py: Python<'_>) -> PyResult<()> {
+    let coroutine = py.import("collections.abc")?.getattr("Coroutine")?;
+    coroutine.call_method1("register", (py.get_type::<Awaitable>(),))?;
+    Ok(())
+}
+
+/// Makes one of the awaitables.
+fn make<T>(py: Python<'_>, value: T) -> PyResult<Py<PyAny>>
+where
+    T: PyClass<BaseType = Awaitable>,
+    PyClassInitializer<T>: From<(T, Awaitable)>,
+{
+    Ok(Py::new(py, (value, Awaitable))?.into_any())
+}
+
+/// An awaitable that is done, with a value.
+#[pyclass(frozen, extends = Awaitable, module = "rsgun._rsgun")]
+pub(crate) struct Ready {
+    value: Mutex<Option<Py<PyAny>>>,
+}
+
+#[pymethods]
+impl Ready {
+    fn __next__(&self) -> PyResult<Option<Py<PyAny>>> {
+        match self
+            .value
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        {
+            Some(value) => Err(PyStopIteration::new_err((value,))),
+            None => Ok(None),
+        }
+    }
+}
+
+/// An awaitable that is done, with `None`; one serves for all.
+#[pyclass(frozen, extends = Awaitable, module = "rsgun._rsgun")]
+pub(crate) struct Done;
+
+#[pymethods]
+impl Done {
+    #[expect(clippy::unused_self, reason = "Python's iterator protocol")]
+    fn __next__(&self) -> Option<Py<PyAny>> {
+        None
+    }
+}
+
+/// The awaitable of a `send()` that is through.
+pub(crate) fn done(py: Python<'_>) -> PyResult<Py<PyAny>> {
+    make(py, Done)
+}
+
+/// The iterator of a future, while something waits for it.
+#[derive(Default)]
+struct Wait(Mutex<Option<Py<PyAny>>>);
+
+impl Wait {
+    fn begin(&self, py: Python<'_>, future: &Py<PyAny>) -> PyResult<()> {
+        let iterator = future.call_method0(py, pyo3::intern!(py, "__await__"))?;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(iterator);
+        Ok(())
+    }
+
+    /// The future, for the task to wait for; `None` when the wait is over, or none was
+    /// begun.
+    fn poll(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(iterator) = waiting else {
+            return Ok(None);
+        };
+        match iterator.call_method0(py, pyo3::intern!(py, "__next__")) {
+            Ok(future) => {
+                *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(iterator);
+                Ok(Some(future))
+            }
+            Err(error) if error.is_instance_of::<PyStopIteration>(py) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// An awaitable of the next event, which is not there yet.
+#[pyclass(frozen, extends = Awaitable, module = "rsgun._rsgun")]
+pub(crate) struct Receive {
+    exchange: SharedExchange,
+    wait: Wait,
+}
+
+#[pymethods]
+impl Receive {
+    fn __next__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        loop {
+            if let Some(future) = self.wait.poll(py)? {
+                return Ok(future);
+            }
+            let received = take(py, &self.exchange)?;
+            if let Some(message) = event(py, received)? {
+                return Err(PyStopIteration::new_err((message,)));
+            }
+            let future = reactor::current()?.future(py)?;
+            self.wait.begin(py, &future)?;
+            self.exchange.lock().receivers.push(future);
+        }
+    }
+}
+
+/// The awaitable of `receive()`.
+pub(crate) fn receive(py: Python<'_>, exchange: &SharedExchange) -> PyResult<Py<PyAny>> {
+    let received = take(py, exchange)?;
+    match event(py, received)? {
+        Some(message) => make(
+            py,
+            Ready {
+                value: Mutex::new(Some(message)),
+            },
+        ),
+        None => make(
+            py,
+            Receive {
+                exchange: SharedExchange::clone(exchange),
+                wait: Wait::default(),
+            },
+        ),
+    }
+}
+
+/// An awaitable of room for more.
+#[pyclass(frozen, extends = Awaitable, module = "rsgun._rsgun")]
+pub(crate) struct Room {
+    wait: Wait,
+}
+
+#[pymethods]
+impl Room {
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        self.wait.poll(py)
+    }
+}
+
+/// The awaitable of a `send()` that has to wait for the client.
+pub(crate) fn room(py: Python<'_>, exchange: &SharedExchange) -> PyResult<Py<PyAny>> {
+    let future = reactor::current()?.future(py)?;
+    let wait = Wait::default();
+    wait.begin(py, &future)?;
+    exchange.lock().senders.push(future);
+    make(py, Room { wait })
+}
+
+/// Takes what is there; the connection, which may read on now, gets its turn.
+fn take(py: Python<'_>, exchange: &SharedExchange) -> PyResult<Received> {
+    let received = exchange.lock().receive();
+    reactor::current()?.after_send(py, 0);
+    Ok(received)
+}
+
+/// The message of what was received; `None` for nothing.
+fn event(py: Python<'_>, received: Received) -> PyResult<Option<Py<PyAny>>> {
+    let message = PyDict::new(py);
+    let kind = pyo3::intern!(py, "type");
+    match received {
+        Received::Pending => return Ok(None),
+        Received::Disconnect => message.set_item(kind, pyo3::intern!(py, "http.disconnect"))?,
+        Received::Body(data, more) => {
+            message.set_item(kind, pyo3::intern!(py, "http.request"))?;
+            message.set_item(pyo3::intern!(py, "body"), PyBytes::new(py, &data))?;
+            message.set_item(pyo3::intern!(py, "more_body"), more)?;
+        }
+    }
+    Ok(Some(message.into_any().unbind()))
+}
