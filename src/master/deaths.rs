@@ -199,12 +199,14 @@ impl State {
             }
             Stage::Serving { .. } => {
                 let served = worker.served(now);
+                let cause = worker.failure.take().map(Cause::from);
                 self.release(id);
                 if let Some(slot) = self.slots.get_mut(&label.identity.slot) {
                     let retry_in = slot.backoff.fail(now, served);
                     self.notify(Notice::WorkerDied {
                         worker: label,
                         exit,
+                        cause,
                         retry_in,
                     });
                 }

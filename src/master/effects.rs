@@ -9,12 +9,12 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{Shutdown, shutdown};
-use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use rsgun_core::config::{Settings, Source};
 use rsgun_core::ipc::{Identity, ToForkServer, WorkerId};
 use rsgun_core::listeners::{self, Change, Listener, Origin};
 use rsgun_core::scoreboard::{Roster, now_ms};
+use rsgun_core::sys::process;
 use rsgun_core::sys::shared::Shared;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::Level;
@@ -166,11 +166,9 @@ impl Effects {
     pub(super) fn reap(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         loop {
-            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-                Ok(status) => {
-                    let Some((pid, exit)) = Exit::from_wait(status) else {
-                        break;
-                    };
+            match process::reap_any() {
+                Ok(Some((pid, status))) => {
+                    let exit = Exit::from_raw(pid, status);
                     let exit = if exit.is_kill() {
                         self.blame_memory(exit)
                     } else {
@@ -178,10 +176,11 @@ impl Effects {
                     };
                     events.push(Event::Exited { pid, exit });
                 }
-                // Interrupted; or a signal number that nix does not know: that child was
-                // reaped, and its channel tells who it was.
-                Err(Errno::EINTR | Errno::EINVAL) => {}
-                Err(_) => break,
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::debug!("children cannot be reaped: {error}");
+                    break;
+                }
             }
         }
         events

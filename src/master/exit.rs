@@ -4,6 +4,7 @@ use std::fmt;
 
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,11 +20,28 @@ pub(super) enum Exit {
         /// The kernel killed a process of this cgroup for want of memory.
         out_of_memory: bool,
     },
+    /// By a signal without a name of its own.
+    RealTime {
+        /// Its number.
+        number: i32,
+    },
     /// Nobody knows: it was never reaped under a known number.
     Unknown,
 }
 
 impl Exit {
+    /// What the raw status of a child that has ended tells.
+    #[must_use]
+    pub(super) fn from_raw(pid: i32, status: i32) -> Self {
+        match WaitStatus::from_raw(Pid::from_raw(pid), status) {
+            Ok(status) => Self::from_wait(status).map_or(Self::Unknown, |(_, exit)| exit),
+            // nix knows no real-time signals; the number is in the low bits (wait(2)).
+            Err(_) => Self::RealTime {
+                number: status & 0x7f,
+            },
+        }
+    }
+
     /// The pid and the end that a wait status tells of; `None` when it tells of
     /// something else, such as a stopped process.
     #[must_use]
@@ -80,6 +98,7 @@ impl fmt::Display for Exit {
                 }
                 Ok(())
             }
+            Self::RealTime { number } => write!(formatter, "was killed by signal {number}"),
             Self::Unknown => write!(formatter, "ended before it had told its process id"),
         }
     }
@@ -88,7 +107,6 @@ impl fmt::Display for Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::unistd::Pid;
 
     #[test]
     fn an_exit_is_told_in_words() {
@@ -99,6 +117,8 @@ mod tests {
             words(WaitStatus::Signaled(pid, Signal::SIGSEGV, true)),
             "was killed by SIGSEGV (core dumped)"
         );
+        assert_eq!(Exit::from_raw(7, 40).to_string(), "was killed by signal 40");
+        assert_eq!(Exit::from_raw(7, 3 << 8), Exit::Code(3));
         let oom = Exit::Signal {
             signal: Signal::SIGKILL,
             core: false,

@@ -50,6 +50,8 @@ pub(super) enum Notice {
         worker: Label,
         /// How it ended.
         exit: Exit,
+        /// Its last words.
+        cause: Option<Cause>,
         /// When the next one is started.
         retry_in: Duration,
     },
@@ -186,6 +188,7 @@ impl Notice {
             Self::WorkerDied {
                 worker,
                 exit,
+                cause,
                 retry_in,
             } => {
                 let next = if retry_in.is_zero() {
@@ -195,7 +198,14 @@ impl Notice {
                 };
                 (
                     Level::ERROR,
-                    format!("{} {exit}{serving}; {next}", full_name(*worker)),
+                    match cause {
+                        Some(cause) => format!(
+                            "{} {exit}{serving}; {next}: {}",
+                            full_name(*worker),
+                            told(cause)
+                        ),
+                        None => format!("{} {exit}{serving}; {next}", full_name(*worker)),
+                    },
                 )
             }
             Self::WorkerLeaves { worker } => (

@@ -9,7 +9,7 @@ use rsgun_core::bootstrap;
 use rsgun_core::ipc::{
     Channel, Extension, FromForkServer, FromWorker, Identity, ToForkServer, ToWorker,
 };
-use rsgun_core::listeners::Listener;
+use rsgun_core::listeners::{Listener, Origin};
 use rsgun_core::scoreboard::{Roster, Scoreboard};
 use rsgun_core::sys::shared::Shared;
 use rsgun_core::sys::signals::HeldBack;
@@ -145,7 +145,17 @@ impl WorkerHandle {
             move |message| Event::Worker { id, message },
             Event::WorkerClosed { id },
         )?;
-        server.send(ToForkServer::Spawn { identity }, fds);
+        let inherited = listeners
+            .iter()
+            .map(|listener| listener.origin() == Origin::Inherited)
+            .collect();
+        server.send(
+            ToForkServer::Spawn {
+                identity,
+                inherited,
+            },
+            fds,
+        );
         Ok(Self { link, scoreboard })
     }
 }

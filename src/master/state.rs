@@ -49,6 +49,8 @@ use super::worker::{Stage, Worker, earliest};
 #[expect(clippy::cast_possible_truncation, reason = "a constant of 512")]
 pub(super) const SLOTS_MAX: u32 = (SEATS / 2) as u32;
 /// How many exits of unknown processes are remembered, for workers that have not
+/// How long the end of a process that nobody knows yet is kept for its first words.
+const UNMATCHED_FOR: Duration = Duration::from_secs(10);
 /// yet told their pid.
 const UNMATCHED_MAX: usize = 64;
 
@@ -86,7 +88,7 @@ pub(super) struct State {
     pub(super) reload: Option<Reload>,
     pub(super) reload_waits: bool,
     pub(super) last_reload: Option<Outcome>,
-    pub(super) unmatched: VecDeque<(i32, Exit)>,
+    pub(super) unmatched: VecDeque<(Moment, i32, Exit)>,
     pub(super) actions: Vec<Action>,
 }
 
@@ -283,7 +285,7 @@ impl State {
         } else {
             // An orphan that was handed to us, or a worker whose first message has not
             // been read yet.
-            self.unmatched.push_back((pid, exit));
+            self.unmatched.push_back((now, pid, exit));
             if self.unmatched.len() > UNMATCHED_MAX {
                 self.unmatched.pop_front();
             }
@@ -350,8 +352,15 @@ impl State {
         match message {
             FromWorker::Hello { pid } => {
                 worker.pid = Some(pid);
-                if let Some(index) = self.unmatched.iter().position(|(known, _)| *known == pid) {
-                    if let Some((_, exit)) = self.unmatched.remove(index) {
+                // A pid comes round again: an old end is somebody else's.
+                self.unmatched
+                    .retain(|(seen, ..)| now.since(*seen) < UNMATCHED_FOR);
+                if let Some(index) = self
+                    .unmatched
+                    .iter()
+                    .position(|(_, known, _)| *known == pid)
+                {
+                    if let Some((.., exit)) = self.unmatched.remove(index) {
                         worker.ending.exited(now, exit);
                     }
                 } else if stopping || !worker.is_starting() {
@@ -383,7 +392,8 @@ impl State {
                     self.notify(Notice::WorkerLeaves { worker: label });
                 }
             }
-            FromWorker::Ready | FromWorker::Failed(_) => {}
+            FromWorker::Failed(failure) => worker.failure = Some(failure),
+            FromWorker::Ready => {}
         }
     }
 

@@ -392,7 +392,7 @@ fn whoever_outstays_the_graceful_timeout_is_killed() {
     let id = world.serving()[0];
     world.command(Command::Stop);
     world.worker_draining(id);
-    world.pass(Duration::from_secs(31));
+    world.pass(Duration::from_secs(34));
     assert!(!world.is_killed(id));
     world.pass(Duration::from_secs(1));
     assert!(world.is_killed(id));

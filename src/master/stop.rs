@@ -1,12 +1,11 @@
 //! Stopping: gracefully, quickly, at once. It only ever becomes more urgent.
 //!
-//! * **Graceful** (TERM): each worker takes what waits to be accepted, stops accepting,
-//!   answers everything, and ends. The listeners are shut down as soon as the last
-//!   worker has stopped accepting: before that, requests that a worker is about to
-//!   accept would be lost; much later, new clients would wait in a queue that nobody
-//!   reads instead of being refused, for as long as the slowest request takes. What
-//!   arrives between the last look of the last worker and the shutdown is reset by
-//!   the kernel; that window is a message long.
+//! * **Graceful** (TERM): each worker takes what waits to be accepted, shuts the
+//!   listeners down at once (new clients are refused from then on instead of waiting in
+//!   a queue that nobody reads), answers everything, and ends. A client that arrives
+//!   between the last look of the first worker and its shutdown, two system calls, is
+//!   reset by the kernel. If every worker is too busy to do it, the master shuts the
+//!   listeners down when the last one has stopped accepting.
 //! * **Quick** (INT, QUIT): workers cancel what runs, and run the lifespan shutdown.
 //! * **At once** (a signal after INT or QUIT): SIGKILL.
 //!
@@ -214,4 +213,5 @@ impl State {
     }
 }
 
-const _: () = assert!(DRAIN_MARGIN.as_secs() < QUICK_LIMIT.as_secs());
+// A quick stop cancels at once and needs what a graceful one needs after its time-out.
+const _: () = assert!(DRAIN_MARGIN.as_secs() <= QUICK_LIMIT.as_secs());

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use rsgun_core::ipc::{DrainReason, ToWorker, WorkerId};
+use rsgun_core::ipc::{DRAIN_MARGIN_MS, DrainReason, ToWorker, WorkerId};
 
 use super::event::Action;
 use super::generation::{Generation, Standing};
@@ -13,8 +13,8 @@ use super::notice::Notice;
 use super::state::{Lifecycle, State};
 use super::worker::{Stage, Worker};
 
-/// What a worker gets beyond the graceful time-out, for its lifespan shutdown.
-pub(super) const DRAIN_MARGIN: Duration = Duration::from_secs(2);
+/// What a worker gets beyond the graceful time-out before it is killed.
+pub(super) const DRAIN_MARGIN: Duration = Duration::from_millis(DRAIN_MARGIN_MS);
 /// How long a worker that is no longer wanted before it was ready may take to end.
 pub(super) const CANCEL_LIMIT: Duration = Duration::from_secs(1);
 /// The same for one whose process has not been heard of yet.
@@ -82,10 +82,15 @@ impl State {
             by: now + limit,
         };
         // Without a pid the order waits until its first words are in: it is killed then.
-        if worker.pid.is_some() {
+        if let Some(pid) = worker.pid.filter(|_| !worker.ending.has_exited()) {
             self.act(Action::Tell {
                 id,
                 order: ToWorker::Quit,
+            });
+            // It reads no order while it imports.
+            self.act(Action::Kill {
+                pid,
+                signal: Signal::SIGTERM,
             });
         }
     }

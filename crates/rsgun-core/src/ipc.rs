@@ -25,6 +25,14 @@ use crate::sys::channel;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WorkerId(pub u64);
 
+/// How long requests that were cancelled at the end of the graceful time-out may take
+/// to clean up, milliseconds.
+pub const CLEAN_UP_MS: u64 = 2_000;
+
+/// What a worker has beyond its graceful time-out before it is killed, milliseconds:
+/// for cancelled requests to clean up, and for the lifespan shutdown.
+pub const DRAIN_MARGIN_MS: u64 = CLEAN_UP_MS + 3_000;
+
 /// Who a worker is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -54,6 +62,9 @@ pub enum ToForkServer {
     Spawn {
         /// Who the new worker will be.
         identity: Identity,
+        /// For each listener whether it was inherited: then it is others' too, and must
+        /// never be shut down.
+        inherited: Vec<bool>,
     },
 }
 

@@ -2,16 +2,23 @@
 //!
 //! A worker learns from its channel that the master is gone, but one that hangs reads
 //! nothing. So the kernel is asked for a signal at the death of the parent
-//! (`PR_SET_PDEATHSIG`), whose native handler does one thing: it starts a timer that
-//! was made before and that ends the process with SIGKILL. Nothing of it needs the
-//! interpreter.
+//! (`PR_SET_PDEATHSIG`). Its native handler shuts the listeners down, so that a new
+//! master can bind their addresses at once, and starts a timer that was made before
+//! and that ends the process with SIGKILL. Nothing of it needs the interpreter.
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, Ordering};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, Ordering};
 use std::time::Duration;
 
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getppid};
+
+/// Listeners that the handler can shut down; a worker with more keeps the rest until
+/// it reads the end of its channel.
+const LISTENERS_MAX: usize = 64;
+/// No descriptor.
+const NONE: i32 = -1;
 
 /// The timer, for the handler, once [`HAS_TIMER`]. It is an opaque number in the shape
 /// of a pointer, and zero is a valid one.
@@ -19,16 +26,25 @@ static TIMER: AtomicPtr<libc::c_void> = AtomicPtr::new(std::ptr::null_mut());
 static HAS_TIMER: AtomicBool = AtomicBool::new(false);
 /// How long the process is given, milliseconds.
 static GRACE_MS: AtomicI64 = AtomicI64::new(0);
+/// Whose death it is about.
+static PARENT: AtomicI32 = AtomicI32::new(0);
+/// What the handler shuts down.
+static LISTENERS: [AtomicI32; LISTENERS_MAX] = [const { AtomicI32::new(NONE) }; LISTENERS_MAX];
 
 /// Gives this process `grace` to end by itself once `parent` has died; then it is
-/// killed. Returns `false` when `parent` is not the parent (any more).
+/// killed. Returns `false`, having done nothing, when `parent` is not the parent yet,
+/// or not any more.
 ///
-/// Call it once the parent is final and after any change of user, which would take
-/// the request back.
+/// Call it after any change of user, which would take the request back.
 ///
 /// # Errors
 /// What `timer_create(2)`, `sigaction(2)` or `prctl(2)` return.
 pub fn limit(parent: Pid, grace: Duration) -> io::Result<bool> {
+    // Asking while an intermediate process is the parent would ask for its death.
+    if getppid() != parent {
+        return Ok(false);
+    }
+    PARENT.store(parent.as_raw(), Ordering::Relaxed);
     let milliseconds = i64::try_from(grace.as_millis()).unwrap_or(i64::MAX).max(1);
     GRACE_MS.store(milliseconds, Ordering::Relaxed);
     if !HAS_TIMER.load(Ordering::Relaxed) {
@@ -36,8 +52,8 @@ pub fn limit(parent: Pid, grace: Duration) -> io::Result<bool> {
         HAS_TIMER.store(true, Ordering::Release);
     }
     let signal = libc::SIGRTMAX() - 1;
-    // SAFETY: an all-zero sigaction is valid; the handler only calls timer_settime,
-    // which is async-signal-safe, and reads atomics.
+    // SAFETY: an all-zero sigaction is valid; the handler only reads atomics and calls
+    // getppid, shutdown and timer_settime, all of which are async-signal-safe.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = on_parent_death as *const () as usize;
@@ -49,7 +65,23 @@ pub fn limit(parent: Pid, grace: Duration) -> io::Result<bool> {
             return Err(io::Error::last_os_error());
         }
     }
-    Ok(nix::unistd::getppid() == parent)
+    // It may have died just before the request.
+    Ok(getppid() == parent)
+}
+
+/// Names the listeners that the handler shuts down; they must stay open until
+/// [`forget_listeners`]. Inherited sockets do not belong here: they are others' too.
+pub fn watch_listeners(listeners: &[BorrowedFd<'_>]) {
+    for (entry, listener) in LISTENERS.iter().zip(listeners) {
+        entry.store(listener.as_raw_fd(), Ordering::Relaxed);
+    }
+}
+
+/// The listeners are about to be closed: their numbers will be others'.
+pub fn forget_listeners() {
+    for entry in &LISTENERS {
+        entry.store(NONE, Ordering::Relaxed);
+    }
 }
 
 fn make_timer() -> io::Result<*mut libc::c_void> {
@@ -68,6 +100,17 @@ fn make_timer() -> io::Result<*mut libc::c_void> {
 }
 
 extern "C" fn on_parent_death(_: libc::c_int) {
+    // The signal can be anybody's.
+    if getppid().as_raw() == PARENT.load(Ordering::Relaxed) {
+        return;
+    }
+    for entry in &LISTENERS {
+        let number = entry.load(Ordering::Relaxed);
+        if number != NONE {
+            // SAFETY: acts on a socket that is open as long as it is listed here.
+            unsafe { libc::shutdown(number, libc::SHUT_RDWR) };
+        }
+    }
     let milliseconds = GRACE_MS.load(Ordering::Relaxed);
     if !HAS_TIMER.load(Ordering::Acquire) {
         return;

@@ -177,6 +177,30 @@ pub fn prepare_orphan(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>) {
     }
 }
 
+/// Reaps one child that has ended, if there is one: its pid and raw wait status.
+///
+/// # Errors
+/// What `waitpid(2)` returns; to have no child is none.
+pub fn reap_any() -> io::Result<Option<(i32, i32)>> {
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` is a valid place for the kernel to write to.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+        if pid > 0 {
+            return Ok(Some((pid, status)));
+        }
+        if pid == 0 {
+            return Ok(None);
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::ECHILD) => return Ok(None),
+            Some(libc::EINTR) => {}
+            _ => return Err(error),
+        }
+    }
+}
+
 /// Ends this process at once: no destructors, no exit handlers, no flushing.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` only ends the process.

@@ -166,10 +166,7 @@ impl Cycle {
         self.ended.store(true, Relaxed);
         let (status, refused) = {
             let state = self.exchange.lock();
-            (
-                state.response.status,
-                matches!(state.response.stage, Stage::Failed),
-            )
+            (state.response.status, state.refused().is_some())
         };
         if refused {
             self.log(status);

@@ -367,6 +367,11 @@ impl State {
         }
     }
 
+    /// The status, if the server has answered in the application's place.
+    pub(crate) fn refused(&self) -> Option<StatusCode> {
+        matches!(self.response.stage, Stage::Failed).then_some(self.response.status)
+    }
+
     /// Adds a part to a streamed body. Returns whether `send()` should wait.
     pub(crate) fn push(&mut self, chunk: Bytes) -> bool {
         if !chunk.is_empty() {

@@ -99,7 +99,11 @@ pub(crate) fn main_of_worker(native: &Bound<'_, PyModule>, number: RawFd) -> PyR
     let Ok(Some(message)) = fork_server.recv(None) else {
         return Ok(1);
     };
-    let ToForkServer::Spawn { identity } = message.body else {
+    let ToForkServer::Spawn {
+        identity,
+        inherited,
+    } = message.body
+    else {
         return Ok(1);
     };
     drop(fork_server);
@@ -110,7 +114,7 @@ pub(crate) fn main_of_worker(native: &Bound<'_, PyModule>, number: RawFd) -> PyR
         loader: loader.unbind(),
         master: getppid(),
     };
-    worker::main(native, loaded, identity, message.fds)
+    worker::main(native, loaded, identity, &inherited, message.fds)
 }
 
 /// The loop of the fork server. In a forked worker it returns what the worker
@@ -130,15 +134,20 @@ fn serve(
             // the workers.
             process::exit_now(0);
         };
-        let ToForkServer::Spawn { identity } = message.body else {
+        let order = message.body;
+        let ToForkServer::Spawn {
+            identity,
+            inherited,
+        } = &order
+        else {
             continue;
         };
-        let forked = spawn::worker(py, &master, &loaded, identity, &message.fds, extension);
+        let forked = spawn::worker(py, &master, &loaded, &order, &message.fds, extension);
         match forked {
             Ok(Forked::Parent(_)) => {}
             Ok(Forked::Child) => {
                 drop(master);
-                return worker::main(native, loaded, identity, message.fds);
+                return worker::main(native, loaded, *identity, inherited, message.fds);
             }
             Err(error) => {
                 tell(

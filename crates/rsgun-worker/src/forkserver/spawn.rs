@@ -15,18 +15,18 @@ use std::process::{Command, Stdio};
 use nix::sys::wait::{WaitStatus, waitpid};
 use pyo3::prelude::*;
 use rsgun_core::bootstrap;
-use rsgun_core::ipc::{Channel, FromForkServer, Identity, ToForkServer};
+use rsgun_core::ipc::{Channel, FromForkServer, ToForkServer};
 use rsgun_core::sys::channel;
 use rsgun_core::sys::process::{self, Forked};
 
 use super::{Loaded, Master};
 
-/// Makes one worker; returns on both sides, with [`Forked::Child`] in the worker.
+/// Carries out an order to make one worker; returns on both sides, with [`Forked::Child`] in the worker.
 pub(super) fn worker(
     py: Python<'_>,
     master: &Master,
     loaded: &Loaded,
-    identity: Identity,
+    order: &ToForkServer,
     fds: &[OwnedFd],
     extension: &str,
 ) -> io::Result<Forked> {
@@ -42,7 +42,7 @@ pub(super) fn worker(
         let _ = master.send(&message, &[]);
     }
     if threads > 1 && !preloaded {
-        return exec(py, loaded, identity, fds, extension);
+        return exec(py, loaded, order, fds, extension);
     }
     in_grandchild(py, || fork_with_hooks(py))
 }
@@ -97,7 +97,7 @@ fn fork_with_hooks(py: Python<'_>) -> io::Result<Forked> {
 fn exec(
     py: Python<'_>,
     loaded: &Loaded,
-    identity: Identity,
+    order: &ToForkServer,
     fds: &[OwnedFd],
     extension: &str,
 ) -> io::Result<Forked> {
@@ -123,9 +123,7 @@ fn exec(
     };
     worker.send(&configure, &[]).map_err(io::Error::other)?;
     let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-    worker
-        .send(&ToForkServer::Spawn { identity }, &borrowed)
-        .map_err(io::Error::other)?;
+    worker.send(order, &borrowed).map_err(io::Error::other)?;
     Ok(Forked::Parent(nix::unistd::Pid::this()))
 }
 

@@ -34,7 +34,8 @@ use crate::reactor::queue::{self, Work};
 const LINGER_MS: u64 = 1_000;
 /// How long a draining worker waits for one more request on an idle connection.
 const DRAIN_LINGER_MS: u64 = 2_000;
-/// How long a new connection may take to send its first request.
+/// How long a connection may take at least to send its first request, or the rest of
+/// one that it has begun.
 const FIRST_REQUEST_MS: u64 = 60_000;
 /// Bytes that hyper buffers at most, in either direction.
 const BUFFER_MAX: usize = 64 * 1024;
@@ -157,13 +158,18 @@ impl Connection {
         if self.shared.current.borrow().is_some() {
             return false;
         }
-        self.io.tap().begin();
+        let has_begun = {
+            let mut tap = self.io.tap();
+            tap.begin();
+            tap.has_begun()
+        };
         let idle = self.shared.idle_since.get();
         let common = &self.shared.common;
-        let patience = if self.shared.has_served.get() {
+        let keeps = self.shared.has_served.get() && !has_begun;
+        let patience = if keeps {
             common.keep_alive_ms
         } else {
-            FIRST_REQUEST_MS
+            common.keep_alive_ms.max(FIRST_REQUEST_MS)
         };
         let mut until = idle + patience;
         if let Some(since) = common.draining_since.get() {

@@ -56,6 +56,11 @@ impl Tap {
         }
     }
 
+    /// Whether part of a head has arrived.
+    pub(crate) fn has_begun(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
     /// hyper has found a request head. Returns the order of its fields, if it is not
     /// the map's.
     pub(crate) fn head(&mut self, parts: &Parts) -> Option<Order> {

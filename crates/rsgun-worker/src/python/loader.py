@@ -24,7 +24,9 @@ def trim(error):
     frames = error.__traceback__
     while frames is not None and _is_ours(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
-    return "".join(traceback.format_exception(type(error), error, frames))
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    # Names of files may hold bytes that are no text.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_ours(filename):

@@ -32,7 +32,9 @@ def describe(error):
     frames = error.__traceback__
     if frames is not None and frames.tb_next is not None:
         frames = frames.tb_next
-    return "".join(traceback.format_exception(type(error), error, frames))
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    # Names of files may hold bytes that are no text.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def is_disconnect(error):
@@ -58,6 +60,7 @@ class Lifespan:
         self.log = log
         self.state = {}
         self.task = None
+        self.abandoned = False
         self.events = asyncio.Queue()
         self.started = asyncio.get_running_loop().create_future()
         self.stopped = asyncio.get_running_loop().create_future()
@@ -78,6 +81,13 @@ class Lifespan:
         await self.stopped
         self.task.cancel()
 
+    async def abandon(self):
+        """Gives up on a startup that is not wanted any more."""
+        self.abandoned = True
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.wait({self.task})
+
     async def _run(self):
         scope = {
             "type": "lifespan",
@@ -97,8 +107,10 @@ class Lifespan:
 
     def _raised(self, error):
         if self.started.done():
-            if not self.stopped.done():
-                self.log("error", "the lifespan of the application failed\n" + describe(error))
+            # One that has reported its failure has told the reason.
+            reported = self.abandoned or self.stopped.done() or self.started.exception()
+            level = "debug" if reported else "error"
+            self.log(level, "the lifespan of the application failed\n" + describe(error))
             return
         if self.mode == "on":
             self.started.set_exception(
@@ -127,7 +139,8 @@ class Lifespan:
         elif kind == "lifespan.shutdown.complete":
             self._settle(self.stopped, kind)
         elif kind == "lifespan.shutdown.failed":
-            self.log("error", "the lifespan shutdown failed\n" + message.get("message", ""))
+            level = "debug" if self.abandoned else "error"
+            self.log(level, "the lifespan shutdown failed\n" + message.get("message", ""))
             self._settle(self.stopped, kind)
         else:
             raise RuntimeError(f'unexpected ASGI message "{kind}" in the lifespan')
@@ -193,10 +206,11 @@ async def _serve(worker, app, lifespan_mode):
     worker.phase("startup")
     startup = loop.create_task(lifespan.startup())
     await asyncio.wait({startup, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    if not startup.done():
+    if not startup.done() and not lifespan.started.done():
         startup.cancel()
+        await lifespan.abandon()
         return
-    startup.result()
+    await startup
     worker.start(lifespan.state)
     try:
         await stopped

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use rsgun_core::listeners;
 use rsgun_core::scoreboard::{Roster, now_ms};
+use rsgun_core::sys::parent_death;
 use rsgun_core::sys::shared::Shared;
 use socket2::{SockAddr, Socket};
 
@@ -47,6 +48,8 @@ struct Listener {
     socket: Socket,
     /// Address of a UNIX listener; an accepted TCP socket knows its own.
     unix: Option<Arc<str>>,
+    /// It belongs to others too.
+    inherited: bool,
     /// The gate has looked away already: take what is there.
     yielded: Cell<bool>,
 }
@@ -54,18 +57,19 @@ struct Listener {
 impl Gate {
     /// Takes the listeners that the master has handed over.
     pub(crate) fn new(
-        listeners: Vec<OwnedFd>,
+        listeners: Vec<(OwnedFd, bool)>,
         roster: Shared<Roster>,
         seat: u32,
     ) -> io::Result<Self> {
         let listeners = listeners
             .into_iter()
-            .map(|fd| {
+            .map(|(fd, inherited)| {
                 let socket = Socket::from(fd);
                 let unix = socket.local_addr()?.as_unix_name();
                 Ok(Listener {
                     socket,
                     unix,
+                    inherited,
                     yielded: Cell::new(false),
                 })
             })
@@ -122,8 +126,20 @@ impl Gate {
         }
     }
 
+    /// Lets the kernel refuse new clients from now on: nobody would accept them. What
+    /// waits was taken just before.
+    pub(crate) fn shut(&self) {
+        for listener in self.listeners.borrow().iter() {
+            if !listener.inherited {
+                // A sibling was faster.
+                let _ = listener.socket.shutdown(std::net::Shutdown::Both);
+            }
+        }
+    }
+
     /// Closes this worker's copies of the listeners.
     pub(crate) fn drop_listeners(&self) {
+        parent_death::forget_listeners();
         self.listeners.borrow_mut().clear();
     }
 }
@@ -191,8 +207,7 @@ impl Reactor {
             };
             match listener.socket.accept() {
                 Ok((socket, address)) => (socket, address, listener.unix.clone()),
-                Err(error) if is_nothing(&error) => return Ok(false),
-                Err(error) => return Err(error),
+                Err(error) => return after_error(error),
             }
         };
         if let Err(error) = socket.set_nonblocking(true) {
@@ -209,11 +224,15 @@ impl Reactor {
 
     /// Polls a listener no more for a moment.
     fn look_away(&self, py: Python<'_>, index: usize, seconds: f64) {
-        if let Some(listener) = self.gate.listeners.borrow().get(index) {
+        // Not borrowed while Python runs, which may fork and then drop the listeners.
+        let number = self.gate.listeners.borrow().get(index).map(|listener| {
             listener.yielded.set(true);
-            self.bridge.remove_reader(py, listener.socket.as_raw_fd());
+            listener.socket.as_raw_fd()
+        });
+        if let Some(number) = number {
+            self.bridge.remove_reader(py, number);
+            self.bridge.resume_later(py, seconds, index);
         }
-        self.bridge.resume_later(py, seconds, index);
     }
 
     /// Polls a listener again.
@@ -226,13 +245,15 @@ impl Reactor {
     }
 }
 
-/// Errors of accept that mean "nothing for you": a sibling was faster, or the client
-/// has given up.
-fn is_nothing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
-    )
+/// What an error of accept means for those that wait: go on, nothing there, or trouble.
+fn after_error(error: io::Error) -> io::Result<bool> {
+    match error.kind() {
+        // That client has given up; the next one may not have.
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => Ok(true),
+        // A sibling was faster; or it has shut the listener down, because all stop.
+        io::ErrorKind::WouldBlock | io::ErrorKind::InvalidInput => Ok(false),
+        _ => Err(error),
+    }
 }
 
 fn peer(socket: &Socket, address: &SockAddr, unix: Option<Arc<str>>) -> io::Result<Peer> {

@@ -298,9 +298,7 @@ impl Reactor {
         if !queue::is_empty() || self.pending.is_set() {
             self.arm_turn(py);
         }
-        if self.open_count.get() == 0 && self.common.draining_since.get().is_some() {
-            self.stop.drained(py, &self.bridge);
-        }
+        self.settle_stop(py);
     }
 
     /// Lets tokio look once, without waiting, which sockets are ready.
@@ -348,15 +346,22 @@ impl Reactor {
             exchange,
             connection,
         } = request;
-        if exchange.lock().closed {
-            return;
-        }
-        let entry = self.enter(&parts);
         let log = self.access_log.then(|| access_log::Entry {
             client: connection.peer.label(),
             request: format!("{} {}", parts.method, parts.uri),
             version: parts.version,
         });
+        let (is_closed, refused) = {
+            let state = exchange.lock();
+            (state.closed, state.refused())
+        };
+        if let (Some(status), Some(entry)) = (refused, &log) {
+            access_log::add(entry, status);
+        }
+        if is_closed || refused.is_some() {
+            return;
+        }
+        let entry = self.enter(&parts);
         let cycle = Cycle::new(Arc::clone(&exchange), entry, log);
         let started = self.bridge.start(py, &parts, &connection.peer, cycle);
         match started {
@@ -411,7 +416,7 @@ impl Reactor {
         self.board
             .count(status.as_u16(), clock::refresh().saturating_sub(started_us));
         drop(task);
-        self.stop.request_done(py, self);
+        self.settle_stop(py);
     }
 
     /// Lets waiting `receive()` and `send()` calls look again.

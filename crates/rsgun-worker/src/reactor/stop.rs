@@ -1,19 +1,17 @@
 //! How a worker stops serving.
 //!
-//! *Drain*: no new connections, every open one may finish what it has begun; when
-//! the last is closed the worker goes on to the lifespan shutdown. What still runs
-//! at the deadline is cancelled, and is given a moment to clean up. *Quit*: cancels
-//! at once and waits for running requests only.
+//! *Drain*: no new connections, every open one may finish what it has begun; when the
+//! last is closed and the application has returned from every call, the worker goes on
+//! to the lifespan shutdown. What still runs at the deadline is cancelled, and is given a
+//! moment to clean up. *Quit*: cancels at once and waits for running requests only.
 
 use std::cell::{Cell, OnceCell};
 
 use pyo3::prelude::*;
+use rsgun_core::ipc::CLEAN_UP_MS;
 
 use super::Reactor;
 use super::bridge::Bridge;
-
-/// Seconds that cancelled requests have to clean up.
-const CLEAN_UP: f64 = 2.0;
 
 /// The state of stopping.
 #[derive(Default)]
@@ -36,17 +34,10 @@ impl Stop {
         self.cancelling.get()
     }
 
-    /// All connections are closed.
-    pub(super) fn drained(&self, py: Python<'_>, bridge: &Bridge) {
+    /// Serving is over.
+    fn drained(&self, py: Python<'_>, bridge: &Bridge) {
         if let Some(future) = self.stopped.get() {
             bridge.resolve(py, future);
-        }
-    }
-
-    /// A request has ended.
-    pub(super) fn request_done(&self, py: Python<'_>, reactor: &Reactor) {
-        if self.cancelling.get() && reactor.is_idle() {
-            self.drained(py, &reactor.bridge);
         }
     }
 }
@@ -61,14 +52,21 @@ impl Reactor {
         }
         self.gate.close(py, &self.bridge);
         self.begin_drain(py);
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a time-out")]
-        let seconds = within_ms as f64 / 1000.0;
         self.bridge
-            .call_later(py, seconds, &self.bridge.drain_deadline);
-        if self.open_connections() == 0 {
+            .call_later(py, seconds(within_ms), &self.bridge.drain_deadline);
+        self.settle_stop(py);
+        true
+    }
+
+    /// Ends serving when there is nothing left to wait for: no connection, and no call of
+    /// the application, which may well work on after its response (background tasks).
+    /// Once requests are cancelled, connections are not waited for.
+    pub(super) fn settle_stop(&self, py: Python<'_>) {
+        let may_end = self.stop.cancelling.get()
+            || (self.stop.draining.get() && self.open_connections() == 0);
+        if may_end && self.is_idle() {
             self.stop.drained(py, &self.bridge);
         }
-        true
     }
 
     /// Cancels what runs and stops serving.
@@ -81,7 +79,8 @@ impl Reactor {
         if self.is_idle() {
             self.stop.drained(py, &self.bridge);
         } else {
-            self.bridge.call_later(py, CLEAN_UP, &self.bridge.stop_now);
+            self.bridge
+                .call_later(py, seconds(CLEAN_UP_MS), &self.bridge.stop_now);
         }
     }
 
@@ -108,4 +107,9 @@ impl Reactor {
     fn is_idle(&self) -> bool {
         self.running_count() == 0
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "milliseconds of a time-out")]
+fn seconds(milliseconds: u64) -> f64 {
+    milliseconds as f64 / 1000.0
 }

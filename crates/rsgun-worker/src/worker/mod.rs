@@ -19,7 +19,9 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rsgun_core::config::{Lifespan, Settings};
-use rsgun_core::ipc::{Channel, DrainReason, FromWorker, Identity, ToWorker};
+use rsgun_core::ipc::{
+    Channel, ChannelError, DRAIN_MARGIN_MS, DrainReason, FromWorker, Identity, ToWorker,
+};
 use rsgun_core::scoreboard::{Phase, Roster, Scoreboard, now_ms};
 use rsgun_core::sys::shared::Shared;
 use rsgun_core::sys::{channel, parent_death, process, title};
@@ -34,6 +36,8 @@ use crate::reactor::{self, Parts, Reactor};
 /// The worker's end of its channel.
 type Master = Channel<FromWorker, ToWorker>;
 
+/// Seconds that a worker with a SIGTERM of its own waits for an order of the master.
+const HEARSAY: f64 = 0.3;
 /// How long a new worker waits to become the master's child, milliseconds.
 const REPARENTING_MS: u32 = 1_000;
 
@@ -42,11 +46,12 @@ struct Inheritance {
     master: Master,
     board: Shared<Scoreboard>,
     roster: Shared<Roster>,
-    listeners: Vec<OwnedFd>,
+    /// Each with whether it was inherited by the master.
+    listeners: Vec<(OwnedFd, bool)>,
 }
 
 impl Inheritance {
-    fn new(fds: Vec<OwnedFd>) -> std::io::Result<Self> {
+    fn new(fds: Vec<OwnedFd>, inherited: &[bool]) -> std::io::Result<Self> {
         let mut fds = fds.into_iter();
         let mut next = || {
             fds.next()
@@ -59,7 +64,7 @@ impl Inheritance {
             master,
             board,
             roster,
-            listeners: fds.collect(),
+            listeners: fds.zip(inherited.iter().copied()).collect(),
         })
     }
 }
@@ -69,6 +74,7 @@ pub(crate) fn main(
     native: &Bound<'_, PyModule>,
     loaded: Loaded,
     identity: Identity,
+    inherited: &[bool],
     fds: Vec<OwnedFd>,
 ) -> PyResult<i32> {
     let py = native.py();
@@ -77,7 +83,7 @@ pub(crate) fn main(
         board,
         roster,
         listeners,
-    } = Inheritance::new(fds)?;
+    } = Inheritance::new(fds, inherited)?;
     title::set(&format!(
         "rsgun: worker {} [gen {}]",
         identity.slot, loaded.generation
@@ -85,6 +91,12 @@ pub(crate) fn main(
     if !is_expected(py, &master) {
         return Ok(0);
     }
+    let created: Vec<_> = listeners
+        .iter()
+        .filter(|(_, inherited)| !inherited)
+        .map(|(listener, _)| listener.as_fd())
+        .collect();
+    parent_death::watch_listeners(&created);
     if !bind_to_master(&master, &loaded)? {
         return Ok(0);
     }
@@ -132,6 +144,15 @@ pub(crate) fn main(
         Ok(_) => Ok(0),
         Err(error) => Ok(report(py, &master, &error)),
     }
+}
+
+/// How long an orphan drains: the kernel ends it after the whole graceful time-out, so
+/// that cleaning up and the lifespan shutdown must fit in as well.
+fn orphan_drain_ms(graceful_ms: u64) -> u64 {
+    graceful_ms
+        .checked_sub(DRAIN_MARGIN_MS)
+        .filter(|rest| *rest >= DRAIN_MARGIN_MS)
+        .unwrap_or(graceful_ms / 2)
 }
 
 /// Tells the master this worker's pid and waits for its answer; `false` when the
@@ -295,8 +316,25 @@ impl Worker {
         Ok(())
     }
 
-    /// SIGTERM was sent to this worker alone: it drains, and the master replaces it.
-    fn terminate(&self, py: Python<'_>) {
+    /// SIGTERM was sent to this worker. If it was sent to the whole group, the master is
+    /// about to say so, and knows what is to become of waiting connections; if it was
+    /// for this worker alone, it drains, and the master replaces it.
+    fn terminate(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let ends = slf
+            .get()
+            .lock()
+            .ends
+            .as_ref()
+            .map(|(event_loop, _)| event_loop.clone_ref(slf.py()));
+        if let Some(event_loop) = ends {
+            let drain = slf.getattr("_drain_alone")?;
+            event_loop.call_method1(slf.py(), "call_later", (HEARSAY, drain))?;
+        }
+        Ok(())
+    }
+
+    /// The master has not said anything about the SIGTERM.
+    fn _drain_alone(&self, py: Python<'_>) {
         let within_ms = self.graceful_ms;
         self.carry_out(
             py,
@@ -325,19 +363,19 @@ impl Worker {
                     self.stop_listening(py, self.master.as_raw_fd());
                     tracing::warn!("the master is gone: finishing what is left, then leaving");
                     Order::Drain {
-                        // The kernel ends an orphan after the whole graceful time: what
-                        // is left of it is for the lifespan shutdown.
-                        within_ms: self.graceful_ms / 4 * 3,
+                        within_ms: orphan_drain_ms(self.graceful_ms),
                         sweep: false,
                         orphaned: true,
                     }
                 }
-                Err(rsgun_core::ipc::ChannelError::Io(error))
-                    if error.kind() == std::io::ErrorKind::WouldBlock =>
-                {
+                Err(ChannelError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     return;
                 }
-                Err(error) => {
+                Err(ChannelError::Format(error)) => {
+                    tracing::error!("the master has sent something unknown: {error}");
+                    continue;
+                }
+                Err(ChannelError::Io(error)) => {
                     tracing::error!("the channel to the master is broken: {error}");
                     self.stop_listening(py, self.master.as_raw_fd());
                     return;
@@ -398,6 +436,7 @@ impl Worker {
             } => {
                 if sweep {
                     reactor.accept_rest();
+                    reactor.gate.shut();
                 }
                 if reactor.drain(py, within_ms) {
                     reactor.board().set_phase(Phase::Draining);
