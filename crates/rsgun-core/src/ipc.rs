@@ -41,7 +41,8 @@ pub struct Identity {
 /// Master to fork server.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToForkServer {
-    /// The first message: what to load, and how.
+    /// The first message: what to load, and how. Carries the log files
+    /// ([`crate::log::output::Files`]).
     Configure {
         /// The load of the code that this fork server stands for.
         generation: u32,
@@ -55,6 +56,8 @@ pub enum ToForkServer {
         /// Who the new worker will be.
         identity: Identity,
     },
+    /// Log to other files from now on, which it carries.
+    ChangeLogs,
 }
 
 /// Fork server to master.
@@ -107,6 +110,9 @@ pub enum ToWorker {
     },
     /// Cancel what runs, run the lifespan shutdown, exit.
     Quit,
+    /// Log to other files from now on, which it carries
+    /// ([`crate::log::output::Files`]).
+    ChangeLogs,
 }
 
 /// Why a worker is told to drain.
@@ -132,6 +138,8 @@ pub enum FromWorker {
     Failed(Failure),
     /// The worker has stopped accepting, by order or on a signal of its own.
     Draining,
+    /// USR1 was sent to this worker: it wants its log files opened anew.
+    WantsLogs,
 }
 
 /// Why an application does not run.
