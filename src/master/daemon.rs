@@ -71,13 +71,16 @@ impl Launcher {
     }
 }
 
-/// Leads the standard streams of this process away from the terminal, to nowhere.
+/// Leads the standard streams of this process away from the terminal, to nowhere; with
+/// `keep_input` standard input stays, as it is a socket to listen on.
 ///
 /// # Errors
 /// What `open(2)` or `dup2(2)` return.
-pub(super) fn leave_streams() -> io::Result<()> {
+pub(super) fn leave_streams(keep_input: bool) -> io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
-    nix::unistd::dup2_stdin(&null)?;
+    if !keep_input {
+        nix::unistd::dup2_stdin(&null)?;
+    }
     nix::unistd::dup2_stdout(&null)?;
     nix::unistd::dup2_stderr(&null)?;
     Ok(())

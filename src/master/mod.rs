@@ -14,11 +14,11 @@
 //!                           └──────── what is known at once ◀─────┘
 //! ```
 //!
-//! There is one thread. It never loads Python, never forks without exec (but
-//! once, at the start, for [`daemon`]), and never sleeps. The order of the boot: signal handlers first, so that no signal is lost
-//! however slow the rest is; then the configuration; then the way into the background;
-//! then log files, pidfile and listeners, so that what is wrong with them is told before
-//! the application is imported; then the fork server.
+//! There is one thread. It never loads Python, never forks without exec (but once, at
+//! the start, for [`daemon`]), and never sleeps. The order of the boot: signal handlers
+//! first, so that no signal is lost however slow the rest is; then the configuration;
+//! then the way into the background; then log files, pidfile and listeners, so that what
+//! is wrong with them is told before the application is imported; then the fork server.
 
 mod cgroup;
 mod daemon;
@@ -57,7 +57,7 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use rsgun_core::config::{ConfigError, Settings, Source};
-use rsgun_core::listeners::{self, ListenError};
+use rsgun_core::listeners::{self, Address, ListenError};
 use rsgun_core::log;
 use rsgun_core::log::output::{self, Files, LogFileError};
 use rsgun_core::sys::signals::{Arrived, SignalQueue};
@@ -181,7 +181,8 @@ fn start_logging(
         output::show_to(terminal.map_err(MasterError::System)?);
     }
     if launcher.is_some() {
-        daemon::leave_streams().map_err(MasterError::System)?;
+        let keep_input = settings.bind.contains(&Address::Fd(0));
+        daemon::leave_streams(keep_input).map_err(MasterError::System)?;
     }
     let logs = Files::open(settings, directory)?;
     let own = logs.try_clone().map_err(MasterError::System)?;

@@ -146,18 +146,19 @@ def daemon(tmp_path: Path) -> Iterator[Callable[..., Outcome]]:
     started: list[Outcome] = []
 
     def start(
-        app: str = "lab:app", *arguments: str, pidfile: Path | None = None, **more: str
+        app: str = "lab:app", *arguments: str, stdin: socket.socket | int = subprocess.DEVNULL
     ) -> Outcome:
         port = free_port()
-        pidfile = pidfile or tmp_path / "rsgun.pid"
-        line = serving(app, "-D", "-p", str(pidfile), "-b", f"127.0.0.1:{port}", *arguments)
+        pidfile = tmp_path / "rsgun.pid"
+        place = [] if "--fd" in arguments else ["-b", f"127.0.0.1:{port}"]
+        line = serving(app, "-D", "-p", str(pidfile), *place, *arguments)
         # A file, since a pipe that the daemon holds on to would never end.
         with (tmp_path / "terminal").open("w+") as terminal:
             done = subprocess.run(
                 line,
                 cwd=tmp_path,
-                env=clean_environment(more),
-                stdin=subprocess.DEVNULL,
+                env=clean_environment(),
+                stdin=stdin,
                 stdout=terminal,
                 stderr=terminal,
                 timeout=DEADLINE,
@@ -254,6 +255,15 @@ class TestDaemon:
         assert outcome.errors.startswith(f"ERROR:    cannot listen on {address}")
         assert log.read_text() == outcome.errors
         assert not (tmp_path / "rsgun.pid").exists()
+
+    def test_standard_input_may_be_the_socket(
+        self, daemon: Callable[..., Outcome], tmp_path: Path
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            outcome = daemon("lab:app", "--fd", "0", stdin=listener)
+            assert (outcome.code, outcome.errors) == (0, "")
+            with Connection.open(listener.getsockname()) as connection:
+                assert connection.get("/ping").body == b"pong"
 
     def test_log_file_that_cannot_be_opened(self, daemon: Callable[..., Outcome]) -> None:
         outcome = daemon("lab:app", "--error-logfile", "/nowhere/error.log")
@@ -530,6 +540,31 @@ def test_unknown_user_or_group(run: Run, arguments: list[str], reason: str) -> N
     done = run("lab:app", *arguments)
     assert done.returncode == 1
     assert reason in done.stderr
+
+
+@AS_ROOT
+def test_capabilities_are_enough_and_are_dropped(
+    launch: Callable[..., Server], public: Path, public_python: str
+) -> None:
+    """Without root the kernel keeps them over a change of user."""
+    if not shutil.which("setpriv"):
+        pytest.skip("there is no setpriv")
+    line = serving("main:app", "--app-dir", str(public), "-u", "daemon", python=public_python)
+    rights = ["--inh-caps=+setuid,+setgid", "--ambient-caps=+setuid,+setgid"]
+    server = launch(
+        [
+            "setpriv",
+            "--reuid=nobody",
+            f"--regid={pwd.getpwnam('nobody').pw_gid}",
+            "--clear-groups",
+            *rights,
+            *line,
+        ],
+        cwd=public,
+    ).wait_until_running()
+    found = about(server.port)
+    assert found["uids"] == [pwd.getpwnam("daemon").pw_uid] * 4
+    assert found["capabilities"] == 0
 
 
 @AS_ROOT
