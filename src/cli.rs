@@ -48,7 +48,7 @@ pub fn parse(
     environment: impl Environment + 'static,
     directory: PathBuf,
 ) -> Result<Command, CliError> {
-    match parser().try_get_matches_from(arguments) {
+    match parser().try_get_matches_from(arguments).and_then(refuse) {
         Ok(matches) => Ok(Command::Serve(Source::new(
             layer(&matches),
             environment,
@@ -92,6 +92,7 @@ fn parser() -> Parser {
     }
     let title = Section::Configuration.title();
     parser
+        .args(refused())
         .arg(
             Arg::new("help")
                 .short('h')
@@ -109,6 +110,68 @@ fn parser() -> Parser {
                 .help_heading(title)
                 .help("Show the version"),
         )
+}
+
+/// Options of gunicorn that rsgun will not have, and why. What is merely missing does
+/// not belong here.
+const REFUSED: [(&str, &[&str], &str); 6] = [
+    (
+        "spew",
+        &[],
+        "it writes out every line of Python that runs; `python -m trace` and debuggers do that \
+         for the lines that matter",
+    ),
+    (
+        "paste",
+        &["paster"],
+        "Paste Deploy files are not read; write a module with \
+         `application = paste.deploy.loadapp(\"config:/path/to/file.ini\")` and serve that",
+    ),
+    (
+        "enable-stdio-inheritance",
+        &[],
+        "a daemon holds on to no terminal; name a file with --error-logfile and add \
+         --capture-output, or stay in the foreground",
+    ),
+    (
+        "do-handshake-on-connect",
+        &[],
+        "it is an option of Python's ssl module, which has no part in the connections here",
+    ),
+    (
+        "suppress-ragged-eofs",
+        &[],
+        "it is an option of Python's ssl module, which has no part in the connections here",
+    ),
+    (
+        "strip-header-spaces",
+        &[],
+        "a blank between the name of a header and the colon is read differently by proxies and \
+         servers, which lets requests be smuggled past a proxy; such requests get 400",
+    ),
+];
+
+fn refused() -> impl Iterator<Item = Arg> {
+    REFUSED.iter().map(|(name, aliases, _)| {
+        Arg::new(*name)
+            .long(*name)
+            .aliases(*aliases)
+            .num_args(0..=1)
+            .action(ArgAction::Append)
+            .hide(true)
+    })
+}
+
+/// Turns an option of [`REFUSED`] into an error with its reason.
+fn refuse(matches: ArgMatches) -> Result<ArgMatches, clap::Error> {
+    for (name, _, reason) in &REFUSED {
+        if matches.contains_id(name) {
+            let text =
+                format!("--{name} is an option of gunicorn that rsgun does not have: {reason}");
+            return Err(parser().error(ErrorKind::UnknownArgument, text));
+        }
+    }
+    Ok(matches)
 }
 
 /// The arguments of a setting: two for a switch, else one.
@@ -152,7 +215,7 @@ fn with_value(argument: Arg, declaration: &'static Declaration) -> Arg {
     let check = declaration.check;
     let action = match declaration.kind {
         Kind::List => ArgAction::Append,
-        Kind::Text | Kind::Number | Kind::Switch => ArgAction::Set,
+        Kind::Text | Kind::Number | Kind::Count | Kind::Switch => ArgAction::Set,
     };
     argument
         .value_name(declaration.placeholder)
@@ -202,7 +265,7 @@ fn layer(matches: &ArgMatches) -> Layer {
                     }
                 }
             }
-            Kind::Text | Kind::Number | Kind::List => {
+            Kind::Text | Kind::Number | Kind::Count | Kind::List => {
                 let texts: Vec<String> = matches
                     .get_many::<String>(declaration.name)
                     .into_iter()
@@ -222,7 +285,7 @@ fn layer(matches: &ArgMatches) -> Layer {
 mod tests {
     use std::collections::BTreeMap;
 
-    use rsgun_core::config::Settings;
+    use rsgun_core::config::{LogTarget, Settings, WorkerCount};
     use rsgun_core::log::Level;
 
     use super::*;
@@ -272,7 +335,10 @@ mod tests {
     #[test]
     fn the_command_of_the_first_page() {
         let settings = settings("-w 4 main:app");
-        assert_eq!((settings.workers, settings.app.as_str()), (4, "main:app"));
+        assert_eq!(
+            (settings.workers, settings.app.as_str()),
+            (WorkerCount::Fixed(4), "main:app")
+        );
         assert!(settings.access_log && !settings.preload);
     }
 
@@ -282,7 +348,10 @@ mod tests {
             "main:app --workers=3 --preload-app -b :80 -b unix:/x --log-level WARNING \
              --graceful-timeout 5 --keep-alive 2 --backlog 64",
         );
-        assert_eq!((gunicorn.workers, gunicorn.preload), (3, true));
+        assert_eq!(
+            (gunicorn.workers, gunicorn.preload),
+            (WorkerCount::Fixed(3), true)
+        );
         assert_eq!(gunicorn.log_level, Level::Warning);
         assert_eq!((gunicorn.graceful_timeout, gunicorn.keep_alive), (5, 2));
         assert_eq!(gunicorn.bind.len(), 2);
@@ -298,8 +367,52 @@ mod tests {
     }
 
     #[test]
+    fn flags_of_a_service_are_understood() {
+        let gunicorn = settings(
+            "main:app -w auto -D -p app.pid -m 007 -e A=1 --env B=x=y -n shop \
+             --worker-tmp-dir /dev/shm --access-logfile /var/log/a --log-file - --capture-output",
+        );
+        assert_eq!(gunicorn.workers, WorkerCount::Auto);
+        assert!(gunicorn.daemon && gunicorn.capture_output);
+        assert_eq!(gunicorn.pid.unwrap(), PathBuf::from("app.pid"));
+        assert_eq!(
+            (gunicorn.umask, gunicorn.env),
+            (Some(7), vec!["A=1".to_owned(), "B=x=y".to_owned()])
+        );
+        assert_eq!(gunicorn.name.as_deref(), Some("shop"));
+        assert_eq!(
+            gunicorn.access_logfile,
+            LogTarget::File("/var/log/a".into())
+        );
+        assert_eq!(gunicorn.error_logfile, LogTarget::Standard);
+        let auto = settings_with("main:app", &[("WEB_CONCURRENCY", "AUTO")]);
+        assert_eq!(auto.workers, WorkerCount::Auto);
+        assert!(error("main:app -m 8").contains("it is not an octal number from 0 to 777"));
+        assert!(error("main:app -e A").contains("it is not NAME=VALUE"));
+    }
+
+    #[test]
+    fn what_will_not_be_is_refused_with_the_reason() {
+        for (flag, reason) in [
+            ("--spew", "every line"),
+            ("--paster app.ini", "Paste Deploy"),
+            ("--strip-header-spaces", "smuggled"),
+        ] {
+            let text = error(&format!("main:app {flag}"));
+            assert!(
+                text.contains(reason) && !text.contains("unexpected"),
+                "{text}"
+            );
+        }
+        assert!(!printed("--help").contains("spew"));
+    }
+
+    #[test]
     fn the_last_of_repeated_flags_wins() {
-        assert_eq!(settings("main:app -w 2 -w 3").workers, 3);
+        assert_eq!(
+            settings("main:app -w 2 -w 3").workers,
+            WorkerCount::Fixed(3)
+        );
         assert!(settings("main:app --no-access-log --access-log").access_log);
         assert!(!settings("main:app --access-log --no-access-log").access_log);
         assert!(!settings("main:app --preload --no-preload-app").preload);
@@ -316,13 +429,13 @@ mod tests {
         assert!(from_environment.preload);
         assert_eq!(
             (from_environment.workers, from_environment.app.as_str()),
-            (4, "a:b")
+            (WorkerCount::Fixed(4), "a:b")
         );
         let overridden = settings_with("--no-preload -w 2 main:app", &variables);
         assert!(!overridden.preload);
         assert_eq!(
             (overridden.workers, overridden.app.as_str()),
-            (2, "main:app")
+            (WorkerCount::Fixed(2), "main:app")
         );
     }
 
@@ -337,7 +450,9 @@ mod tests {
         assert!(text.contains("'--lifespan'"), "{text}");
         let text = error("main:app -w many");
         assert!(
-            text.contains("'--workers <N>': it is not a whole number from 1 to 512"),
+            text.contains(
+                "'--workers <N|auto>': it is not a whole number from 1 to 512, nor `auto`"
+            ),
             "{text}"
         );
         assert!(error("main:app -w -1").contains("it is not a whole number"));

@@ -1,12 +1,12 @@
 //! The `rsgun` command. Only this file prints and decides the exit code.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
 use rsgun::cli::{self, CliError, Command};
 use rsgun::master;
 use rsgun_core::config::ProcessEnvironment;
-use rsgun_core::log;
+use rsgun_core::log::output;
 use rsgun_core::sys::title;
 
 fn main() -> ExitCode {
@@ -33,11 +33,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Writes an error in the form of a log line; logging itself may not be set up.
 fn complain(message: &str, code: u8) -> ExitCode {
-    let prefix = log::prefix(tracing::Level::ERROR, std::io::stderr().is_terminal());
-    let message = log::continued(message);
-    // There is nobody left to tell when standard error is closed.
-    let _ = std::io::stderr().write_all(format!("{prefix}{message}\n").as_bytes());
+    output::last_words(message);
     ExitCode::from(code)
 }

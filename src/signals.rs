@@ -19,8 +19,8 @@ pub const HANDLED: [Signal; 10] = [
     Signal::SIGCHLD,
 ];
 
-/// What a signal asks for; `None` for those that ask for nothing: a child has ended,
-/// or the terminal has another size.
+/// What a signal asks for; `None` for one that asks for nothing: a child has ended. In
+/// the foreground HUP and WINCH may come from the terminal, with another meaning.
 #[must_use]
 pub fn command(signal: Signal) -> Option<Command> {
     match signal {
@@ -31,6 +31,7 @@ pub fn command(signal: Signal) -> Option<Command> {
         Signal::SIGTTOU => Some(Command::Fewer),
         Signal::SIGUSR1 => Some(Command::ReopenLogs),
         Signal::SIGUSR2 => Some(Command::Upgrade),
+        Signal::SIGWINCH => Some(Command::Dismiss),
         _ => None,
     }
 }

@@ -1,5 +1,7 @@
 //! What the master does: the actions of the state machine, carried out.
 
+mod logs;
+
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
@@ -12,15 +14,18 @@ use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::Pid;
 use rsgun_core::config::{Settings, Source};
 use rsgun_core::ipc::{Identity, ToForkServer, WorkerId};
-use rsgun_core::listeners::{self, Change, Listener, Origin};
+use rsgun_core::listeners::{self, Change, Listener, Manner, Origin};
+use rsgun_core::log::output::{self, Files};
 use rsgun_core::scoreboard::{Roster, now_ms};
 use rsgun_core::sys::process;
 use rsgun_core::sys::shared::Shared;
+use rsgun_core::sys::title;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::Level;
 
 use super::MasterError;
 use super::cgroup::OomCounter;
+use super::daemon::Launcher;
 use super::event::{Action, Event, Policy};
 use super::exit::Exit;
 use super::link::Link;
@@ -43,11 +48,29 @@ pub(super) struct Effects {
     workers: HashMap<WorkerId, WorkerHandle>,
     roster: Shared<Roster>,
     out_of_memory: OomCounter,
+    /// The settings that the master itself logs by.
+    own: Arc<Settings>,
+    /// Waits in the terminal until the server serves.
+    launcher: Option<Launcher>,
+}
+
+/// What the boot has set up for the master.
+pub(super) struct Foundation {
+    pub(super) surroundings: Surroundings,
+    /// Where relative paths start.
+    pub(super) directory: PathBuf,
+    pub(super) settings: Settings,
+    pub(super) logs: Files,
+    pub(super) listeners: Vec<Listener>,
+    /// Waits in the terminal until the server serves.
+    pub(super) launcher: Option<Launcher>,
 }
 
 /// What a generation is made of.
 struct Resources {
     settings: Arc<Settings>,
+    /// For its processes.
+    logs: Files,
     interpreter: Interpreter,
     /// Its listeners, if they are others than the master's.
     change: Option<Change>,
@@ -62,18 +85,24 @@ impl Effects {
     /// When there is no interpreter, or the shared memory cannot be made.
     pub(super) fn new(
         source: Source,
-        surroundings: Surroundings,
-        directory: PathBuf,
-        settings: Settings,
-        listeners: Vec<Listener>,
+        foundation: Foundation,
         events: UnboundedSender<Event>,
     ) -> Result<(Self, Policy), MasterError> {
+        let Foundation {
+            surroundings,
+            directory,
+            settings,
+            logs,
+            listeners,
+            launcher,
+        } = foundation;
         let interpreter = interpreter(&settings, &surroundings)?;
         let policy = Policy::new(&settings, &interpreter.python);
         let roster = Shared::create(c"rsgun-roster").map_err(MasterError::System)?;
         let settings = Arc::new(anchored(settings, &directory));
         let first = Resources {
-            settings,
+            settings: Arc::clone(&settings),
+            logs,
             interpreter,
             change: None,
             server: None,
@@ -88,6 +117,8 @@ impl Effects {
             workers: HashMap::new(),
             roster,
             out_of_memory: OomCounter::of_process(),
+            own: settings,
+            launcher,
         };
         Ok((effects, policy))
     }
@@ -113,18 +144,20 @@ impl Effects {
             Action::Configure { generation } => {
                 if let Some(Resources {
                     settings,
+                    logs,
                     server: Some(server),
                     ..
                 }) = self.generations.get(&generation)
                 {
                     let settings = Box::new(Settings::clone(settings));
-                    server.send(
-                        ToForkServer::Configure {
-                            generation,
-                            settings,
-                        },
-                        Vec::new(),
-                    );
+                    let order = ToForkServer::Configure {
+                        generation,
+                        settings,
+                    };
+                    match logs.to_fds() {
+                        Ok(fds) => server.send(order, fds),
+                        Err(error) => return Some(logs::cannot_configure(generation, &error)),
+                    }
                 }
             }
             Action::CloseForkServer { generation } => {
@@ -155,6 +188,7 @@ impl Effects {
                 self.workers.remove(&identity.id);
             }
             Action::CloseListeners => self.close_listeners(),
+            Action::ReopenLogs { only } => self.reopen_logs(only),
             Action::Notify(notice) => self.tell(&notice),
             // The loop looks for this one itself.
             Action::Exit { .. } => {}
@@ -200,11 +234,14 @@ impl Effects {
     fn resolve(&mut self, generation: u32) -> Result<Policy, MasterError> {
         let settings = anchored(self.source.resolve()?, &self.directory);
         let interpreter = interpreter(&settings, &self.surroundings)?;
-        let change = listeners::prepare(&self.listeners, &settings.bind, settings.backlog)?;
+        let logs = Files::open(&settings, &self.directory)?;
+        let manner = manner(&settings, self.own.umask);
+        let change = listeners::prepare(&self.listeners, &settings.bind, manner)?;
         let policy = Policy::new(&settings, &interpreter.python);
         let settings = Arc::new(settings);
         let resources = Resources {
             settings,
+            logs,
             interpreter,
             change: Some(change),
             server: None,
@@ -215,8 +252,10 @@ impl Effects {
 
     fn start_fork_server(&mut self, generation: u32, like: Option<u32>) -> Result<i32, String> {
         if let Some(like) = like.and_then(|like| self.generations.get(&like)) {
+            let logs = like.logs.try_clone().map_err(|error| error.to_string())?;
             let resources = Resources {
                 settings: Arc::clone(&like.settings),
+                logs,
                 interpreter: like.interpreter.clone(),
                 change: None,
                 server: None,
@@ -262,6 +301,12 @@ impl Effects {
     }
 
     fn adopt(&mut self, generation: u32) {
+        if let Some(new) = self.generations.get(&generation) {
+            self.own = Arc::clone(&new.settings);
+            title::set(&own_title(&new.settings));
+            output::set_level(new.settings.log_level);
+            output::replace(&new.logs);
+        }
         let change = self
             .generations
             .get_mut(&generation)
@@ -305,7 +350,7 @@ impl Effects {
         }
     }
 
-    fn tell(&self, notice: &Notice) {
+    fn tell(&mut self, notice: &Notice) {
         let serving = notice
             .concerns()
             .and_then(|worker| self.serving(worker.identity.id));
@@ -320,6 +365,10 @@ impl Effects {
             tracing::info!("Waiting for application startup.");
         }
         if *notice == Notice::Serving {
+            output::dismiss_witness();
+            if let Some(launcher) = self.launcher.take() {
+                launcher.release();
+            }
             for listener in &self.listeners {
                 tracing::info!("rsgun running on {} (Press CTRL+C to quit)", listener.url());
             }
@@ -356,7 +405,24 @@ fn interpreter(
     Ok(Interpreter {
         python: surroundings.interpreter(settings.python.as_deref())?,
         extension: surroundings.extension(),
+        variables: settings.env.clone(),
+        run_as: settings.run_as.clone(),
     })
+}
+
+/// In which manner sockets are opened. The mask is that of the boot.
+pub(super) fn manner(settings: &Settings, umask: Option<u32>) -> Manner {
+    Manner {
+        backlog: settings.backlog,
+        mode: Manner::MODE & !umask.unwrap_or(0),
+        owner: (settings.run_as.as_ref()).map(|run_as| (run_as.uid, run_as.gid)),
+    }
+}
+
+/// The process title of the master.
+pub(super) fn own_title(settings: &Settings) -> String {
+    let name = settings.name.as_ref().unwrap_or(&settings.app);
+    format!("rsgun: master [{name}]")
 }
 
 /// Makes the directory to change to absolute, for processes that may change twice.

@@ -8,11 +8,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use rsgun_core::config::Settings;
+use rsgun_core::config::{Settings, WorkerCount};
 use rsgun_core::ipc::{FromForkServer, FromWorker, Identity, ToWorker, WorkerId};
 
 use super::exit::Exit;
 use super::notice::Notice;
+use super::processors;
 
 /// What an operator can ask for, by signal today.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub enum Command {
     StopQuickly,
     /// Open the log files anew (USR1).
     ReopenLogs,
+    /// Stop all workers, keep the master (WINCH in the background).
+    Dismiss,
     /// Exchange the binary (USR2).
     Upgrade,
 }
@@ -128,7 +131,10 @@ impl Policy {
     pub(super) fn new(settings: &Settings, interpreter: &Path) -> Self {
         let boot_timeout = Duration::from_secs(settings.boot_timeout.into());
         Self {
-            workers: settings.workers,
+            workers: match settings.workers {
+                WorkerCount::Fixed(number) => number,
+                WorkerCount::Auto => processors::workers(),
+            },
             preload: settings.preload,
             graceful_timeout: Duration::from_secs(settings.graceful_timeout.into()),
             boot_timeout: (!boot_timeout.is_zero()).then_some(boot_timeout),
@@ -198,6 +204,11 @@ pub(super) enum Action {
     },
     /// Close the listeners, so that the kernel refuses new connections.
     CloseListeners,
+    /// Open the log files anew and pass them on.
+    ReopenLogs {
+        /// For this worker alone; `None`: for everybody.
+        only: Option<WorkerId>,
+    },
     /// Tell the operator.
     Notify(Notice),
     /// End the master.

@@ -14,12 +14,14 @@
 //!                           └──────── what is known at once ◀─────┘
 //! ```
 //!
-//! There is one thread. It never loads Python, never forks without exec, and never
-//! sleeps. The order of the boot: signal handlers first, so that no signal is lost
-//! however slow the rest is; then the configuration; then the listeners, so that an
-//! address in use is told before the application is imported; then the fork server.
+//! There is one thread. It never loads Python, never forks without exec (but once, at
+//! the start, for [`daemon`]), and never sleeps. The order of the boot: signal handlers
+//! first, so that no signal is lost however slow the rest is; then the configuration;
+//! then the way into the background; then log files, pidfile and listeners, so that what
+//! is wrong with them is told before the application is imported; then the fork server.
 
 mod cgroup;
+mod daemon;
 mod deaths;
 mod effects;
 mod event;
@@ -28,6 +30,8 @@ mod generation;
 mod link;
 mod moment;
 mod notice;
+mod pidfile;
+mod processors;
 mod reload;
 #[cfg(test)]
 mod reload_tests;
@@ -42,24 +46,33 @@ mod state_tests;
 mod state_world;
 mod stop;
 mod supervision;
+mod terminal;
 mod worker;
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
 
 use nix::sys::signal::Signal;
-use rsgun_core::config::{ConfigError, Source};
-use rsgun_core::listeners::{self, ListenError};
+use nix::sys::stat::{Mode, umask};
+use rsgun_core::config::{ConfigError, Settings, Source};
+use rsgun_core::listeners::{self, Address, ListenError};
 use rsgun_core::log;
-use rsgun_core::sys::signals::SignalQueue;
+use rsgun_core::log::output::{self, Files, LogFileError};
+use rsgun_core::sys::signals::{Arrived, SignalQueue};
 use rsgun_core::sys::{process, title};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use self::effects::Effects;
+use self::daemon::{Detached, Launcher};
+use self::effects::{Effects, Foundation, manner, own_title};
 pub use self::event::Command;
 use self::event::{Action, Event, Policy};
 use self::moment::Moment;
+use self::pidfile::PidFile;
+pub use self::pidfile::PidFileError;
 use self::state::State;
+use self::terminal::Terminal;
 use crate::python::{PythonError, Surroundings};
 use crate::signals;
 
@@ -72,6 +85,12 @@ pub enum MasterError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// A log file cannot be opened.
+    #[error(transparent)]
+    LogFile(#[from] LogFileError),
+    /// The pidfile cannot be written.
+    #[error(transparent)]
+    PidFile(#[from] PidFileError),
     /// There is no interpreter.
     #[error(transparent)]
     Python(#[from] PythonError),
@@ -86,7 +105,11 @@ impl MasterError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Configuration(error) => error.exit_code(),
-            Self::Listen(_) | Self::Python(_) | Self::System(_) => 1,
+            Self::Listen(_)
+            | Self::LogFile(_)
+            | Self::PidFile(_)
+            | Self::Python(_)
+            | Self::System(_) => 1,
         }
     }
 }
@@ -97,30 +120,88 @@ impl MasterError {
 /// # Errors
 /// [`MasterError`] before anything was started; it has not been logged.
 pub fn run(source: Source) -> Result<u8, MasterError> {
+    let terminal = Terminal::of_process();
     let signals = SignalQueue::install(&signals::HANDLED).map_err(MasterError::System)?;
     let surroundings = Surroundings::of_process();
     let settings = source.resolve()?;
-    log::init(settings.log_level);
-    title::set(&format!("rsgun: master [{}]", settings.app));
-    process::become_subreaper().map_err(MasterError::System)?;
     let directory = std::env::current_dir().map_err(MasterError::System)?;
-    let listeners = listeners::open_all(&settings.bind, settings.backlog)?;
+    let mut terminal = Some(terminal);
+    let mut launcher = None;
+    if settings.daemon {
+        match daemon::detach().map_err(MasterError::System)? {
+            Detached::Launcher(code) => return Ok(code),
+            Detached::Master(line) => launcher = Some(line),
+        }
+        terminal = None;
+    }
+    // Before the first file is made.
+    if let Some(mask) = settings.umask {
+        umask(Mode::from_bits_truncate(mask));
+    }
+    let logs = start_logging(&settings, &directory, launcher.as_ref())?;
+    title::set(&own_title(&settings));
+    process::become_subreaper().map_err(MasterError::System)?;
+    let _pidfile = (settings.pid.as_deref())
+        .map(|path| PidFile::create(&directory.join(path)))
+        .transpose()?;
+    let manner = manner(&settings, settings.umask);
+    let listeners = listeners::open_all(&settings.bind, manner)?;
     let (sender, queue) = unbounded_channel();
-    let (effects, policy) =
-        Effects::new(source, surroundings, directory, settings, listeners, sender)?;
+    let foundation = Foundation {
+        surroundings,
+        directory,
+        settings,
+        logs,
+        listeners,
+        launcher,
+    };
+    let (effects, policy) = Effects::new(source, foundation, sender)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .build()
         .map_err(MasterError::System)?;
     runtime
-        .block_on(serve(signals, queue, effects, policy))
+        .block_on(serve(signals, terminal, queue, effects, policy))
         .map_err(MasterError::System)
+}
+
+/// Opens the log files and sets up logging. As long as the server does not serve, errors
+/// and warnings are shown in the terminal as well, through the launcher if there is one.
+fn start_logging(
+    settings: &Settings,
+    directory: &Path,
+    launcher: Option<&Launcher>,
+) -> Result<Files, MasterError> {
+    let to_file = settings.error_logfile.is_file();
+    if let Some(launcher) = launcher {
+        output::show_to(launcher.line().map_err(MasterError::System)?);
+    } else if to_file {
+        let terminal = io::stderr().as_fd().try_clone_to_owned();
+        output::show_to(terminal.map_err(MasterError::System)?);
+    }
+    if launcher.is_some() {
+        let keep_input = settings.bind.contains(&Address::Fd(0));
+        daemon::leave_streams(keep_input).map_err(MasterError::System)?;
+    }
+    let logs = Files::open(settings, directory)?;
+    let own = logs.try_clone().map_err(MasterError::System)?;
+    // In the foreground only the application's output is captured, not what its
+    // interpreter says before it has been told of a log.
+    log::init(settings.log_level, own, launcher.is_some() && to_file);
+    if settings.worker_tmp_dir.is_some() {
+        tracing::debug!(
+            "--worker-tmp-dir is not needed: workers show that they live in shared memory, not \
+             in a file"
+        );
+    }
+    Ok(logs)
 }
 
 /// The event loop.
 async fn serve(
     signals: SignalQueue,
+    terminal: Option<Terminal>,
     mut queue: UnboundedReceiver<Event>,
     mut effects: Effects,
     policy: Policy,
@@ -140,9 +221,11 @@ async fn serve(
                     let mut ready = ready?;
                     match signals.get_ref().next()? {
                         None => ready.clear_ready(),
-                        Some(Signal::SIGCHLD) => known.extend(effects.reap()),
-                        Some(signal) => {
-                            known.extend(signals::command(signal).map(Event::Command));
+                        Some(Arrived { signal: Signal::SIGCHLD, .. }) => {
+                            known.extend(effects.reap());
+                        }
+                        Some(arrived) => {
+                            known.extend(command(arrived, terminal).map(Event::Command));
                         }
                     }
                 }
@@ -160,6 +243,16 @@ async fn serve(
                 return Ok(code);
             }
         }
+    }
+}
+
+/// What a signal asks for, depending on the terminal of a master in the foreground.
+fn command(arrived: Arrived, terminal: Option<Terminal>) -> Option<Command> {
+    match (arrived.signal, terminal) {
+        (Signal::SIGHUP, Some(terminal)) => terminal.hang_up(arrived.sender),
+        // It has another size.
+        (Signal::SIGWINCH, Some(_)) => None,
+        (signal, _) => signals::command(signal),
     }
 }
 

@@ -122,8 +122,15 @@ pub(super) enum Notice {
         /// How many there are to be.
         after: u32,
     },
-    /// USR1: this server writes to standard error only.
-    NothingToReopen,
+    /// USR1: the log files were opened anew.
+    LogsReopened,
+    /// WINCH: the workers are told to end, the master stays.
+    Dismissed,
+    /// The workers that WINCH has sent away are wanted back.
+    Recalled {
+        /// How many there are to be.
+        workers: u32,
+    },
     /// USR2.
     UpgradeUnsupported,
     /// The server ends.
@@ -302,10 +309,14 @@ impl Notice {
                 Level::INFO,
                 format!("Number of workers changed from {before} to {after}"),
             ),
-            Self::NothingToReopen => (
-                Level::DEBUG,
-                "There are no log files to be reopened".to_owned(),
+            Self::LogsReopened => (Level::DEBUG, "The log files were opened anew".to_owned()),
+            Self::Dismissed => (
+                Level::INFO,
+                "All workers are told to end; HUP or TTIN brings them back".to_owned(),
             ),
+            Self::Recalled { workers } => {
+                (Level::INFO, format!("Workers are wanted again: {workers}"))
+            }
             Self::UpgradeUnsupported => (
                 Level::WARN,
                 "SIGUSR2 (upgrade of the binary) is not supported; the server goes on".to_owned(),

@@ -174,10 +174,12 @@ impl State {
     }
 
     fn roll(&mut self, now: Moment, candidate: u32, proven: bool) {
-        if !self
-            .generations
-            .get(&candidate)
-            .is_some_and(Generation::can_fork)
+        // Without slots there is nobody to prove the new generation.
+        if self.target() == 0
+            || !self
+                .generations
+                .get(&candidate)
+                .is_some_and(Generation::can_fork)
         {
             return;
         }

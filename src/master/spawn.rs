@@ -11,6 +11,7 @@ use rsgun_core::ipc::{
 };
 use rsgun_core::listeners::{Listener, Origin};
 use rsgun_core::scoreboard::{Roster, Scoreboard};
+use rsgun_core::sys::credentials::Credentials;
 use rsgun_core::sys::shared::Shared;
 use rsgun_core::sys::signals::HeldBack;
 use rsgun_core::sys::{channel, process};
@@ -26,6 +27,10 @@ pub(super) struct Interpreter {
     pub(super) python: PathBuf,
     /// How it finds rsgun.
     pub(super) extension: Extension,
+    /// Variables for it, `NAME=VALUE`.
+    pub(super) variables: Vec<String>,
+    /// Whom it runs as, if not as the master does.
+    pub(super) run_as: Option<Credentials>,
 }
 
 impl Interpreter {
@@ -39,9 +44,16 @@ impl Interpreter {
         events: UnboundedSender<Event>,
     ) -> Result<(i32, Link<ToForkServer>), String> {
         let failed = |error: io::Error| {
+            let as_whom = self.run_as.as_ref().map(|run_as| {
+                format!(
+                    " as user {} and group {}, who must be able to reach and execute it",
+                    run_as.uid, run_as.gid
+                )
+            });
             format!(
-                "cannot start the interpreter {}: {error}\nName another one with --python.",
-                self.python.display()
+                "cannot start the interpreter {}{}: {error}\nName another one with --python.",
+                self.python.display(),
+                as_whom.unwrap_or_default()
             )
         };
         let (ours, theirs) = channel::pair().map_err(failed)?;
@@ -76,7 +88,16 @@ impl Interpreter {
             Extension::File(path) => command.arg(path),
             Extension::Installed => command.arg("-"),
         };
-        process::prepare_child(&mut command, vec![(channel, bootstrap::CHANNEL_FD)]);
+        let variables = self
+            .variables
+            .iter()
+            .filter_map(|text| text.split_once('='));
+        command.envs(variables);
+        process::prepare_child(
+            &mut command,
+            vec![(channel, bootstrap::CHANNEL_FD)],
+            self.run_as.clone(),
+        );
         let _held_back = HeldBack::start()?;
         // Dropping the handle neither kills nor reaps: the one reaper of the master does.
         let child = command.spawn()?;
@@ -116,6 +137,7 @@ impl Interpreter {
 /// The master's side of a worker.
 #[derive(Debug)]
 pub(super) struct WorkerHandle {
+    pub(super) generation: u32,
     pub(super) link: Link<ToWorker>,
     pub(super) scoreboard: Shared<Scoreboard>,
 }
@@ -156,7 +178,11 @@ impl WorkerHandle {
             },
             fds,
         );
-        Ok(Self { link, scoreboard })
+        Ok(Self {
+            generation: identity.generation,
+            link,
+            scoreboard,
+        })
     }
 }
 
@@ -173,6 +199,8 @@ mod tests {
         let interpreter = Interpreter {
             python: "/venv/bin/python3".into(),
             extension: Extension::Installed,
+            variables: Vec::new(),
+            run_as: None,
         };
         let hello = |version: &str| FromForkServer::Hello {
             version: version.to_owned(),

@@ -75,6 +75,8 @@ pub(super) struct State {
     pub(super) announce_by: Option<Moment>,
     /// What TTIN and TTOU have added to the configured number of workers.
     pub(super) adjustment: i64,
+    /// WINCH has sent all workers away, until HUP or TTIN.
+    pub(super) dismissed: bool,
     /// By number; the first slot is 1.
     pub(super) slots: BTreeMap<u32, Slot>,
     pub(super) workers: BTreeMap<WorkerId, Worker>,
@@ -102,6 +104,7 @@ impl State {
             announced: false,
             announce_by: None,
             adjustment: 0,
+            dismissed: false,
             slots: BTreeMap::new(),
             workers: BTreeMap::new(),
             generations: BTreeMap::new(),
@@ -240,8 +243,11 @@ impl State {
             .map(|generation| &generation.policy)
     }
 
-    /// How many workers there should be.
+    /// How many workers there should be. The boot is finished before they go.
     pub(super) fn target(&self) -> u32 {
+        if self.dismissed && !self.is_booting() {
+            return 0;
+        }
         let configured = i64::from(self.policy().map_or(1, |policy| policy.workers));
         let wanted = (configured + self.adjustment).clamp(1, i64::from(SLOTS_MAX));
         u32::try_from(wanted).unwrap_or(1)
@@ -251,11 +257,32 @@ impl State {
         match command {
             Command::Stop | Command::StopQuickly => self.stop_ordered(now, command),
             _ if self.is_stopping() => {}
-            Command::Reload => self.reload_ordered(now),
+            Command::Reload => {
+                self.recall();
+                self.reload_ordered(now);
+            }
+            Command::More if self.dismissed => self.recall(),
             Command::More => self.adjust(1),
+            Command::Fewer if self.dismissed => {}
             Command::Fewer => self.adjust(-1),
-            Command::ReopenLogs => self.notify(Notice::NothingToReopen),
+            Command::Dismiss => {
+                if !mem::replace(&mut self.dismissed, true) {
+                    self.notify(Notice::Dismissed);
+                }
+            }
+            Command::ReopenLogs => {
+                self.act(Action::ReopenLogs { only: None });
+                self.notify(Notice::LogsReopened);
+            }
             Command::Upgrade => self.notify(Notice::UpgradeUnsupported),
+        }
+    }
+
+    /// Wants the workers back that WINCH has sent away.
+    fn recall(&mut self) {
+        if mem::take(&mut self.dismissed) {
+            let workers = self.target();
+            self.notify(Notice::Recalled { workers });
         }
     }
 
@@ -393,6 +420,7 @@ impl State {
                 }
             }
             FromWorker::Failed(failure) => worker.failure = Some(failure),
+            FromWorker::WantsLogs => self.act(Action::ReopenLogs { only: Some(id) }),
             FromWorker::Ready => {}
         }
     }

@@ -18,6 +18,7 @@ enum Incident {
     Reload,
     More,
     Fewer,
+    Dismiss,
     /// Some process does what it should.
     ServerReacts(usize),
     WorkerReacts(usize),
@@ -39,6 +40,7 @@ fn incident() -> impl Strategy<Value = Incident> {
         2 => Just(Incident::Reload),
         1 => Just(Incident::More),
         1 => Just(Incident::Fewer),
+        1 => Just(Incident::Dismiss),
         6 => (0_usize..8).prop_map(Incident::ServerReacts),
         12 => (0_usize..32).prop_map(Incident::WorkerReacts),
         4 => Just(Incident::LateSign),
@@ -68,6 +70,7 @@ fn apply(world: &mut World, incident: &Incident) {
         Incident::Reload => world.command(Command::Reload),
         Incident::More => world.command(Command::More),
         Incident::Fewer => world.command(Command::Fewer),
+        Incident::Dismiss => world.command(Command::Dismiss),
         Incident::ServerReacts(number) => {
             if let Some(number) = pick(&servers, number) {
                 world.server_reacts(number);
@@ -153,6 +156,9 @@ proptest! {
             apply(&mut world, incident);
         }
         prop_assert_eq!(world.exit, None);
+        if world.state.dismissed {
+            world.command(Command::More);
+        }
         calm_down(&mut world);
         prop_assert_eq!(world.exit, None);
         prop_assert_eq!(world.serving().len(), world.state.target() as usize);

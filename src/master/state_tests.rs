@@ -458,6 +458,58 @@ fn commands_after_the_stop_do_nothing() {
 }
 
 #[test]
+fn winch_sends_all_workers_away_until_ttin() {
+    let mut world = World::booted(3, false);
+    world.command(Command::Dismiss);
+    world.command(Command::Dismiss);
+    world.command(Command::Fewer);
+    world.cooperate();
+    assert!(world.workers.is_empty());
+    assert!(!world.listeners_closed);
+    assert_eq!(world.servers.len(), 1, "the fork server stays");
+    world.pass(Duration::from_secs(60));
+    assert!(world.workers.is_empty());
+    world.command(Command::More);
+    world.cooperate();
+    assert_eq!(world.serving().len(), 3, "as many as before");
+    assert_eq!(count(&world, |n| *n == Notice::Dismissed), 1);
+    assert_eq!(count(&world, |n| *n == Notice::Recalled { workers: 3 }), 1);
+}
+
+#[test]
+fn hup_brings_the_workers_back_and_reloads() {
+    let mut world = World::booted(2, false);
+    world.command(Command::Dismiss);
+    world.cooperate();
+    world.command(Command::Reload);
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [2, 2]);
+}
+
+#[test]
+fn a_reload_waits_while_there_are_no_workers() {
+    let mut world = World::booted(2, false);
+    world.command(Command::Reload);
+    world.command(Command::Dismiss);
+    world.cooperate();
+    assert!(world.workers.is_empty());
+    assert_eq!(count(&world, |n| matches!(n, Notice::Reloaded { .. })), 0);
+    world.command(Command::More);
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [2, 2]);
+}
+
+#[test]
+fn winch_during_the_boot_waits_for_its_end() {
+    let mut world = World::new(2, false);
+    world.command(Command::Dismiss);
+    world.cooperate();
+    assert_eq!(world.exit, None);
+    assert_eq!(count(&world, |n| *n == Notice::Serving), 1);
+    assert!(world.workers.is_empty());
+}
+
+#[test]
 fn usr1_usr2_change_nothing() {
     let mut world = World::booted(1, false);
     world.command(Command::ReopenLogs);
@@ -465,6 +517,6 @@ fn usr1_usr2_change_nothing() {
     assert_eq!(world.serving().len(), 1);
     assert_eq!(
         world.notices,
-        [Notice::NothingToReopen, Notice::UpgradeUnsupported]
+        [Notice::LogsReopened, Notice::UpgradeUnsupported]
     );
 }

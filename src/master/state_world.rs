@@ -195,7 +195,7 @@ impl World {
                     assert!(!self.listeners_closed);
                     self.listeners_closed = true;
                 }
-                Action::Adopt { .. } => {}
+                Action::Adopt { .. } | Action::ReopenLogs { .. } => {}
                 Action::Notify(notice) => self.notices.push(notice),
                 Action::Exit { code } => self.exit = Some(code),
             }

@@ -49,7 +49,8 @@ pub struct Identity {
 /// Master to fork server.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToForkServer {
-    /// The first message: what to load, and how.
+    /// The first message: what to load, and how. Carries the log files
+    /// ([`crate::log::output::Files`]).
     Configure {
         /// The load of the code that this fork server stands for.
         generation: u32,
@@ -66,6 +67,8 @@ pub enum ToForkServer {
         /// never be shut down.
         inherited: Vec<bool>,
     },
+    /// Log to other files from now on, which it carries.
+    ChangeLogs,
 }
 
 /// Fork server to master.
@@ -118,6 +121,9 @@ pub enum ToWorker {
     },
     /// Cancel what runs, run the lifespan shutdown, exit.
     Quit,
+    /// Log to other files from now on, which it carries
+    /// ([`crate::log::output::Files`]).
+    ChangeLogs,
 }
 
 /// Why a worker is told to drain.
@@ -143,6 +149,8 @@ pub enum FromWorker {
     Failed(Failure),
     /// The worker has stopped accepting, by order or on a signal of its own.
     Draining,
+    /// USR1 was sent to this worker: it wants its log files opened anew.
+    WantsLogs,
 }
 
 /// Why an application does not run.

@@ -1,18 +1,20 @@
 //! The log lines that rsgun itself writes: `INFO:     message key=value`.
 //!
-//! Each line is one `write` to standard error, so that lines of different
-//! processes do not mix. The prefix is uvicorn's, with its padding.
+//! Each line is one `write`, so that lines of different processes do not mix. The
+//! prefix is uvicorn's, with its padding. Where they go is [`output`]'s.
 
 pub mod access;
+pub mod output;
 
 use std::fmt::{self, Write as _};
-use std::io::{self, IsTerminal, Write as _};
 
 use serde::{Deserialize, Serialize};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level as TracingLevel, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
+
+use self::output::Files;
 
 /// The levels of `--log-level`, uvicorn's and gunicorn's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -33,6 +35,15 @@ pub enum Level {
 }
 
 impl Level {
+    const ALL: [Self; 6] = [
+        Self::Critical,
+        Self::Error,
+        Self::Warning,
+        Self::Info,
+        Self::Debug,
+        Self::Trace,
+    ];
+
     fn admits(self, level: TracingLevel) -> bool {
         let least = match self {
             Self::Critical | Self::Error => TracingLevel::ERROR,
@@ -45,39 +56,32 @@ impl Level {
     }
 }
 
-/// Starts logging to standard error; a second call in the same process is ignored.
-pub fn init(level: Level) {
-    let layer = LineLayer {
-        level,
-        colors: io::stderr().is_terminal(),
-    };
-    // Only fails when logging has been set up before, which is what is wanted.
-    let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer));
+/// Starts logging to `files`; a second call in the same process is ignored. With
+/// `captures`, standard output and standard error lead to the file of the server's own
+/// lines from now on.
+pub fn init(level: Level, files: Files, captures: bool) {
+    if output::install(level, files, captures) {
+        // Only fails when somebody else has set a subscriber, who then has the lines.
+        let _ =
+            tracing::subscriber::set_global_default(tracing_subscriber::registry().with(LineLayer));
+    }
 }
 
-struct LineLayer {
-    level: Level,
-    colors: bool,
-}
+struct LineLayer;
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LineLayer {
     fn enabled(&self, metadata: &tracing::Metadata<'_>, _: Context<'_, S>) -> bool {
-        self.level.admits(*metadata.level())
+        output::admits(*metadata.level())
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut line = prefix(*event.metadata().level(), self.colors).to_owned();
         let mut visitor = Line {
             message: String::new(),
             fields: String::new(),
         };
         event.record(&mut visitor);
-        line.push_str(&visitor.message);
-        line.push_str(&visitor.fields);
-        line.push('\n');
-        // A log that cannot be written (full disk, closed terminal) must not stop
-        // the server.
-        let _ = io::stderr().write_all(line.as_bytes());
+        visitor.message.push_str(&visitor.fields);
+        output::write(*event.metadata().level(), &visitor.message);
     }
 }
 

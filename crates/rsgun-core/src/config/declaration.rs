@@ -115,6 +115,8 @@ pub enum Kind {
     Text,
     /// A whole number.
     Number,
+    /// A whole number, or a word that stands for one.
+    Count,
     /// On or off.
     Switch,
     /// Any number of texts.
@@ -134,18 +136,21 @@ pub enum Section {
     Timeouts,
     /// What is written about it.
     Logging,
+    /// How it runs as a service of the system.
+    Service,
     /// Where settings come from.
     Configuration,
 }
 
 impl Section {
     /// All of them, in order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Application,
         Self::Listening,
         Self::Workers,
         Self::Timeouts,
         Self::Logging,
+        Self::Service,
         Self::Configuration,
     ];
 
@@ -158,6 +163,7 @@ impl Section {
             Self::Workers => "Workers",
             Self::Timeouts => "Time-outs",
             Self::Logging => "Logging",
+            Self::Service => "Service",
             Self::Configuration => "Configuration",
         }
     }

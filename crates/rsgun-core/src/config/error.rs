@@ -111,6 +111,14 @@ pub enum ConfigError {
         /// What it must be, with an example.
         wanted: &'static str,
     },
+    /// The process lacks the right to become somebody else.
+    #[error("{origin}: {}", not_permitted(*uid))]
+    NotPermitted {
+        /// Who names the user or group.
+        origin: Box<Origin>,
+        /// Who this process is.
+        uid: u32,
+    },
     /// A directory is not there.
     #[error("{origin}: {} is not a directory", path.display())]
     NotADirectory {
@@ -138,6 +146,14 @@ impl ConfigError {
             _ => 1,
         }
     }
+}
+
+fn not_permitted(uid: u32) -> String {
+    format!(
+        "only root (or a process with CAP_SETUID and CAP_SETGID) can run the application as \
+         somebody else, and rsgun was started with the user id {uid}; start it as root, or leave \
+         the option out"
+    )
 }
 
 fn suggestion(nearest: Option<&str>) -> String {

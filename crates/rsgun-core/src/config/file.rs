@@ -78,8 +78,10 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Layer, ConfigError> {
 /// The value as texts, or `None` if its type does not fit.
 fn texts(kind: Kind, value: &DeValue<'_>) -> Option<Vec<String>> {
     match (kind, value) {
-        (Kind::Text | Kind::List, DeValue::String(text)) => Some(vec![text.to_string()]),
-        (Kind::Number, DeValue::Integer(number)) => {
+        (Kind::Text | Kind::List | Kind::Count, DeValue::String(text)) => {
+            Some(vec![text.to_string()])
+        }
+        (Kind::Number | Kind::Count, DeValue::Integer(number)) => {
             // Hexadecimal and its like mean the same number.
             let number = i64::from_str_radix(number.as_str(), number.radix()).ok()?;
             Some(vec![number.to_string()])
@@ -97,6 +99,7 @@ fn wanted(kind: Kind) -> &'static str {
     match kind {
         Kind::Text => "a string in quotes",
         Kind::Number => "a whole number without quotes, such as 4",
+        Kind::Count => "a whole number without quotes, such as 4, or a word in quotes",
         Kind::Switch => "true or false without quotes",
         Kind::List => "a string or a list of strings, such as [\"127.0.0.1:8000\"]",
     }
@@ -170,9 +173,14 @@ mod tests {
                 "/etc/rsgun.toml, line 1: unknown key `zzz`; docs/settings.md lists all keys",
             ),
             (
-                "# comment\n\nworkers = \"4\"",
-                "/etc/rsgun.toml, line 3: workers is a string, but must be a whole number \
+                "# comment\n\nbacklog = \"4\"",
+                "/etc/rsgun.toml, line 3: backlog is a string, but must be a whole number \
                  without quotes, such as 4",
+            ),
+            (
+                "workers = true",
+                "/etc/rsgun.toml, line 1: workers is true or false, but must be a whole number \
+                 without quotes, such as 4, or a word in quotes",
             ),
             (
                 "bind = [8000]",

@@ -11,7 +11,8 @@
 //! value is taken from the highest layer that has it: command line, environment,
 //! file, default. Only then is the text read, so that an error can name where it
 //! stands. The addresses are one question with several answers (`--bind`, `--host`
-//! and `--port`, `--uds`, `--fd`) and are merged by [`listen`].
+//! and `--port`, `--uds`, `--fd`) and are merged by [`listen`]; user and group become
+//! numbers in [`run_as`].
 //!
 //! A [`Source`] keeps the command line and reads the other layers anew each time it
 //! is resolved, which is what a reload needs.
@@ -24,6 +25,7 @@ mod error;
 mod file;
 mod layer;
 mod listen;
+mod run_as;
 mod settings;
 mod source;
 mod value;
@@ -32,6 +34,6 @@ pub use declaration::{Declaration, Kind, Section};
 pub use environment::{Environment, ProcessEnvironment};
 pub use error::ConfigError;
 pub use layer::{Layer, Origin};
-pub use settings::{DECLARATIONS, Lifespan, Settings};
+pub use settings::{DECLARATIONS, Lifespan, LogTarget, Settings, WorkerCount};
 pub use source::Source;
 pub use value::ValueError;

@@ -16,6 +16,7 @@ use super::layer::Layers;
 use super::value::{self, ValueError};
 use crate::listeners::Address;
 use crate::log::Level;
+use crate::sys::credentials::Credentials;
 
 /// Generates [`Settings`], `Inputs` and [`DECLARATIONS`] from the entries.
 macro_rules! declare {
@@ -37,6 +38,8 @@ macro_rules! declare {
         pub struct Settings {
             /// Where to listen, never empty.
             pub bind: Vec<Address>,
+            /// Who fork servers and workers run as, if not as the master does.
+            pub run_as: Option<Credentials>,
             $(
                 $(#[doc = $doc])+
                 $(#[serde($($serde)+)])?
@@ -49,9 +52,11 @@ macro_rules! declare {
             pub(super) fn read(
                 layers: Layers<'_>,
                 bind: Vec<Address>,
+                run_as: Option<Credentials>,
             ) -> Result<Self, ConfigError> {
                 Ok(Self {
                     bind,
+                    run_as,
                     $($field: {
                         const DECLARATION: Declaration = Declaration {
                             $($key: $property,)+
@@ -162,14 +167,19 @@ declare! {
                       without one; with `on` that is an error; with `off` it is not asked.",
         }
         /// The number of worker processes.
-        workers: u32 = |texts| value::number(texts, &(1..=512)), {
+        workers: WorkerCount = value::workers, {
             name: "workers",
             section: Section::Workers,
-            kind: Kind::Number,
+            kind: Kind::Count,
             short: Some('w'),
             variables: &["WEB_CONCURRENCY"],
-            placeholder: "N",
+            placeholder: "N|auto",
             default: Some("1"),
+            details: "A number from 1 to 512. `auto` is one worker for each processor that this \
+                      process may use: those of its affinity mask and its cpuset, or fewer if a \
+                      CPU quota of its control group (version 2 `cpu.max`, version 1 \
+                      `cpu.cfs_quota_us`) allows less; a part of a processor does not count, but \
+                      there is at least one worker. A reload counts again.",
         }
         /// Import the application once, before the workers are forked.
         preload: bool = value::switch, {
@@ -247,6 +257,110 @@ declare! {
             kind: Kind::Switch,
             default: Some("true"),
         }
+        /// Where the requests are logged: a file, or - for standard output.
+        access_logfile: LogTarget = value::log_target, {
+            name: "access-logfile",
+            section: Section::Logging,
+            placeholder: "FILE|-",
+            default: Some("-"),
+            details: "A relative path starts at the directory where rsgun was started. `USR1` \
+                      opens the file anew, for logrotate. A log that cannot be written, such as \
+                      on a full disk, loses lines and never stops the server.",
+        }
+        /// Where the server logs: a file, or - for standard error.
+        error_logfile: LogTarget = value::log_target, {
+            name: "error-logfile",
+            section: Section::Logging,
+            aliases: &["log-file"],
+            placeholder: "FILE|-",
+            default: Some("-"),
+            details: "As `access-logfile`. Until the server serves, errors and warnings appear on \
+                      standard error as well.",
+        }
+        /// Write what the application prints to the file of error-logfile.
+        capture_output: bool = value::switch, {
+            name: "capture-output",
+            section: Section::Logging,
+            kind: Kind::Switch,
+            default: Some("false"),
+            details: "Standard output and standard error of the application's processes lead to \
+                      that file then, and so does an access log that goes to `-`. Without a file \
+                      it changes nothing: both are where the log goes anyway.",
+        }
+        /// Run in the background, apart from the terminal.
+        daemon: bool = value::switch, {
+            name: "daemon",
+            section: Section::Service,
+            kind: Kind::Switch,
+            short: Some('D'),
+            default: Some("false"),
+            reload: false,
+            details: "The command returns when the server serves, with exit code 0, or when it \
+                      could not start, with the reason on standard error and the exit code of \
+                      the failure. Standard input is `/dev/null` then, and so are standard output \
+                      and standard error unless `error-logfile` names a file, which they lead to. \
+                      Under systemd, supervisord or in a container, stay in the foreground.",
+        }
+        /// The file that the process id of the master is written to.
+        pid: Option<PathBuf> = value::optional_path, {
+            name: "pid",
+            section: Section::Service,
+            short: Some('p'),
+            aliases: &["pidfile"],
+            placeholder: "FILE",
+            otherwise: "none is written",
+            example: "\"/run/rsgun.pid\"",
+            reload: false,
+            details: "Written before anything listens, and removed at the end. If it names a \
+                      process that runs and is an rsgun, this one does not start; the file of a \
+                      process that has ended is replaced. A relative path starts at the directory \
+                      where rsgun was started.",
+        }
+        /// The mask for the modes of new files, in octal, such as 027.
+        umask: Option<u32> = value::optional_umask, {
+            name: "umask",
+            section: Section::Service,
+            short: Some('m'),
+            placeholder: "MASK",
+            otherwise: "the mask that rsgun was started with",
+            example: "\"027\"",
+            reload: false,
+            details: "Holds in all processes. If it is set, it also takes its bits from the mode \
+                      0666 of UNIX sockets.",
+        }
+        /// A variable for the application's processes, NAME=VALUE; repeatable.
+        env: Vec<String> = value::variables, {
+            name: "env",
+            section: Section::Service,
+            kind: Kind::List,
+            short: Some('e'),
+            placeholder: "NAME=VALUE",
+            otherwise: "none",
+            example: "[\"DJANGO_SETTINGS_MODULE=site.settings\"]",
+            details: "The interpreter is started with it. In the variable, separate entries by \
+                      commas.",
+        }
+        /// A name that process titles show.
+        name: Option<String> = value::optional_name, {
+            name: "name",
+            section: Section::Service,
+            short: Some('n'),
+            aliases: &["proc-name"],
+            placeholder: "NAME",
+            otherwise: "the title of the master shows the application",
+            example: "\"shop\"",
+            details: "`rsgun: master [shop]`, `rsgun: worker 1 [shop, gen 1]`.",
+        }
+        /// Accepted from gunicorn; no such directory is needed.
+        worker_tmp_dir: Option<PathBuf> = value::optional_path, {
+            name: "worker-tmp-dir",
+            section: Section::Service,
+            placeholder: "DIR",
+            otherwise: "none",
+            example: "\"/dev/shm\"",
+            details: "gunicorn's workers touch a file there to show that they live. Here they \
+                      write to shared memory, which no disk can hold up.",
+        }
         /// Connections that may wait to be accepted.
         backlog: u32 = |texts| value::number(texts, &(1..=2_147_483_647)), {
             name: "backlog",
@@ -307,6 +421,37 @@ declare! {
             otherwise: "`8000`",
             example: "8000",
         }
+        /// The user that the application runs as: a name or a number.
+        user: Option<String> = value::optional_account, {
+            name: "user",
+            section: Section::Service,
+            short: Some('u'),
+            placeholder: "USER",
+            otherwise: "the user that starts rsgun",
+            example: "\"www-data\"",
+            details: "Fork servers and workers run as this user, with its primary group unless \
+                      `group` names another, and without supplementary groups unless `initgroups` \
+                      says so. They cannot get the old rights back. The master keeps its own: it \
+                      binds ports below 1024 and opens log files also at a reload. UNIX sockets \
+                      that it makes belong to this user. `HOME` and other variables stay as they \
+                      are: see `env`.",
+        }
+        /// The group that the application runs as: a name or a number.
+        group: Option<String> = value::optional_account, {
+            name: "group",
+            section: Section::Service,
+            short: Some('g'),
+            placeholder: "GROUP",
+            otherwise: "the primary group of `user`, else the group that starts rsgun",
+            example: "\"www-data\"",
+        }
+        /// Give the application's processes all groups of their user.
+        initgroups: bool = value::switch, {
+            name: "initgroups",
+            section: Section::Service,
+            kind: Kind::Switch,
+            default: Some("false"),
+        }
         /// The UNIX socket to listen on.
         uds: Option<Address> = value::optional_socket_path, {
             name: "uds",
@@ -327,6 +472,34 @@ declare! {
             details: "The same as `fd://N` for `bind`. 0 is what supervisord passes to an \
                       `fcgi-program`.",
         }
+    }
+}
+
+/// `--workers`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkerCount {
+    /// So many.
+    Fixed(u32),
+    /// As many as there are processors to use.
+    Auto,
+}
+
+/// `--access-logfile` and `--error-logfile`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogTarget {
+    /// The standard stream.
+    Standard,
+    /// A file; a relative path starts at the directory where rsgun was started.
+    File(PathBuf),
+}
+
+impl LogTarget {
+    /// Whether it is a file.
+    #[must_use]
+    pub fn is_file(&self) -> bool {
+        matches!(self, Self::File(_))
     }
 }
 
@@ -351,7 +524,8 @@ mod tests {
     use super::*;
 
     fn defaults() -> serde_json::Map<String, Value> {
-        match serde_json::to_value(Settings::read(Layers(&[]), Vec::new()).unwrap()).unwrap() {
+        match serde_json::to_value(Settings::read(Layers(&[]), Vec::new(), None).unwrap()).unwrap()
+        {
             Value::Object(map) => map,
             other => panic!("settings are {other}"),
         }
@@ -359,9 +533,19 @@ mod tests {
 
     #[test]
     fn a_declaration_has_the_name_and_the_kind_of_its_field() {
-        let inputs = ["config", "bind", "host", "port", "uds", "fd"];
+        let inputs = [
+            "config",
+            "bind",
+            "host",
+            "port",
+            "uds",
+            "fd",
+            "user",
+            "group",
+            "initgroups",
+        ];
         let mut fields = defaults();
-        assert!(fields.remove("bind").is_some());
+        assert!(fields.remove("bind").is_some() && fields.remove("run_as").is_some());
         for declaration in DECLARATIONS {
             if inputs.contains(&declaration.name) {
                 continue;
@@ -370,6 +554,7 @@ mod tests {
             let field = field.unwrap_or_else(|| panic!("no field for {}", declaration.name));
             let fits = match declaration.kind {
                 Kind::Number => field.is_number(),
+                Kind::Count => !field.is_null(),
                 Kind::Switch => field.is_boolean(),
                 Kind::Text => field.is_string() || field.is_null(),
                 Kind::List => field.is_array(),
@@ -427,7 +612,12 @@ mod tests {
             "unix:@x".parse().unwrap(),
             "fd://0".parse().unwrap(),
         ];
-        let settings = Settings::read(Layers(&[]), bind).unwrap();
+        let run_as = Credentials {
+            uid: 33,
+            gid: 33,
+            groups: vec![33, 4],
+        };
+        let settings = Settings::read(Layers(&[]), bind, Some(run_as)).unwrap();
         let json = serde_json::to_string(&settings).unwrap();
         assert_eq!(serde_json::from_str::<Settings>(&json).unwrap(), settings);
     }

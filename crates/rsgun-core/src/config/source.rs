@@ -7,6 +7,7 @@ use super::error::ConfigError;
 use super::file;
 use super::layer::{Layer, Layers, Origin};
 use super::listen;
+use super::run_as;
 use super::settings::{Inputs, Settings};
 
 /// Where the settings come from: the command line as it was parsed, and the places
@@ -47,7 +48,8 @@ impl Source {
         all.extend(&file);
         let layers = Layers(&all);
         let bind = listen::addresses(layers, &*self.environment)?;
-        let settings = Settings::read(layers, bind)?;
+        let run_as = run_as::credentials(layers)?;
+        let settings = Settings::read(layers, bind, run_as)?;
         if settings.app.is_empty() {
             return Err(ConfigError::NoApplication);
         }
@@ -99,7 +101,7 @@ mod tests {
     use std::os::unix::ffi::OsStringExt;
 
     use super::*;
-    use crate::config::Declaration;
+    use crate::config::{Declaration, WorkerCount};
 
     /// A source of flags (`name=text`, repeatable), variables and a file.
     struct Case {
@@ -169,12 +171,12 @@ mod tests {
         let file = Some("app = \"filed:app\"\nworkers = 2\nbacklog = 7\n");
         let variables = [("RSGUN_WORKERS", "3"), ("RSGUN_LOG_LEVEL", "DEBUG")];
         let settings = case([("workers", "4")], variables, file).settings();
-        assert_eq!(settings.workers, 4);
+        assert_eq!(settings.workers, WorkerCount::Fixed(4));
         assert_eq!(settings.log_level, crate::log::Level::Debug);
         assert_eq!((settings.app.as_str(), settings.backlog), ("filed:app", 7));
         assert_eq!(settings.keep_alive, 75, "the default");
         let settings = case([], variables, file).settings();
-        assert_eq!(settings.workers, 3);
+        assert_eq!(settings.workers, WorkerCount::Fixed(3));
     }
 
     #[test]
@@ -183,15 +185,18 @@ mod tests {
             case([APP], [("WEB_CONCURRENCY", "5")], None)
                 .settings()
                 .workers,
-            5
+            WorkerCount::Fixed(5)
         );
         let both = [("WEB_CONCURRENCY", "5"), ("RSGUN_WORKERS", "6")];
-        assert_eq!(case([APP], both, None).settings().workers, 6);
+        assert_eq!(
+            case([APP], both, None).settings().workers,
+            WorkerCount::Fixed(6)
+        );
         assert_eq!(
             case([APP], [("WEB_CONCURRENCY", "")], None)
                 .settings()
                 .workers,
-            1
+            WorkerCount::Fixed(1)
         );
     }
 
@@ -199,7 +204,8 @@ mod tests {
     fn a_wrong_value_names_the_place() {
         assert_eq!(
             case([APP], [("WEB_CONCURRENCY", "many")], None).error(),
-            "the environment variable WEB_CONCURRENCY: `many` is not a whole number from 1 to 512"
+            "the environment variable WEB_CONCURRENCY: `many` is not a whole number from 1 to 512, nor \
+             `auto`"
         );
         let error = case([APP], [], Some("workers = 4\nkeep-alive = -1\n")).error();
         assert!(
@@ -386,9 +392,9 @@ mod tests {
         );
         let source = Source::new(layer, BTreeMap::new(), directory.path().to_owned());
         std::fs::write(&file, "app = \"main:app\"\nworkers = 2").unwrap();
-        assert_eq!(source.resolve().unwrap().workers, 2);
+        assert_eq!(source.resolve().unwrap().workers, WorkerCount::Fixed(2));
         std::fs::write(&file, "app = \"main:app\"\nworkers = 3").unwrap();
-        assert_eq!(source.resolve().unwrap().workers, 3);
+        assert_eq!(source.resolve().unwrap().workers, WorkerCount::Fixed(3));
         std::fs::write(&file, "app = \"main:app\"\nworkers = 0").unwrap();
         assert!(source.resolve().is_err());
     }

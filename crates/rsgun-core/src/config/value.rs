@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::Lifespan;
+use super::{Lifespan, LogTarget, WorkerCount};
 use crate::listeners::{Address, AddressError};
 use crate::log::Level;
 
@@ -61,6 +61,74 @@ where
     match digits.parse() {
         Ok(number) if range.contains(&number) => Ok(number),
         _ => Err(bounds()),
+    }
+}
+
+/// The number of workers.
+pub(super) fn workers(texts: &[String]) -> Read<WorkerCount> {
+    let text = first(texts);
+    if text.trim().eq_ignore_ascii_case("auto") {
+        return Ok(WorkerCount::Auto);
+    }
+    number(texts, &(1..=512))
+        .map(WorkerCount::Fixed)
+        .map_err(|error: ValueError| {
+            ValueError::new(text, format_args!("{}, nor `auto`", error.reason))
+        })
+}
+
+/// A mask for the modes of new files, in octal digits, or nothing.
+pub(super) fn optional_umask(texts: &[String]) -> Read<Option<u32>> {
+    optional(texts, |text| {
+        let digits = text.trim();
+        let digits = digits.strip_prefix("0o").unwrap_or(digits);
+        let is_octal = digits.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
+        u32::from_str_radix(digits, 8)
+            .ok()
+            .filter(|mask| is_octal && *mask <= 0o777)
+            .ok_or_else(|| {
+                ValueError::new(text, "is not an octal number from 0 to 777, such as 027")
+            })
+    })
+}
+
+/// The name or number of a user or group, or nothing.
+pub(super) fn optional_account(texts: &[String]) -> Read<Option<String>> {
+    optional(texts, |text| match text.trim() {
+        "" => Err(ValueError::new(text, "is neither a name nor a number")),
+        name => Ok(name.to_owned()),
+    })
+}
+
+/// A word for the process titles, or nothing.
+pub(super) fn optional_name(texts: &[String]) -> Read<Option<String>> {
+    optional(texts, |text| {
+        if text.is_empty() || text.chars().any(char::is_control) {
+            return Err(ValueError::new(text, "is not a name that can be shown"));
+        }
+        Ok(text.to_owned())
+    })
+}
+
+/// Variables as `NAME=VALUE`.
+pub(super) fn variables(texts: &[String]) -> Read<Vec<String>> {
+    for text in texts {
+        let name = text.split_once('=').map_or("", |(name, _)| name);
+        if name.is_empty() || text.contains('\0') {
+            return Err(ValueError::new(
+                text,
+                "is not NAME=VALUE, such as `DJANGO_SETTINGS_MODULE=site.settings`",
+            ));
+        }
+    }
+    Ok(texts.to_vec())
+}
+
+/// Where log lines go: a file, or `-` for the standard stream.
+pub(super) fn log_target(texts: &[String]) -> Read<LogTarget> {
+    match first(texts) {
+        "-" => Ok(LogTarget::Standard),
+        _ => path(texts).map(LogTarget::File),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::bind::{self, Request};
-use super::{Address, ListenError, Listener, inherited, unix};
+use super::{Address, ListenError, Listener, Manner, inherited, unix};
 
 /// Opens every address of the list; an address that is there twice is opened once.
 ///
@@ -13,8 +13,11 @@ use super::{Address, ListenError, Listener, inherited, unix};
 ///
 /// # Errors
 /// [`ListenError`], which names the address.
-pub fn open_all(addresses: &[Address], backlog: u32) -> Result<Vec<Listener>, ListenError> {
-    let (listeners, _) = prepare(&[], addresses, backlog)?.apply(Vec::new());
+pub fn open_all(
+    addresses: &[Address],
+    manner: impl Into<Manner>,
+) -> Result<Vec<Listener>, ListenError> {
+    let (listeners, _) = prepare(&[], addresses, manner)?.apply(Vec::new());
     Ok(listeners)
 }
 
@@ -28,7 +31,7 @@ pub fn open_all(addresses: &[Address], backlog: u32) -> Result<Vec<Listener>, Li
 pub fn prepare(
     current: &[Listener],
     wanted: &[Address],
-    backlog: u32,
+    manner: impl Into<Manner>,
 ) -> Result<Change, ListenError> {
     let mut seen = HashSet::new();
     let wanted: Vec<Address> = wanted
@@ -48,7 +51,7 @@ pub fn prepare(
         wanted: Vec::new(),
         opened: Vec::new(),
     };
-    let result = open_missing(&missing, &wanted, backlog, &mut change.opened);
+    let result = open_missing(&missing, &wanted, manner.into(), &mut change.opened);
     if let Err(error) = result {
         change.abandon();
         return Err(error);
@@ -60,7 +63,7 @@ pub fn prepare(
 fn open_missing(
     missing: &[&Address],
     list: &[Address],
-    backlog: u32,
+    manner: Manner,
     opened: &mut Vec<Listener>,
 ) -> Result<(), ListenError> {
     let mut candidates = Vec::new();
@@ -73,12 +76,12 @@ fn open_missing(
                     asked,
                     host,
                     port,
-                    backlog,
+                    backlog: manner.backlog,
                     only_ipv6,
                 })?);
             }
-            Address::Unix(path) => opened.push(unix::open(path, backlog)?),
-            Address::Abstract(name) => opened.push(unix::open_abstract(name, backlog)?),
+            Address::Unix(path) => opened.push(unix::open(path, manner)?),
+            Address::Abstract(name) => opened.push(unix::open_abstract(name, manner.backlog)?),
             Address::Fd(number) => candidates.push(inherited::check(*number)?),
         }
     }

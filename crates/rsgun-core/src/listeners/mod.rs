@@ -20,12 +20,14 @@ mod change;
 mod error;
 mod inherited;
 mod listener;
+mod manner;
 mod unix;
 
 pub use address::{Address, AddressError, DEFAULT_PORT};
 pub use change::{Change, open_all, prepare};
 pub use error::ListenError;
 pub use listener::{Listener, Origin};
+pub use manner::Manner;
 pub use unix::final_path;
 
 use listener::local_address;

@@ -13,13 +13,13 @@ use std::fs::{self, Metadata};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::listener::SocketFile;
-use super::{Address, ListenError, Listener, local_address};
+use super::{Address, ListenError, Listener, Manner, local_address};
 
 /// Bytes of a name in `sockaddr_un`, without the final NUL or the initial one.
 const NAME_LIMIT: usize = 107;
@@ -31,13 +31,14 @@ const RANDOM_DIGITS: usize = 6;
 const PATH_LIMIT: usize = NAME_LIMIT - TEMPORARY_MARK.len() - RANDOM_DIGITS;
 /// How often the steps are repeated when another process interferes.
 const TRIES: usize = 8;
-/// Everybody may connect, as with gunicorn and uvicorn and as with a TCP port of
-/// this machine: the proxy in front runs as another user. Who shall not, is kept out
-/// by the mode of the directory.
-const MODE: u32 = 0o666;
 
 /// Opens the socket at `path`.
-pub(super) fn open(path: &Path, backlog: u32) -> Result<Listener, ListenError> {
+pub(super) fn open(path: &Path, manner: impl Into<Manner>) -> Result<Listener, ListenError> {
+    let Manner {
+        backlog,
+        mode,
+        owner,
+    } = manner.into();
     let asked = Address::Unix(path.to_owned());
     let length = path.as_os_str().len();
     if length > PATH_LIMIT {
@@ -51,7 +52,10 @@ pub(super) fn open(path: &Path, backlog: u32) -> Result<Listener, ListenError> {
         let found = examine(path)?;
         let (socket, temporary) = bind_temporary(path)?;
         let failed = |action: &'static str| move |error: io::Error| failure(path, action, error);
-        fs::set_permissions(&temporary.path, fs::Permissions::from_mode(MODE))
+        if let Some((user, group)) = owner {
+            lchown(&temporary.path, Some(user), Some(group)).map_err(failed("chown"))?;
+        }
+        fs::set_permissions(&temporary.path, fs::Permissions::from_mode(mode))
             .map_err(failed("chmod"))?;
         socket.listen(queue(backlog)).map_err(failed("listen"))?;
         let file = temporary.metadata().map_err(failed("stat"))?;
@@ -285,7 +289,7 @@ mod tests {
         let path = directory.path().join("app.sock");
         let listener = open(&path, 16).unwrap();
         assert_eq!(names(&directory), ["app.sock"], "no temporary name is left");
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, MODE);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, Manner::MODE);
         assert_eq!(listener.url(), format!("unix:{}", path.display()));
         assert_eq!(
             local_address(listener.as_fd()).unwrap(),

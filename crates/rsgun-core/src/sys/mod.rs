@@ -3,6 +3,7 @@
 //! Each submodule wraps one facility behind a safe function or type:
 //!
 //! * [`channel`]: `SOCK_SEQPACKET` pairs that carry bytes and descriptors;
+//! * [`credentials`]: becoming another user;
 //! * [`inherited`]: descriptors that the parent has passed on by number;
 //! * [`parent_death`]: the end of a process that its parent has left behind;
 //! * [`shared`]: sealed memory files and their mappings;
@@ -15,6 +16,7 @@
 )]
 
 pub mod channel;
+pub mod credentials;
 pub mod inherited;
 pub mod parent_death;
 pub mod process;

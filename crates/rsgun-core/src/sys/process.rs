@@ -11,12 +11,16 @@ use nix::sys::signal::{
 };
 use nix::unistd::Pid;
 
+use super::credentials::{self, Credentials};
+
 /// Signals that a terminal or an operator sends to the whole group and that only
-/// the master acts on. The other processes ignore them.
-pub const MASTER_ONLY: [Signal; 7] = [
+/// the master acts on. The other processes ignore them, but for a worker's own handler
+/// of USR1.
+pub const MASTER_ONLY: [Signal; 8] = [
     Signal::SIGINT,
     Signal::SIGQUIT,
     Signal::SIGHUP,
+    Signal::SIGUSR1,
     Signal::SIGUSR2,
     Signal::SIGTTIN,
     Signal::SIGTTOU,
@@ -38,11 +42,21 @@ pub fn become_subreaper() -> io::Result<()> {
 /// the moment before it has installed its own handlers does not kill it; the child
 /// replaces them with handlers that do nothing, which an exec resets for *its*
 /// children. The signal mask is emptied: `Command` would keep the master's.
-pub fn prepare_child(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>) {
+///
+/// `run_as` is whom the child becomes; `None` leaves it the user of its parent.
+pub fn prepare_child(
+    command: &mut Command,
+    fds: Vec<(OwnedFd, RawFd)>,
+    run_as: Option<Credentials>,
+) {
     // SAFETY: between fork and exec the closure calls only async-signal-safe
-    // functions (sigaction, sigprocmask, dup2, fcntl) and allocates nothing.
+    // functions (sigaction, sigprocmask, dup2, fcntl) and system calls that change
+    // ids, and allocates nothing.
     unsafe {
         command.pre_exec(move || {
+            if let Some(run_as) = &run_as {
+                credentials::assume(run_as)?;
+            }
             reset_signals()?;
             for signal in MASTER_ONLY {
                 sigaction(
@@ -128,10 +142,18 @@ pub fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
 /// # Errors
 /// What `open(2)` or `dup2(2)` return.
 pub fn blank_out(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let null = std::fs::File::open("/dev/null")?;
-    // SAFETY: the number stays an open descriptor of its owner, which only no longer
-    // leads anywhere.
-    if unsafe { libc::dup3(null.as_raw_fd(), fd.as_raw_fd(), libc::O_CLOEXEC) } == -1 {
+    redirect(fd, std::fs::File::open("/dev/null")?.as_fd())
+}
+
+/// Makes a descriptor lead to another file, in one step, so that no writer ever finds
+/// it closed. It stays close-on-exec.
+///
+/// # Errors
+/// What `dup3(2)` returns.
+pub fn redirect(fd: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the number stays an open descriptor of its owner.
+    let result = unsafe { libc::dup3(target.as_raw_fd(), fd.as_raw_fd(), libc::O_CLOEXEC) };
+    if result == -1 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
@@ -166,7 +188,7 @@ pub fn fork_without_hooks() -> io::Result<Forked> {
 /// As [`prepare_child`], but the program becomes an orphan: the direct child ends at
 /// once with code 0, and the nearest subreaper is the parent of the program.
 pub fn prepare_orphan(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>) {
-    prepare_child(command, fds);
+    prepare_child(command, fds, None);
     // SAFETY: between fork and exec only fork and `_exit` are called, which are
     // async-signal-safe.
     unsafe {

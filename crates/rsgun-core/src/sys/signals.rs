@@ -1,4 +1,5 @@
-//! Signals as a queue: the handlers only write the signal's number to a pipe.
+//! Signals as a queue: the handlers only write the signal's number, and who sent it, to a
+//! pipe.
 //!
 //! Order and count are kept as far as the kernel keeps them, which flags that a
 //! loop polls would not: TERM followed by INT means something else than INT
@@ -11,6 +12,28 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+
+/// Bytes of an entry of the queue: the number of the signal and the sender's process id.
+/// Far below what a pipe takes in one piece.
+const ENTRY: usize = 8;
+
+/// A signal that has arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrived {
+    /// Which one.
+    pub signal: Signal,
+    /// Who sent it.
+    pub sender: Sender,
+}
+
+/// Who sends a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sender {
+    /// The kernel of its own accord: a terminal was closed, or a key was pressed in it.
+    Kernel,
+    /// A process with this id; 0 if it is in another namespace.
+    Process(i32),
+}
 
 /// The reading end of the queue.
 #[derive(Debug)]
@@ -29,15 +52,17 @@ impl SignalQueue {
         for signal in signals {
             let sender = Arc::clone(&sender);
             let number = *signal as i32;
-            // Signal numbers are below 65.
-            let byte = [u8::try_from(number).unwrap_or(0)];
             // SAFETY: the action calls only write(2), which is async-signal-safe, on a
-            // descriptor that it keeps open, and puts errno back.
+            // descriptor that it keeps open, and puts errno back. Reading the process id
+            // is right for every signal that a process has sent.
             unsafe {
-                signal_hook::low_level::register(number, move || {
+                signal_hook_registry::register_sigaction(number, move |info| {
                     let errno = Errno::last_raw();
-                    // A full pipe loses a signal of which thousands wait already.
-                    libc::write(sender.as_raw_fd(), byte.as_ptr().cast(), 1);
+                    // Positive codes are the kernel's own.
+                    let pid = if info.si_code > 0 { -1 } else { info.si_pid() };
+                    let entry = pack(number, pid);
+                    // A full pipe loses a signal of which hundreds wait already.
+                    libc::write(sender.as_raw_fd(), entry.as_ptr().cast(), ENTRY);
                     Errno::set_raw(errno);
                 })?;
             }
@@ -49,12 +74,20 @@ impl SignalQueue {
     ///
     /// # Errors
     /// What `read(2)` returns.
-    pub fn next(&self) -> io::Result<Option<Signal>> {
-        let mut byte = [0_u8; 1];
+    pub fn next(&self) -> io::Result<Option<Arrived>> {
+        let mut entry = [0_u8; ENTRY];
         loop {
-            match nix::unistd::read(&self.pipe, &mut byte) {
+            match nix::unistd::read(&self.pipe, &mut entry) {
                 Ok(0) | Err(Errno::EAGAIN) => return Ok(None),
-                Ok(_) => return Ok(Some(Signal::try_from(i32::from(byte[0]))?)),
+                Ok(_) => {
+                    let (number, pid) = unpack(entry);
+                    let signal = Signal::try_from(number)?;
+                    let sender = match pid {
+                        -1 => Sender::Kernel,
+                        pid => Sender::Process(pid),
+                    };
+                    return Ok(Some(Arrived { signal, sender }));
+                }
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -72,6 +105,35 @@ impl AsRawFd for SignalQueue {
     fn as_raw_fd(&self) -> RawFd {
         self.pipe.as_raw_fd()
     }
+}
+
+/// Whether a signal is ignored at present, as `nohup` does with SIGHUP for the program
+/// that it starts.
+#[must_use]
+pub fn is_ignored(signal: Signal) -> bool {
+    // SAFETY: an all-zero sigaction is valid, and without a new one the call only fills
+    // it in.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal as i32, std::ptr::null(), &raw mut action) == 0
+            && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+fn pack(number: i32, pid: i32) -> [u8; ENTRY] {
+    (u64::from(number.cast_unsigned()) << 32 | u64::from(pid.cast_unsigned())).to_ne_bytes()
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "each half is taken on purpose"
+)]
+fn unpack(entry: [u8; ENTRY]) -> (i32, i32) {
+    let both = u64::from_ne_bytes(entry);
+    (
+        ((both >> 32) as u32).cast_signed(),
+        (both as u32).cast_signed(),
+    )
 }
 
 /// Holds back all signals of this thread until it is dropped.
@@ -112,9 +174,11 @@ mod tests {
         for signal in [Signal::SIGURG, Signal::SIGUSR1, Signal::SIGURG] {
             signal_hook::low_level::raise(signal as i32).unwrap();
         }
-        assert_eq!(queue.next().unwrap(), Some(Signal::SIGURG));
-        assert_eq!(queue.next().unwrap(), Some(Signal::SIGUSR1));
-        assert_eq!(queue.next().unwrap(), Some(Signal::SIGURG));
+        let own = Sender::Process(std::process::id().cast_signed());
+        for signal in [Signal::SIGURG, Signal::SIGUSR1, Signal::SIGURG] {
+            let sender = own;
+            assert_eq!(queue.next().unwrap(), Some(Arrived { signal, sender }));
+        }
         assert_eq!(queue.next().unwrap(), None);
     }
 
@@ -125,6 +189,9 @@ mod tests {
         signal_hook::low_level::raise(Signal::SIGUSR2 as i32).unwrap();
         assert_eq!(queue.next().unwrap(), None);
         drop(held);
-        assert_eq!(queue.next().unwrap(), Some(Signal::SIGUSR2));
+        assert_eq!(
+            queue.next().unwrap().map(|arrived| arrived.signal),
+            Some(Signal::SIGUSR2)
+        );
     }
 }

@@ -13,6 +13,7 @@ use nix::unistd::{Pid, getppid};
 use pyo3::prelude::*;
 use rsgun_core::config::Settings;
 use rsgun_core::ipc::{Channel, FromForkServer, ToForkServer};
+use rsgun_core::log::output::{self, Files};
 use rsgun_core::sys::process::{self, Forked};
 use rsgun_core::sys::title;
 use rsgun_core::{VERSION, log};
@@ -46,14 +47,17 @@ pub(crate) fn main(native: &Bound<'_, PyModule>, number: RawFd, extension: &str)
     if tell(&master, &hello).is_none() {
         return Ok(0);
     }
-    let Some((settings, generation)) = configuration(&master) else {
+    let Some((settings, generation, logs)) = configuration(&master) else {
         return Ok(0);
     };
-    log::init(settings.log_level);
-    title::set(&format!("rsgun: fork server [gen {generation}]"));
+    start_logging(&settings, logs);
+    title::set(&format!(
+        "rsgun: fork server [{}]",
+        label(&settings, generation)
+    ));
     let loader = glue::loader(py)?;
     enter_directory(&settings)?;
-    loader.call_method1("prepare", (&settings.app_dir,))?;
+    loader.call_method1("prepare", (&settings.app_dir, output::captures(&settings)))?;
     let app = if settings.preload {
         match load(&loader, &settings) {
             Ok(app) => {
@@ -89,13 +93,13 @@ pub(crate) fn main_of_worker(native: &Bound<'_, PyModule>, number: RawFd) -> PyR
     let py = native.py();
     process::ignore_master_signals()?;
     let fork_server = Master::new(process::take_inherited(number)?);
-    let Some((settings, generation)) = configuration(&fork_server) else {
+    let Some((settings, generation, logs)) = configuration(&fork_server) else {
         return Ok(1);
     };
-    log::init(settings.log_level);
+    start_logging(&settings, logs);
     let loader = glue::loader(py)?;
     enter_directory(&settings)?;
-    loader.call_method1("prepare", (&settings.app_dir,))?;
+    loader.call_method1("prepare", (&settings.app_dir, output::captures(&settings)))?;
     let Ok(Some(message)) = fork_server.recv(None) else {
         return Ok(1);
     };
@@ -135,12 +139,18 @@ fn serve(
             process::exit_now(0);
         };
         let order = message.body;
-        let ToForkServer::Spawn {
-            identity,
-            inherited,
-        } = &order
-        else {
-            continue;
+        let (identity, inherited) = match &order {
+            ToForkServer::Spawn {
+                identity,
+                inherited,
+            } => (identity, inherited),
+            ToForkServer::ChangeLogs => {
+                if let Some(logs) = Files::from_fds(message.fds) {
+                    output::replace(&logs);
+                }
+                continue;
+            }
+            ToForkServer::Configure { .. } => continue,
         };
         let forked = spawn::worker(py, &master, &loaded, &order, &message.fds, extension);
         match forked {
@@ -167,13 +177,30 @@ fn tell(master: &Master, message: &FromForkServer) -> Option<()> {
     master.send(message, &[]).ok()
 }
 
-fn configuration(master: &Master) -> Option<(Settings, u32)> {
-    match master.recv(None).ok()??.body {
-        ToForkServer::Configure {
-            generation,
-            settings,
-        } => Some((*settings, generation)),
-        ToForkServer::Spawn { .. } => None,
+fn configuration(master: &Master) -> Option<(Settings, u32, Files)> {
+    loop {
+        let message = master.recv(None).ok()??;
+        match message.body {
+            ToForkServer::Configure {
+                generation,
+                settings,
+            } => return Some((*settings, generation, Files::from_fds(message.fds)?)),
+            // The files that come with the configuration are as new.
+            ToForkServer::ChangeLogs => {}
+            ToForkServer::Spawn { .. } => return None,
+        }
+    }
+}
+
+fn start_logging(settings: &Settings, logs: Files) {
+    log::init(settings.log_level, logs, output::captures(settings));
+}
+
+/// What stands in brackets in the titles of the processes of a generation.
+pub(crate) fn label(settings: &Settings, generation: u32) -> String {
+    match &settings.name {
+        Some(name) => format!("{name}, gen {generation}"),
+        None => format!("gen {generation}"),
     }
 }
 

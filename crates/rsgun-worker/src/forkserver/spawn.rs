@@ -16,6 +16,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use pyo3::prelude::*;
 use rsgun_core::bootstrap;
 use rsgun_core::ipc::{Channel, FromForkServer, ToForkServer};
+use rsgun_core::log::output::Files;
 use rsgun_core::sys::channel;
 use rsgun_core::sys::process::{self, Forked};
 
@@ -121,7 +122,9 @@ fn exec(
         generation: loaded.generation,
         settings: Box::new(loaded.settings.clone()),
     };
-    worker.send(&configure, &[]).map_err(io::Error::other)?;
+    let logs = Files::in_use()?.to_fds()?;
+    let logs: Vec<_> = logs.iter().map(AsFd::as_fd).collect();
+    worker.send(&configure, &logs).map_err(io::Error::other)?;
     let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
     worker.send(order, &borrowed).map_err(io::Error::other)?;
     Ok(Forked::Parent(nix::unistd::Pid::this()))

@@ -1,14 +1,14 @@
-//! The access log: one line a request on standard output, written once a turn.
+//! The access log: one line a request, written once a turn.
 //!
 //! Lines are collected and written in pieces of at most `PIPE_BUF` bytes that end
 //! at a line end, so that lines of several workers on one pipe do not tear.
 
 use std::cell::RefCell;
-use std::io::{IsTerminal, Write};
-use std::sync::OnceLock;
+use std::io::Write;
 
 use http::{StatusCode, Version};
 use rsgun_core::log::access::{escape, whole_lines};
+use rsgun_core::log::output;
 
 thread_local! {
     static LINES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -26,7 +26,7 @@ pub(crate) struct Entry {
 
 /// Adds the line of a request.
 pub(crate) fn add(entry: &Entry, status: StatusCode) {
-    let colors = colors();
+    let colors = output::access_has_colors();
     let phrase = status.canonical_reason().unwrap_or("");
     LINES.with_borrow_mut(|lines| {
         // Writing to a Vec cannot fail.
@@ -63,21 +63,12 @@ pub(crate) fn flush() {
         if lines.is_empty() {
             return;
         }
-        let mut out = std::io::stdout().lock();
         let mut rest = lines.as_slice();
         while !rest.is_empty() {
             let (piece, later) = rest.split_at(whole_lines(rest));
-            // A log that cannot be written (full disk, closed pipe) must not stop
-            // the server.
-            let _ = out.write_all(piece);
+            output::write_access(piece);
             rest = later;
         }
-        let _ = out.flush();
         lines.clear();
     });
-}
-
-fn colors() -> bool {
-    static COLORS: OnceLock<bool> = OnceLock::new();
-    *COLORS.get_or_init(|| std::io::stdout().is_terminal())
 }

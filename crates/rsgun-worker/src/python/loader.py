@@ -35,8 +35,14 @@ def _is_ours(filename):
     )
 
 
-def prepare(app_dir):
-    """Puts the directory of the application first on ``sys.path``."""
+def prepare(app_dir, captures):
+    """Puts the directory of the application first on ``sys.path``.
+
+    With `captures` the output of the application goes to a log file, where it must
+    appear when it is printed, and not when a buffer is full.
+    """
+    if captures and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
     directory = os.path.abspath(app_dir or ".")
     if directory not in sys.path[:1]:
         sys.path.insert(0, directory)

@@ -202,6 +202,7 @@ async def _serve(worker, app, lifespan_mode):
     stopped = loop.create_future()
     worker.attach(loop, stopped)
     loop.add_signal_handler(signal.SIGTERM, worker.terminate)
+    loop.add_signal_handler(signal.SIGUSR1, worker.reopen_logs)
     lifespan = Lifespan(app, lifespan_mode, worker.log)
     worker.phase("startup")
     startup = loop.create_task(lifespan.startup())

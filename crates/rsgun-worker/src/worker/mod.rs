@@ -22,6 +22,7 @@ use rsgun_core::config::{Lifespan, Settings};
 use rsgun_core::ipc::{
     Channel, ChannelError, DRAIN_MARGIN_MS, DrainReason, FromWorker, Identity, ToWorker,
 };
+use rsgun_core::log::output::{self, Files};
 use rsgun_core::scoreboard::{Phase, Roster, Scoreboard, now_ms};
 use rsgun_core::sys::shared::Shared;
 use rsgun_core::sys::{channel, parent_death, process, title};
@@ -85,8 +86,9 @@ pub(crate) fn main(
         listeners,
     } = Inheritance::new(fds, inherited)?;
     title::set(&format!(
-        "rsgun: worker {} [gen {}]",
-        identity.slot, loaded.generation
+        "rsgun: worker {} [{}]",
+        identity.slot,
+        forkserver::label(&loaded.settings, loaded.generation)
     ));
     if !is_expected(py, &master) {
         return Ok(0);
@@ -162,8 +164,20 @@ fn is_expected(py: Python<'_>, master: &Master) -> bool {
     if master.send(&FromWorker::Hello { pid }, &[]).is_err() {
         return false;
     }
-    let answer = py.detach(|| master.recv(None));
-    matches!(answer, Ok(Some(message)) if message.body == ToWorker::Acknowledge)
+    loop {
+        match py.detach(|| master.recv(None)) {
+            Ok(Some(message)) if message.body == ToWorker::ChangeLogs => change_logs(message.fds),
+            Ok(Some(message)) => return message.body == ToWorker::Acknowledge,
+            Ok(None) | Err(_) => return false,
+        }
+    }
+}
+
+/// Logs to the files that came with an order.
+fn change_logs(fds: Vec<OwnedFd>) {
+    if let Some(logs) = Files::from_fds(fds) {
+        output::replace(&logs);
+    }
 }
 
 /// Sees to it that this worker does not outlive the master, even if it hangs; `false`
@@ -346,12 +360,22 @@ impl Worker {
         );
     }
 
+    /// SIGUSR1 was sent to this worker alone: the master opens its log files anew, which
+    /// another user than this worker's may be needed for.
+    fn reopen_logs(&self) {
+        self.tell(&FromWorker::WantsLogs);
+    }
+
     /// Reads what the master has sent.
     fn _on_message(&self, py: Python<'_>) {
         loop {
             let order = match self.master.try_recv() {
                 Ok(Some(message)) => match message.body {
                     ToWorker::Acknowledge => continue,
+                    ToWorker::ChangeLogs => {
+                        change_logs(message.fds);
+                        continue;
+                    }
                     ToWorker::Quit => Order::Quit,
                     ToWorker::Drain { within_ms, reason } => Order::Drain {
                         within_ms,

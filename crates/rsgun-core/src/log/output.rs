@@ -1,0 +1,338 @@
+//! Where the lines go, in one process.
+//!
+//! There are two outputs, one for the server's own lines and one for those of the
+//! access log. Each is a descriptor whose number never changes: opening a log file anew
+//! makes the same number lead to another file, in one step, so that no thread ever
+//! writes to a closed one. The master opens the files and passes the descriptors on;
+//! so a worker that runs as another user can write to a file that only root may open.
+
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use super::Level;
+use crate::config::{LogTarget, Settings};
+use crate::sys::process;
+
+/// A log file that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("--{setting}: cannot open the log file {}: {source}", path.display())]
+pub struct LogFileError {
+    setting: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Open descriptors for both kinds of lines.
+#[derive(Debug)]
+pub struct Files {
+    error: OwnedFd,
+    access: OwnedFd,
+}
+
+impl Files {
+    /// Opens what the settings name; relative paths start at `directory`.
+    ///
+    /// # Errors
+    /// [`LogFileError`], which names the setting and the file.
+    pub fn open(settings: &Settings, directory: &Path) -> Result<Self, LogFileError> {
+        let (error, access) = (&settings.error_logfile, &settings.access_logfile);
+        let error = opened("error-logfile", error, directory, io::stderr().as_fd())?;
+        let standard_output = io::stdout();
+        let standard_output = if captures(settings) {
+            error.as_fd()
+        } else {
+            standard_output.as_fd()
+        };
+        let access = opened("access-logfile", access, directory, standard_output)?;
+        Ok(Self { error, access })
+    }
+
+    /// The files that this process writes to, for another one; standard error and
+    /// standard output before [`super::init`].
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn in_use() -> io::Result<Self> {
+        match OUTPUTS.get() {
+            Some(outputs) => Ok(Self {
+                error: outputs.error.fd.try_clone()?,
+                access: outputs.access.fd.try_clone()?,
+            }),
+            None => Ok(Self {
+                error: io::stderr().as_fd().try_clone_to_owned()?,
+                access: io::stdout().as_fd().try_clone_to_owned()?,
+            }),
+        }
+    }
+
+    /// Takes descriptors that came with a message, in the order of [`Self::to_fds`];
+    /// `None` if there are too few.
+    #[must_use]
+    pub fn from_fds(fds: Vec<OwnedFd>) -> Option<Self> {
+        let mut fds = fds.into_iter();
+        Some(Self {
+            error: fds.next()?,
+            access: fds.next()?,
+        })
+    }
+
+    /// Copies for a message.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn to_fds(&self) -> io::Result<Vec<OwnedFd>> {
+        Ok(vec![self.error.try_clone()?, self.access.try_clone()?])
+    }
+
+    /// Copies for this process.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            error: self.error.try_clone()?,
+            access: self.access.try_clone()?,
+        })
+    }
+}
+
+/// Whether the standard streams of the application's processes lead to the file of the
+/// server's own lines.
+#[must_use]
+pub fn captures(settings: &Settings) -> bool {
+    settings.error_logfile.is_file() && (settings.capture_output || settings.daemon)
+}
+
+fn opened(
+    setting: &'static str,
+    target: &LogTarget,
+    directory: &Path,
+    standard: BorrowedFd<'_>,
+) -> Result<OwnedFd, LogFileError> {
+    match target {
+        LogTarget::File(path) => open(setting, &directory.join(path)),
+        LogTarget::Standard => standard
+            .try_clone_to_owned()
+            .map_err(|source| LogFileError {
+                setting,
+                path: "-".into(),
+                source,
+            }),
+    }
+}
+
+/// Neither a terminal that becomes the controlling one, nor a pipe that nobody empties,
+/// may come of opening a log.
+fn open(setting: &'static str, path: &Path) -> Result<OwnedFd, LogFileError> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
+        .open(path)
+        .map(OwnedFd::from)
+        .map_err(|source| LogFileError {
+            setting,
+            path: path.to_owned(),
+            source,
+        })
+}
+
+static OUTPUTS: OnceLock<Outputs> = OnceLock::new();
+/// Who else is shown errors and warnings, as long as the server does not serve.
+static WITNESS: Mutex<Option<OwnedFd>> = Mutex::new(None);
+
+struct Outputs {
+    level: AtomicU8,
+    error: Output,
+    access: Output,
+    /// Standard output and standard error follow the server's own lines.
+    captures: bool,
+}
+
+struct Output {
+    fd: OwnedFd,
+    colors: AtomicBool,
+}
+
+impl Output {
+    fn new(fd: OwnedFd) -> Self {
+        let colors = AtomicBool::new(fd.is_terminal());
+        Self { fd, colors }
+    }
+
+    fn replace(&self, fd: &OwnedFd) {
+        if let Err(error) = process::redirect(self.fd.as_fd(), fd.as_fd()) {
+            tracing::error!("cannot change to another log file: {error}");
+        }
+        self.colors.store(fd.is_terminal(), Relaxed);
+    }
+
+    /// A log that cannot be written (full disk, closed terminal) must not stop the
+    /// server: the lines are lost.
+    fn write(&self, mut lines: &[u8]) {
+        while !lines.is_empty() {
+            match nix::unistd::write(&self.fd, lines) {
+                Ok(written) => lines = &lines[written..],
+                Err(nix::Error::EINTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Sets the outputs, once in the life of a process; whether this was the first time.
+pub(super) fn install(level: Level, files: Files, captures: bool) -> bool {
+    let outputs = Outputs {
+        level: AtomicU8::new(level as u8),
+        error: Output::new(files.error),
+        access: Output::new(files.access),
+        captures,
+    };
+    let is_first = OUTPUTS.set(outputs).is_ok();
+    capture();
+    is_first
+}
+
+/// Changes to other files, or to the same ones opened anew.
+pub fn replace(files: &Files) {
+    if let Some(outputs) = OUTPUTS.get() {
+        outputs.error.replace(&files.error);
+        outputs.access.replace(&files.access);
+        capture();
+    }
+}
+
+/// Changes the least level that is written.
+pub fn set_level(level: Level) {
+    if let Some(outputs) = OUTPUTS.get() {
+        outputs.level.store(level as u8, Relaxed);
+    }
+}
+
+fn capture() {
+    let Some(outputs) = OUTPUTS.get().filter(|outputs| outputs.captures) else {
+        return;
+    };
+    let redirected = nix::unistd::dup2_stdout(&outputs.error.fd)
+        .and_then(|()| nix::unistd::dup2_stderr(&outputs.error.fd));
+    if let Err(error) = redirected {
+        tracing::error!("the output of the application cannot be captured: {error}");
+    }
+}
+
+/// Whether lines of this level are written.
+pub(super) fn admits(level: tracing::Level) -> bool {
+    OUTPUTS.get().is_some_and(|outputs| {
+        Level::ALL
+            .get(usize::from(outputs.level.load(Relaxed)))
+            .is_some_and(|least| least.admits(level))
+    })
+}
+
+/// Writes a line of the server.
+pub(super) fn write(level: tracing::Level, text: &str) {
+    let Some(outputs) = OUTPUTS.get() else { return };
+    let line = |colors| format!("{}{text}\n", super::prefix(level, colors));
+    let colors = outputs.error.colors.load(Relaxed);
+    outputs.error.write(line(colors).as_bytes());
+    if level <= tracing::Level::WARN
+        && let Some(witness) = &*witness()
+    {
+        // Whoever watched the start may have gone.
+        let _ = nix::unistd::write(witness, line(witness.is_terminal()).as_bytes());
+    }
+}
+
+/// Writes lines of the access log; see [`super::access::whole_lines`].
+pub fn write_access(lines: &[u8]) {
+    if let Some(outputs) = OUTPUTS.get() {
+        outputs.access.write(lines);
+    }
+}
+
+/// Whether the access log is shown in colours.
+#[must_use]
+pub fn access_has_colors() -> bool {
+    OUTPUTS
+        .get()
+        .is_some_and(|outputs| outputs.access.colors.load(Relaxed))
+}
+
+/// Shows errors and warnings there as well, until [`dismiss_witness`].
+pub fn show_to(witness_of_boot: OwnedFd) {
+    *witness() = Some(witness_of_boot);
+}
+
+/// Ends what [`show_to`] began.
+pub fn dismiss_witness() {
+    *witness() = None;
+}
+
+fn witness() -> std::sync::MutexGuard<'static, Option<OwnedFd>> {
+    WITNESS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tells why the process ends, whether or not logging was set up: on standard error,
+/// or in the log and to the witness.
+pub fn last_words(message: &str) {
+    let text = super::continued(message);
+    let level = tracing::Level::ERROR;
+    if OUTPUTS.get().is_some() {
+        write(level, &text);
+        return;
+    }
+    let line = |to: &mut dyn Write, colors| {
+        // There is nobody left to tell when it is closed.
+        let _ = to.write_all(format!("{}{text}\n", super::prefix(level, colors)).as_bytes());
+    };
+    match &*witness() {
+        Some(witness) => {
+            let colors = witness.is_terminal();
+            if let Ok(copy) = witness.try_clone() {
+                line(&mut std::fs::File::from(copy), colors);
+            }
+        }
+        None => line(&mut io::stderr(), io::stderr().is_terminal()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_output_that_was_replaced_writes_to_the_new_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let output = Output::new(open("error-logfile", &path).unwrap());
+        output.write(b"one\n");
+        let rotated = directory.path().join("log.1");
+        std::fs::rename(&path, &rotated).unwrap();
+        output.write(b"two\n");
+        output.replace(&open("error-logfile", &path).unwrap());
+        output.write(b"three\n");
+        assert_eq!(std::fs::read_to_string(rotated).unwrap(), "one\ntwo\n");
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "three\n");
+    }
+
+    #[test]
+    fn a_full_disk_loses_lines_and_nothing_else() {
+        let output = Output::new(open("access-logfile", Path::new("/dev/full")).unwrap());
+        output.write(b"lost\n");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_named_with_its_setting() {
+        let error = open("access-logfile", Path::new("/nowhere/access.log")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "--access-logfile: cannot open the log file /nowhere/access.log: No such file or \
+             directory (os error 2)"
+        );
+    }
+}

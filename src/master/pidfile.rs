@@ -1,0 +1,289 @@
+//! The pidfile: who runs, for scripts and for a second start by mistake.
+//!
+//! It appears with its content, or not at all: it is written under a temporary name
+//! beside it and then moved into place. A file that is there already decides whether
+//! this may be done. It is *stale* when its process has ended, or when the number has
+//! been given to another program since, which is known by the name that the kernel has
+//! for it; or when it is this process's own number, as in a container where each start
+//! gets the same one.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+
+/// How often the steps are repeated when another process interferes.
+const TRIES: usize = 8;
+
+/// Why there can be no pidfile; nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum PidFileError {
+    /// Its process runs.
+    #[error(
+        "--pid: {} names the process {pid}, which runs: {program}\n\
+         Stop it first (`kill {pid}`), or give this server another pidfile.", path.display()
+    )]
+    InUse {
+        /// The file.
+        path: PathBuf,
+        /// The process.
+        pid: i32,
+        /// What it is called.
+        program: String,
+    },
+    /// It is some other file.
+    #[error(
+        "--pid: {} is there and holds something else than a process id; name another file or \
+         remove it", path.display()
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It cannot be read or written.
+    #[error("--pid: cannot write the pidfile {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// The pidfile of this process, which is removed when this is dropped.
+#[derive(Debug)]
+pub(super) struct PidFile {
+    path: PathBuf,
+    pid: i32,
+}
+
+impl PidFile {
+    /// Writes the pidfile.
+    ///
+    /// # Errors
+    /// [`PidFileError`]; what was there is there still.
+    pub(super) fn create(path: &Path) -> Result<Self, PidFileError> {
+        let pid = Pid::this().as_raw();
+        let failed = |source| PidFileError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let path = std::path::absolute(path).map_err(failed)?;
+        for _ in 0..TRIES {
+            let is_stale = examine(&path, pid)?;
+            let temporary = Temporary::write(&path, pid).map_err(failed)?;
+            if temporary.move_to(&path, is_stale).map_err(failed)? {
+                return Ok(Self { path, pid });
+            }
+        }
+        Err(failed(ErrorKind::AlreadyExists.into()))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // Another server may have found it stale and replaced it; a fork of this
+        // process is not its owner.
+        let is_ours = Pid::this().as_raw() == self.pid
+            && read(&self.path).is_ok_and(|found| found == Content::Pid(self.pid));
+        if is_ours && let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!("cannot remove the pidfile {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// What is in a pidfile.
+#[derive(Debug, PartialEq, Eq)]
+enum Content {
+    Pid(i32),
+    /// Nothing: a disk was full, or a machine has crashed.
+    Empty,
+    Foreign,
+}
+
+fn read(path: &Path) -> io::Result<Content> {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() || metadata.len() > 64 {
+        return Ok(Content::Foreign);
+    }
+    let text = fs::read(path)?;
+    let text = text.trim_ascii();
+    if text.is_empty() {
+        return Ok(Content::Empty);
+    }
+    let pid = std::str::from_utf8(text)
+        .ok()
+        .and_then(|text| text.parse().ok());
+    Ok(pid
+        .filter(|pid| *pid > 0)
+        .map_or(Content::Foreign, Content::Pid))
+}
+
+/// Whether there is a stale pidfile; `false` when there is none.
+fn examine(path: &Path, own: i32) -> Result<bool, PidFileError> {
+    let pid = match read(path) {
+        Ok(Content::Pid(pid)) => pid,
+        Ok(Content::Empty) => return Ok(true),
+        Ok(Content::Foreign) => {
+            return Err(PidFileError::Foreign {
+                path: path.to_owned(),
+            });
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(source) => {
+            return Err(PidFileError::Io {
+                path: path.to_owned(),
+                source,
+            });
+        }
+    };
+    if pid == own || kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
+        return Ok(true);
+    }
+    // Its other processes have other names; one that cannot be seen may be it.
+    let program = fs::read_to_string(format!("/proc/{pid}/comm"));
+    match program.as_deref().map(str::trim) {
+        Ok(name) if !matches!(name, "rsgun" | "rsgun-master") => Ok(true),
+        name => Err(PidFileError::InUse {
+            path: path.to_owned(),
+            pid,
+            program: name.unwrap_or("a program that cannot be seen").to_owned(),
+        }),
+    }
+}
+
+/// The name under which the file is made ready; removed unless it was moved.
+struct Temporary {
+    path: PathBuf,
+}
+
+impl Temporary {
+    fn write(place: &Path, pid: i32) -> io::Result<Self> {
+        let mut name = place.as_os_str().to_owned();
+        name.push(format!(".~{pid}"));
+        let path = PathBuf::from(name);
+        // Left behind by a process that had the same number and was killed right here.
+        if let Err(error) = fs::remove_file(&path)
+            && error.kind() != ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        let mut file: File = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&path)?;
+        let temporary = Self { path };
+        file.write_all(format!("{pid}\n").as_bytes())?;
+        // Some file systems find out only now that they are full.
+        file.sync_all()?;
+        Ok(temporary)
+    }
+
+    /// `false` when somebody else was faster.
+    fn move_to(self, place: &Path, replaces: bool) -> io::Result<bool> {
+        if replaces {
+            return fs::rename(&self.path, place).map(|()| true);
+        }
+        // Unlike a rename a link never replaces what another process may just have
+        // put there.
+        match fs::hard_link(&self.path, place) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+            // Not every file system has links.
+            Err(_) => fs::rename(&self.path, place).map(|()| true),
+        }
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // Renamed away, it is not there any more; nothing else can be done about
+        // another failure.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    fn place() -> (TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("app.pid");
+        (directory, path)
+    }
+
+    fn names(directory: &TempDir) -> usize {
+        fs::read_dir(directory.path()).unwrap().count()
+    }
+
+    #[test]
+    fn it_holds_the_process_id_and_goes_with_its_owner() {
+        let (directory, path) = place();
+        let file = PidFile::create(&path).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text, format!("{}\n", std::process::id()));
+        assert_eq!(names(&directory), 1);
+        drop(file);
+        assert_eq!(names(&directory), 0);
+    }
+
+    #[test]
+    fn one_that_somebody_has_replaced_stays() {
+        let (_directory, path) = place();
+        let file = PidFile::create(&path).unwrap();
+        fs::write(&path, "1\n").unwrap();
+        drop(file);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
+    }
+
+    #[test]
+    fn a_stale_one_is_replaced() {
+        let (_directory, path) = place();
+        // No process, another program, this very number, a crash.
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let other = child.id();
+        for text in [
+            "2147483647".to_owned(),
+            other.to_string(),
+            std::process::id().to_string(),
+            String::new(),
+        ] {
+            fs::write(&path, &text).unwrap();
+            drop(PidFile::create(&path).unwrap_or_else(|error| panic!("{text:?}: {error}")));
+        }
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn other_files_are_left_alone() {
+        let (_directory, path) = place();
+        for text in ["import os\n", "-4", "12 monkeys", "99999999999"] {
+            fs::write(&path, text).unwrap();
+            let error = PidFile::create(&path).unwrap_err();
+            assert!(matches!(error, PidFileError::Foreign { .. }), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        let error = PidFile::create(Path::new("/dev/null")).unwrap_err();
+        assert!(matches!(error, PidFileError::Foreign { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_an_error() {
+        let error = PidFile::create(Path::new("/nowhere/app.pid")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "--pid: cannot write the pidfile /nowhere/app.pid: No such file or directory (os error 2)"
+        );
+    }
+}
