@@ -13,6 +13,7 @@ use rsgun_core::listeners::{Listener, Origin};
 use rsgun_core::scoreboard::{Roster, Scoreboard};
 use rsgun_core::sys::shared::Shared;
 use rsgun_core::sys::signals::HeldBack;
+use rsgun_core::sys::stacks::Report;
 use rsgun_core::sys::{channel, process};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -118,6 +119,8 @@ impl Interpreter {
 pub(super) struct WorkerHandle {
     pub(super) link: Link<ToWorker>,
     pub(super) scoreboard: Shared<Scoreboard>,
+    /// Where it writes its stacks.
+    pub(super) report: Report,
 }
 
 impl WorkerHandle {
@@ -135,7 +138,13 @@ impl WorkerHandle {
         let id = identity.id;
         let (ours, theirs) = channel::pair()?;
         let scoreboard = Shared::<Scoreboard>::create(c"rsgun-scoreboard")?;
-        let mut fds = vec![theirs, copy(scoreboard.file())?, copy(roster.file())?];
+        let report = Report::create()?;
+        let mut fds = vec![
+            theirs,
+            copy(scoreboard.file())?,
+            copy(roster.file())?,
+            copy(report.as_fd())?,
+        ];
         for listener in listeners {
             fds.push(copy(listener.as_fd())?);
         }
@@ -156,7 +165,11 @@ impl WorkerHandle {
             },
             fds,
         );
-        Ok(Self { link, scoreboard })
+        Ok(Self {
+            link,
+            scoreboard,
+            report,
+        })
     }
 }
 

@@ -25,6 +25,7 @@ mod file;
 mod layer;
 mod listen;
 mod settings;
+mod size;
 mod source;
 mod value;
 
@@ -33,5 +34,6 @@ pub use environment::{Environment, ProcessEnvironment};
 pub use error::ConfigError;
 pub use layer::{Layer, Origin};
 pub use settings::{DECLARATIONS, Lifespan, Settings};
+pub use size::Size;
 pub use source::Source;
 pub use value::ValueError;

@@ -7,7 +7,7 @@
 
 mod spawn;
 
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 use nix::unistd::{Pid, getppid};
 use pyo3::prelude::*;
@@ -46,9 +46,12 @@ pub(crate) fn main(native: &Bound<'_, PyModule>, number: RawFd, extension: &str)
     if tell(&master, &hello).is_none() {
         return Ok(0);
     }
-    let Some((settings, generation)) = configuration(&master) else {
+    let Some((settings, generation, report)) = configuration(&master) else {
         return Ok(0);
     };
+    if let Some(report) = report {
+        glue::write_stacks_to(&glue::stacks(py)?, report)?;
+    }
     log::init(settings.log_level);
     title::set(&format!("rsgun: fork server [gen {generation}]"));
     let loader = glue::loader(py)?;
@@ -89,7 +92,7 @@ pub(crate) fn main_of_worker(native: &Bound<'_, PyModule>, number: RawFd) -> PyR
     let py = native.py();
     process::ignore_master_signals()?;
     let fork_server = Master::new(process::take_inherited(number)?);
-    let Some((settings, generation)) = configuration(&fork_server) else {
+    let Some((settings, generation, _)) = configuration(&fork_server) else {
         return Ok(1);
     };
     log::init(settings.log_level);
@@ -167,12 +170,15 @@ fn tell(master: &Master, message: &FromForkServer) -> Option<()> {
     master.send(message, &[]).ok()
 }
 
-fn configuration(master: &Master) -> Option<(Settings, u32)> {
-    match master.recv(None).ok()??.body {
+/// Settings, generation, and where to write the stacks, which a worker that was started
+/// by exec is told in another way.
+fn configuration(master: &Master) -> Option<(Settings, u32, Option<OwnedFd>)> {
+    let message = master.recv(None).ok()??;
+    match message.body {
         ToForkServer::Configure {
             generation,
             settings,
-        } => Some((*settings, generation)),
+        } => Some((*settings, generation, message.fds.into_iter().next())),
         ToForkServer::Spawn { .. } => None,
     }
 }
