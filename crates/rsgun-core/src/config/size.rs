@@ -69,7 +69,7 @@ impl fmt::Display for Size {
             return write!(formatter, "{} bytes", self.bytes);
         };
         let number = self.bytes as f64 / (1_u64 << power) as f64;
-        let decimals = usize::from(self.bytes % (1 << power) != 0);
+        let decimals = usize::from(!self.bytes.is_multiple_of(1 << power));
         let letter = letter.to_ascii_uppercase();
         write!(formatter, "{number:.decimals$} {letter}iB")
     }

@@ -1,5 +1,6 @@
 """The stacks of this process, for a master that finds it hanging."""
 
+import contextlib
 import faulthandler
 import gc
 import os
@@ -38,10 +39,9 @@ def end_on_abort():
 
     def end(_number, _frame):
         for stream in (sys.stdout, sys.stderr):
-            try:
+            # It may be closed, None, or in the middle of a write that was interrupted.
+            with contextlib.suppress(Exception):
                 stream.flush()
-            except Exception:
-                continue
         os._exit(1)
 
     if signal.getsignal(signal.SIGABRT) is signal.SIG_DFL:
