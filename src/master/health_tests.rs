@@ -270,5 +270,3 @@ fn a_worker_above_the_hard_limit_is_killed_at_once() {
     world.cooperate();
     assert_eq!(world.serving().len(), 2);
 }
-
->>>>>>> 760d4bd (Find hanging workers, recycle, limit requests in time)
