@@ -26,8 +26,6 @@ use super::worker::{Inquiry, Reason, Stage, Worker};
 
 /// The longest time between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// A look that is later than this shows that the master did not run.
-const GAP: Duration = Duration::from_secs(2);
 /// How long a process has for writing its stacks.
 const STACKS_LIMIT: Duration = Duration::from_secs(2);
 /// How long SIGABRT has before SIGKILL follows.
@@ -54,7 +52,8 @@ impl State {
         if at > now {
             return;
         }
-        if now.since(at) >= GAP {
+        // A look that is so late shows that the master did not run.
+        if now.since(at) >= 2 * interval {
             self.resumed_at = now;
         }
         self.inspect_at = Some(now + interval);

@@ -70,6 +70,24 @@ fn a_silent_worker_that_dies_while_it_is_asked_has_died() {
 }
 
 #[test]
+fn a_worker_that_is_ready_while_it_is_asked_serves_and_may_be_asked_again() {
+    let mut world = World::booted(1, false);
+    let first = world.serving()[0];
+    world.worker_spent(first);
+    let id = world.starting()[0];
+    world.worker_hello(id);
+    world.seconds(60);
+    assert_eq!(world.asked, [Asked::Worker(id)]);
+    world.worker_ready(id);
+    world.answer_stacks(Some("it imports"));
+    world.seconds(5);
+    assert!(world.serving().contains(&id));
+    world.workers.get_mut(&id).unwrap().silent_since = Some(world.now);
+    world.seconds(TIMEOUT.as_secs());
+    assert_eq!(world.asked, [Asked::Worker(id)]);
+}
+
+#[test]
 fn a_worker_that_comes_round_in_time_is_left_alone() {
     let mut world = World::booted(1, false);
     let id = world.serving()[0];

@@ -32,12 +32,13 @@ pub(super) fn ask(
     let Some(report) = report else {
         return Some(nothing);
     };
+    let start = report.length();
     if let Err(error) = stacks::ask(pid) {
         tracing::debug!("the process {pid} cannot be asked for its stacks: {error}");
         return Some(nothing);
     }
     tokio::spawn(async move {
-        let text = collect(&report).await;
+        let text = collect(&report, start).await;
         let stacks = (!text.is_empty()).then_some(text);
         // The loop ends before its queue does only when the master ends.
         let _ = events.send(Event::Stacks { of, stacks });
@@ -45,14 +46,14 @@ pub(super) fn ask(
     None
 }
 
-async fn collect(report: &Report) -> String {
+async fn collect(report: &Report, start: u64) -> String {
     let began = Instant::now();
     let mut changed = began;
     let mut length = 0;
     let mut looks = interval(LOOK);
     loop {
         let now = looks.tick().await;
-        let (text, is_complete) = report.read();
+        let (text, is_complete) = report.read(start);
         if text.len() != length {
             length = text.len();
             changed = now;
@@ -77,7 +78,7 @@ mod tests {
         let mut writer: File = report.as_fd().try_clone_to_owned().unwrap().into();
         writer.write_all(written).unwrap();
         let began = Instant::now();
-        (collect(&report).await, began.elapsed())
+        (collect(&report, 0).await, began.elapsed())
     }
 
     #[tokio::test(flavor = "current_thread")]

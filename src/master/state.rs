@@ -46,7 +46,7 @@ use super::notice::Notice;
 use super::reload::{Outcome, Reload};
 use super::slot::{Backoff, Slot};
 use super::stop::Stop;
-use super::worker::{Reason, Stage, Worker, earliest};
+use super::worker::{Inquiry, Reason, Stage, Worker, earliest};
 
 /// The most slots: during a replacement each may need two seats.
 #[expect(clippy::cast_possible_truncation, reason = "a constant of 512")]
@@ -390,6 +390,8 @@ impl State {
             FromWorker::Ready if worker.is_starting() => {
                 worker.stage = Stage::Serving { since: now };
                 worker.was_ready = true;
+                // It may have been asked for its stacks in the last moment.
+                worker.inquiry = Inquiry::NotNeeded;
                 self.worker_ready(now, id);
             }
             FromWorker::Failed(failure) if worker.is_starting() => {

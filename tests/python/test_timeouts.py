@@ -139,6 +139,26 @@ TASKS = []
 """
 
 
+FRAMEWORK = """
+import time
+from fastapi import FastAPI, Request
+
+app = FastAPI()
+
+
+@app.get("/thread")
+def thread():
+    time.sleep(3)
+
+
+@app.get("/extended")
+def extended(request: Request):
+    request.scope["extensions"]["rsgun.timeout"]["extend"](30)
+    time.sleep(1.5)
+    return "extended"
+"""
+
+
 @pytest.fixture
 def hangs(serve: Serve, module: Module, tmp_path: Path) -> Callable[..., Server]:
     def start(*arguments: str, source: str = HANGS, **more: object) -> Server:
@@ -180,7 +200,7 @@ def test_worker_that_is_stuck(
     """The stacks and the request are in the log, the next request is served."""
     if loop == "uvloop":
         pytest.importorskip("uvloop")
-    server = hangs("-t", "1", "--loop", loop)
+    server = hangs("-t", "2", "--loop", loop)
     victim = int(server.get("/pid").text)
     with server.connect() as connection:
         connection.request(f"{path}?secret=1")
@@ -198,7 +218,7 @@ def test_worker_that_is_stuck(
 
 
 def test_tasks_are_shown_where_python_can_run(hangs: Callable[..., Server]) -> None:
-    server = hangs("-t", "1")
+    server = hangs("-t", "2")
     with server.connect() as idle, server.connect() as connection:
         assert idle.get("/task").text == "made"
         connection.request("/spin")
@@ -210,7 +230,7 @@ def test_tasks_are_shown_where_python_can_run(hangs: Callable[..., Server]) -> N
 
 
 def test_other_workers_serve_meanwhile(hangs: Callable[..., Server]) -> None:
-    server = hangs("-t", "1", "-w", "2")
+    server = hangs("-t", "2", "-w", "2")
     server.wait_for_workers(2)
     with server.connect() as stuck:
         stuck.request("/spin")
@@ -235,11 +255,11 @@ def test_timeout_0_waits(hangs: Callable[..., Server]) -> None:
 
 
 def test_idle_worker_is_not_stuck(hangs: Callable[..., Server]) -> None:
-    """A server with a time-out of one second and nothing to do."""
-    server = hangs("-t", "1")
+    """A server with a short time-out and nothing to do."""
+    server = hangs("-t", "2")
     pid = server.get("/pid").text
     with server.connect() as connection:
-        connection.silent(2.5)
+        connection.silent(4)
     assert server.get("/pid").text == pid
 
 
@@ -378,6 +398,16 @@ class TestRequestTimeout:
                 connection.request("/slow")
             assert {connection.response().status for connection in connections} == {504}
         assert sum("GET /slow took" in line for line in server.lines("stderr")) == 40
+
+    def test_endpoint_in_a_thread(self, hangs: Callable[..., Server]) -> None:
+        """The thread runs on, but its client has an answer."""
+        pytest.importorskip("fastapi")
+        server = hangs("--request-timeout", "1", source=FRAMEWORK)
+        with server.connect() as connection, server.connect() as other:
+            connection.request("/extended")
+            assert other.get("/thread").status == 504
+            assert connection.response().text == '"extended"'
+            assert other.get("/openapi.json").status == 200
 
     @pytest.mark.slow
     def test_under_load(self, hangs: Callable[..., Server]) -> None:

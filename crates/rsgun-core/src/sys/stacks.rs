@@ -64,12 +64,18 @@ impl Report {
         Ok(Self { file })
     }
 
-    /// What has been written so far, and whether that is all.
+    /// How many bytes have been written so far: what an answer begins after.
     #[must_use]
-    pub fn read(&self) -> (String, bool) {
+    pub fn length(&self) -> u64 {
+        // A file that cannot be looked at holds nothing of use.
+        self.file.metadata().map_or(0, |data| data.len())
+    }
+
+    /// What has been written after the first `start` bytes, and whether that is all.
+    #[must_use]
+    pub fn read(&self, start: u64) -> (String, bool) {
         let mut bytes = vec![0; REPORT_MAX];
-        // A file that cannot be read holds nothing of use.
-        let length = self.file.read_at(&mut bytes, 0).unwrap_or(0);
+        let length = self.file.read_at(&mut bytes, start).unwrap_or(0);
         bytes.truncate(length);
         let is_complete = length == REPORT_MAX || bytes.contains(&END);
         bytes.retain(|byte| *byte != END);
@@ -97,12 +103,16 @@ mod tests {
     #[test]
     fn a_report_is_read_while_it_is_written() {
         let report = Report::create().unwrap();
-        assert_eq!(report.read(), (String::new(), false));
+        assert_eq!(report.read(0), (String::new(), false));
         let mut writer: File = report.as_fd().try_clone_to_owned().unwrap().into();
         writer.write_all(b"Thread 1\n").unwrap();
-        assert_eq!(report.read(), ("Thread 1\n".to_owned(), false));
+        assert_eq!(report.read(0), ("Thread 1\n".to_owned(), false));
         writer.write_all(b"Task\n\0").unwrap();
-        assert_eq!(report.read(), ("Thread 1\nTask\n".to_owned(), true));
+        assert_eq!(report.read(0), ("Thread 1\nTask\n".to_owned(), true));
+        let start = report.length();
+        assert_eq!(report.read(start), (String::new(), false));
+        writer.write_all(b"Thread 2\n\0").unwrap();
+        assert_eq!(report.read(start), ("Thread 2\n".to_owned(), true));
     }
 
     #[test]
@@ -110,7 +120,7 @@ mod tests {
         let report = Report::create().unwrap();
         let mut writer: File = report.as_fd().try_clone_to_owned().unwrap().into();
         writer.write_all(&vec![b'x'; REPORT_MAX + 5]).unwrap();
-        let (text, is_complete) = report.read();
+        let (text, is_complete) = report.read(0);
         assert_eq!((text.len(), is_complete), (REPORT_MAX, true));
     }
 }

@@ -44,7 +44,8 @@ def end_on_abort():
                 stream.flush()
         os._exit(1)
 
-    if signal.getsignal(signal.SIGABRT) is signal.SIG_DFL:
+    taken = faulthandler.is_enabled() or signal.getsignal(signal.SIGABRT) is not signal.SIG_DFL
+    if not taken:
         signal.signal(signal.SIGABRT, end)
 
 
