@@ -5,7 +5,7 @@ use std::time::Duration;
 use rsgun_core::config::Size;
 use rsgun_core::ipc::WorkerId;
 
-use super::event::{Asked, Command};
+use super::event::{Asked, Command, Event};
 use super::exit::Exit;
 use super::notice::Notice;
 use super::state_world::{TIMEOUT, World, count, import_error};
@@ -79,7 +79,10 @@ fn a_worker_that_is_ready_while_it_is_asked_serves_and_may_be_asked_again() {
     world.seconds(60);
     assert_eq!(world.asked, [Asked::Worker(id)]);
     world.worker_ready(id);
-    world.answer_stacks(Some("it imports"));
+    world.happen(Event::Stacks {
+        of: Asked::Worker(id),
+        stacks: Some("it imports".to_owned()),
+    });
     world.seconds(5);
     assert!(world.serving().contains(&id));
     world.workers.get_mut(&id).unwrap().silent_since = Some(world.now);

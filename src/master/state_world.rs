@@ -416,6 +416,8 @@ impl World {
 
     pub(super) fn worker_ready(&mut self, id: WorkerId) {
         self.workers.get_mut(&id).unwrap().ready = true;
+        // What it was asked as it was late is of no interest any more.
+        self.asked.retain(|of| *of != Asked::Worker(id));
         self.happen(Event::Worker {
             id,
             message: FromWorker::Ready,
