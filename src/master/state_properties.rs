@@ -279,8 +279,8 @@ proptest! {
             apply(&mut world, incident);
         }
         world.command(Command::Stop);
-        // The graceful time-out, its margin, and the time that SIGKILL may take.
-        for _ in 0..40 {
+        // The graceful time-out, its margin, and the time that stacks and SIGKILL may take.
+        for _ in 0..45 {
             if world.exit.is_none() {
                 world.pass(Duration::from_secs(1));
             }
