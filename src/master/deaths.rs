@@ -13,7 +13,7 @@ use super::moment::Moment;
 use super::notice::Notice;
 use super::state::State;
 use super::stop::Urgency;
-use super::worker::{Label, Stage};
+use super::worker::{Label, Reason, Stage};
 
 impl State {
     /// Does what is due because time has passed.
@@ -51,14 +51,28 @@ impl State {
         if server.ending.has_exited() {
             return;
         }
+        server.inquiry.expire(now);
         let stray = server.ending.is_stray(now);
         if stray {
             server.ending.stop_waiting();
         }
+        let hangs = matches!(server.stage, Stage::Starting { by } if by.is_some_and(|by| by <= now))
+            && server.failure.is_none();
+        if hangs && self.server_awaits_stacks(now, number) {
+            return;
+        }
+        let Some(generation) = self.generations.get_mut(&number) else {
+            return;
+        };
+        let server = &mut generation.server;
         let cause = match server.stage {
             Stage::Starting { by } if by.is_some_and(|by| by <= now) => {
                 Some(server.failure.take().unwrap_or_else(|| {
-                    Cause::boot(overdue("The fork server", generation.policy.boot_timeout))
+                    overdue(
+                        "The fork server",
+                        generation.policy.boot_timeout,
+                        server.inquiry.take(),
+                    )
                 }))
             }
             Stage::Starting { .. } | Stage::Serving { .. } if stray => Some(Cause::boot(
@@ -80,15 +94,33 @@ impl State {
         if worker.ending.has_exited() {
             return;
         }
+        worker.inquiry.expire(now);
         let stray = worker.ending.is_stray(now);
         if stray {
             worker.ending.stop_waiting();
         }
         let label = worker.label();
         let generation = worker.identity.generation;
+        let hangs = match worker.stage {
+            Stage::Starting { by } => {
+                !stray && worker.failure.is_none() && by.is_some_and(|by| by <= now)
+            }
+            Stage::Serving { .. } => !stray && worker.silent_since.is_some(),
+            Stage::Leaving { by, .. } => {
+                worker.was_ready && (by <= now || worker.silent_since.is_some())
+            }
+            Stage::Aborted { .. } | Stage::Killed => false,
+        };
+        if hangs && self.awaits_stacks(now, id) {
+            return;
+        }
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
         match worker.stage {
             Stage::Starting { by } if stray || by.is_some_and(|by| by <= now) => {
                 let reported = worker.failure.take();
+                let stacks = worker.inquiry.take();
                 let limit = self
                     .generations
                     .get(&generation)
@@ -96,11 +128,12 @@ impl State {
                 let who = format!("Worker {}", label.identity.slot);
                 let cause = reported.map_or_else(
                     || {
-                        Cause::boot(if stray {
-                            format!("{who} has closed its channel without ending")
+                        if stray {
+                            let text = format!("{who} has closed its channel without ending");
+                            Cause::boot(text)
                         } else {
-                            overdue(&who, limit)
-                        })
+                            overdue(&who, limit, stacks)
+                        }
                     },
                     Cause::from,
                 );
@@ -114,17 +147,27 @@ impl State {
                     self.notify(Notice::WorkerLeaves { worker: label });
                 }
             }
+            Stage::Serving { .. } | Stage::Leaving { .. } if worker.silent_since.is_some() => {
+                self.give_up_on(now, id);
+            }
+            Stage::Serving { since } if worker.retire_at.is_some_and(|at| at <= now) => {
+                worker.retire_at = None;
+                self.recycle(now, id, Reason::Lifetime(now.since(since)));
+            }
             Stage::Leaving { since, by } if by <= now => {
                 // Nobody waits for one that never served.
                 if worker.was_ready {
                     let after = now.since(since);
+                    let stacks = worker.inquiry.take();
                     self.notify(Notice::WorkerOverdue {
                         worker: label,
                         after,
+                        stacks,
                     });
                 }
                 self.kill_worker(now, id);
             }
+            Stage::Aborted { by } if by <= now => self.kill_worker(now, id),
             _ => {}
         }
     }
@@ -198,11 +241,8 @@ impl State {
                 }
             }
             Stage::Serving { .. } => {
-                let served = worker.served(now);
                 let cause = worker.failure.take().map(Cause::from);
-                self.release(id);
-                if let Some(slot) = self.slots.get_mut(&label.identity.slot) {
-                    let retry_in = slot.backoff.fail(now, served);
+                if let Some(retry_in) = self.lose(now, id) {
                     self.notify(Notice::WorkerDied {
                         worker: label,
                         exit,
@@ -217,7 +257,7 @@ impl State {
                     exit,
                 });
             }
-            Stage::Leaving { .. } | Stage::Killed => {}
+            Stage::Leaving { .. } | Stage::Aborted { .. } | Stage::Killed => {}
         }
         self.forget_worker(id);
     }
@@ -332,12 +372,16 @@ impl State {
     }
 }
 
-fn overdue(who: &str, limit: Option<Duration>) -> String {
-    format!(
+fn overdue(who: &str, limit: Option<Duration>, stacks: Option<String>) -> Cause {
+    let message = format!(
         "{who} was not ready within {} s and was killed: see what the application does while \
          it starts, or raise --boot-timeout",
         limit.unwrap_or_default().as_secs()
-    )
+    );
+    Cause {
+        traceback: stacks,
+        ..Cause::boot(message)
+    }
 }
 
 fn died_early(worker: Label, exit: Exit) -> Cause {

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -19,6 +20,7 @@ use rsgun_core::log::output::{self, Files};
 use rsgun_core::scoreboard::{Roster, now_ms};
 use rsgun_core::sys::process;
 use rsgun_core::sys::shared::Shared;
+use rsgun_core::sys::stacks::Report;
 use rsgun_core::sys::title;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::Level;
@@ -26,15 +28,14 @@ use tracing::Level;
 use super::MasterError;
 use super::cgroup::OomCounter;
 use super::daemon::Launcher;
-use super::event::{Action, Event, Policy};
+use super::event::{Action, Asked, Event, Policy, Reading};
 use super::exit::Exit;
 use super::link::Link;
-use super::notice::{Notice, seconds};
+use super::moment::Moment;
+use super::notice::{InFlight, Notice, seconds};
 use super::spawn::{Interpreter, WorkerHandle};
+use super::{memory, stacks};
 use crate::python::Surroundings;
-
-/// How many running requests a line about a dead worker names.
-const NAMED_REQUESTS: usize = 3;
 
 /// The processes, sockets and files of the master.
 pub(super) struct Effects {
@@ -75,6 +76,8 @@ struct Resources {
     /// Its listeners, if they are others than the master's.
     change: Option<Change>,
     server: Option<Link<ToForkServer>>,
+    /// Where its fork server writes its stacks.
+    report: Option<Report>,
 }
 
 impl Effects {
@@ -106,6 +109,7 @@ impl Effects {
             interpreter,
             change: None,
             server: None,
+            report: None,
         };
         let effects = Self {
             source,
@@ -142,23 +146,7 @@ impl Effects {
                 });
             }
             Action::Configure { generation } => {
-                if let Some(Resources {
-                    settings,
-                    logs,
-                    server: Some(server),
-                    ..
-                }) = self.generations.get(&generation)
-                {
-                    let settings = Box::new(Settings::clone(settings));
-                    let order = ToForkServer::Configure {
-                        generation,
-                        settings,
-                    };
-                    match logs.to_fds() {
-                        Ok(fds) => server.send(order, fds),
-                        Err(error) => return Some(logs::cannot_configure(generation, &error)),
-                    }
-                }
+                return self.configure(generation);
             }
             Action::CloseForkServer { generation } => {
                 if let Some(resources) = self.generations.get_mut(&generation) {
@@ -182,6 +170,11 @@ impl Effects {
                     worker.link.send(order, Vec::new());
                 }
             }
+            Action::Inspect { memory_of } => {
+                let readings = self.inspect(&memory_of);
+                return Some(Event::Inspected { readings });
+            }
+            Action::AskForStacks { of, pid } => return self.ask_for_stacks(of, pid),
             Action::Kill { pid, signal } => return send_signal(pid, signal),
             Action::ForgetWorker { identity } => {
                 self.roster.leave(identity.seat);
@@ -193,6 +186,68 @@ impl Effects {
             // The loop looks for this one itself.
             Action::Exit { .. } => {}
         }
+        None
+    }
+
+    /// Looks at every worker, and at the memory of these.
+    fn inspect(&self, memory_of: &[(WorkerId, i32)]) -> Vec<Reading> {
+        let reading = |(id, worker): (&WorkerId, &WorkerHandle)| {
+            let pid = memory_of.iter().find(|(known, _)| known == id);
+            Reading {
+                id: *id,
+                phase: worker.scoreboard.phase(),
+                heartbeat: Moment::from_ms(worker.scoreboard.heartbeat_ms()),
+                resident: pid.and_then(|(_, pid)| memory::resident(*pid)),
+            }
+        };
+        self.workers.iter().map(reading).collect()
+    }
+
+    fn ask_for_stacks(&self, of: Asked, pid: i32) -> Option<Event> {
+        let report = match of {
+            Asked::Worker(id) => self.workers.get(&id).map(|worker| &worker.report),
+            Asked::ForkServer(generation) => self
+                .generations
+                .get(&generation)
+                .and_then(|resources| resources.report.as_ref()),
+        };
+        let report = report.and_then(|report| report.try_clone().ok());
+        stacks::ask(of, pid, report, self.events.clone())
+    }
+
+    /// Sends a fork server its settings, and where to write its stacks.
+    fn configure(&mut self, generation: u32) -> Option<Event> {
+        let Some(Resources {
+            settings,
+            logs,
+            server: Some(server),
+            report,
+            ..
+        }) = self.generations.get_mut(&generation)
+        else {
+            return None;
+        };
+        let mut handed_over = match logs.to_fds() {
+            Ok(fds) => fds,
+            Err(error) => return Some(logs::cannot_configure(generation, &error)),
+        };
+        match Report::create().and_then(|new| Ok((new.try_clone()?, new))) {
+            Ok((theirs, ours)) => {
+                *report = Some(ours);
+                handed_over.push(theirs.into());
+            }
+            Err(error) => {
+                tracing::warn!("no descriptors or memory for the stacks of a process: {error}");
+            }
+        }
+        let settings = Box::new(Settings::clone(settings));
+        server.send(
+            ToForkServer::Configure {
+                generation,
+                settings,
+            },
+            handed_over,
+        );
         None
     }
 
@@ -245,6 +300,7 @@ impl Effects {
             interpreter,
             change: Some(change),
             server: None,
+            report: None,
         };
         self.generations.insert(generation, resources);
         Ok(policy)
@@ -259,6 +315,7 @@ impl Effects {
                 interpreter: like.interpreter.clone(),
                 change: None,
                 server: None,
+                report: None,
             };
             self.generations.insert(generation, resources);
         }
@@ -354,7 +411,7 @@ impl Effects {
         let serving = notice
             .concerns()
             .and_then(|worker| self.serving(worker.identity.id));
-        let (level, text) = notice.text(serving.as_deref());
+        let (level, text) = notice.text(&serving.unwrap_or_default());
         match level {
             Level::ERROR => tracing::error!("{text}"),
             Level::WARN => tracing::warn!("{text}"),
@@ -375,26 +432,22 @@ impl Effects {
         }
     }
 
-    /// The requests that a worker is or was working on: `GET /x (1.2 s), POST /y (0.1 s)`.
-    fn serving(&self, id: WorkerId) -> Option<String> {
-        let running = self.workers.get(&id)?.scoreboard.running();
-        if running.is_empty() {
-            return None;
-        }
+    /// The requests that a worker is or was working on.
+    fn serving(&self, id: WorkerId) -> Option<InFlight> {
+        let scoreboard = &self.workers.get(&id)?.scoreboard;
+        let running = scoreboard.running();
         let now = now_ms();
-        let mut list: Vec<String> = running
+        let named: Vec<String> = running
             .iter()
-            .take(NAMED_REQUESTS)
             .map(|request| {
                 let age = Duration::from_millis(now.saturating_sub(request.started_ms));
                 let line = request.line.as_deref().unwrap_or("a request");
                 format!("{line} ({})", seconds(age))
             })
             .collect();
-        if running.len() > NAMED_REQUESTS {
-            list.push(format!("{} more", running.len() - NAMED_REQUESTS));
-        }
-        Some(list.join(", "))
+        let active = usize::try_from(scoreboard.active.load(Relaxed)).unwrap_or(0);
+        let more = active.saturating_sub(named.len());
+        Some(InFlight { named, more })
     }
 }
 

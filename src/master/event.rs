@@ -8,10 +8,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use rsgun_core::config::{Settings, WorkerCount};
+use rsgun_core::config::{Settings, Size, WorkerCount};
 use rsgun_core::ipc::{FromForkServer, FromWorker, Identity, ToWorker, WorkerId};
+use rsgun_core::scoreboard::Phase;
 
 use super::exit::Exit;
+use super::moment::Moment;
 use super::notice::Notice;
 use super::processors;
 
@@ -107,8 +109,42 @@ pub(super) enum Event {
         /// The option, file or address, and what to do.
         reason: String,
     },
+    /// [`Action::Inspect`] was done.
+    Inspected {
+        /// What was found, one reading for each worker that could be looked at.
+        readings: Vec<Reading>,
+    },
+    /// [`Action::AskForStacks`] was done.
+    Stacks {
+        /// Who was asked.
+        of: Asked,
+        /// What it wrote, if anything.
+        stacks: Option<String>,
+    },
     /// A deadline has passed; which one the state knows.
     Tick,
+}
+
+/// Who can be asked for its stacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// A worker.
+    Worker(WorkerId),
+    /// The fork server of a generation.
+    ForkServer(u32),
+}
+
+/// What a look at a worker has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reading {
+    /// Which one.
+    pub(super) id: WorkerId,
+    /// What it is in the middle of.
+    pub(super) phase: Phase,
+    /// When its event loop last came round.
+    pub(super) heartbeat: Moment,
+    /// Its resident memory; `None` when nobody wants to know, or it is gone.
+    pub(super) resident: Option<Size>,
 }
 
 /// The settings that decisions depend on.
@@ -122,6 +158,16 @@ pub(super) struct Policy {
     pub(super) graceful_timeout: Duration,
     /// How long a worker or fork server may take to be ready; `None`: no limit.
     pub(super) boot_timeout: Option<Duration>,
+    /// How long a worker may be without a sign of life; `None`: no limit.
+    pub(super) timeout: Option<Duration>,
+    /// How long a worker serves before it is replaced; `None`: no limit.
+    pub(super) max_lifetime: Option<Duration>,
+    /// The most that is added to it at random.
+    pub(super) max_lifetime_jitter: Duration,
+    /// The memory above which a worker is replaced.
+    pub(super) max_rss: Option<Size>,
+    /// The memory above which a worker is killed.
+    pub(super) hard_max_rss: Option<Size>,
     /// The path of the Python, for messages.
     pub(super) interpreter: String,
 }
@@ -129,7 +175,7 @@ pub(super) struct Policy {
 impl Policy {
     /// Picks from the settings what decisions depend on.
     pub(super) fn new(settings: &Settings, interpreter: &Path) -> Self {
-        let boot_timeout = Duration::from_secs(settings.boot_timeout.into());
+        let limit = |seconds: u32| (seconds > 0).then(|| Duration::from_secs(seconds.into()));
         Self {
             workers: match settings.workers {
                 WorkerCount::Fixed(number) => number,
@@ -137,7 +183,12 @@ impl Policy {
             },
             preload: settings.preload,
             graceful_timeout: Duration::from_secs(settings.graceful_timeout.into()),
-            boot_timeout: (!boot_timeout.is_zero()).then_some(boot_timeout),
+            boot_timeout: limit(settings.boot_timeout),
+            timeout: limit(settings.timeout),
+            max_lifetime: limit(settings.max_lifetime),
+            max_lifetime_jitter: Duration::from_secs(settings.max_lifetime_jitter.into()),
+            max_rss: settings.max_rss,
+            hard_max_rss: settings.hard_max_rss,
             interpreter: interpreter.display().to_string(),
         }
     }
@@ -190,11 +241,23 @@ pub(super) enum Action {
         /// The order.
         order: ToWorker,
     },
+    /// Look at the scoreboard of every worker.
+    Inspect {
+        /// The workers whose memory is of interest too, and their process ids.
+        memory_of: Vec<(WorkerId, i32)>,
+    },
+    /// Ask a process that hangs for its stacks.
+    AskForStacks {
+        /// Who it is.
+        of: Asked,
+        /// Its process id; it was not reaped yet.
+        pid: i32,
+    },
     /// Send a signal to a child that was not reaped yet.
     Kill {
         /// Which one.
         pid: i32,
-        /// KILL or TERM.
+        /// KILL, ABRT or TERM.
         signal: Signal,
     },
     /// A worker is gone: drop its channel and scoreboard, free its seat.

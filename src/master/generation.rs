@@ -6,7 +6,7 @@ use rsgun_core::ipc::Failure;
 
 use super::event::Policy;
 use super::moment::Moment;
-use super::worker::{Ending, Stage};
+use super::worker::{Ending, Inquiry, Stage};
 
 /// What a generation is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,7 @@ pub(super) struct ForkServer {
     pub(super) pid: Option<i32>,
     pub(super) stage: Stage,
     pub(super) ending: Ending,
+    pub(super) inquiry: Inquiry,
     /// It was reaped, or never started.
     pub(super) gone: bool,
     pub(super) failure: Option<Cause>,
@@ -55,6 +56,7 @@ impl Generation {
                 pid: None,
                 stage: Stage::Starting { by },
                 ending: Ending::default(),
+                inquiry: Inquiry::NotNeeded,
                 gone: false,
                 failure: None,
                 greeted: false,
@@ -75,7 +77,8 @@ impl ForkServer {
         self.gone
             || self.ending.has_exited()
             || self.ending.is_closed()
-            || matches!(self.stage, Stage::Leaving { .. } | Stage::Killed)
+            || self.stage.is_doomed()
+            || matches!(self.stage, Stage::Leaving { .. })
     }
 
     /// How long it has been able to fork.
@@ -90,7 +93,11 @@ impl ForkServer {
         if self.gone {
             None
         } else {
-            self.ending.or_deadline_of(self.stage)
+            let stage = self.stage.deadline();
+            self.ending.or(match self.stage {
+                Stage::Starting { .. } => self.inquiry.or(stage),
+                _ => stage,
+            })
         }
     }
 }

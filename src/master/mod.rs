@@ -27,16 +27,22 @@ mod effects;
 mod event;
 mod exit;
 mod generation;
+mod health;
+#[cfg(test)]
+mod health_tests;
 mod link;
+mod memory;
 mod moment;
 mod notice;
 mod pidfile;
 mod processors;
+mod recycle;
 mod reload;
 #[cfg(test)]
 mod reload_tests;
 mod slot;
 mod spawn;
+mod stacks;
 mod state;
 #[cfg(test)]
 mod state_properties;

@@ -21,9 +21,13 @@ impl Moment {
     }
 
     /// So many milliseconds after the clock began.
-    #[cfg(test)]
     pub(super) const fn from_ms(milliseconds: u64) -> Self {
         Self(milliseconds)
+    }
+
+    /// Milliseconds since the clock began.
+    pub(super) const fn as_ms(self) -> u64 {
+        self.0
     }
 
     /// The time from `earlier` until this moment; zero when it is later.

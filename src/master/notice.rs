@@ -5,13 +5,17 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use rsgun_core::config::Size;
 use rsgun_core::log;
 use tracing::Level;
 
 use super::exit::Exit;
 use super::generation::Cause;
 use super::stop::Urgency;
-use super::worker::Label;
+use super::worker::{Label, Reason};
+
+/// How many running requests a line about a dead worker names.
+const NAMED_IN_SHORT: usize = 3;
 
 /// Something that the operator is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +70,37 @@ pub(super) enum Notice {
         worker: Label,
         /// How long it had.
         after: Duration,
+        /// Its stacks, if it could write any.
+        stacks: Option<String>,
+    },
+    /// A worker gives no sign of life and is killed.
+    WorkerStuck {
+        /// Which one.
+        worker: Label,
+        /// For how long.
+        silent: Duration,
+        /// Its stacks, if it could write any.
+        stacks: Option<String>,
+        /// When the next one is started; `None` if none is.
+        retry_in: Option<Duration>,
+    },
+    /// A worker holds so much memory that it is killed.
+    WorkerTooLarge {
+        /// Which one.
+        worker: Label,
+        /// What it holds.
+        resident: Size,
+        /// What it may hold.
+        limit: Size,
+        /// When the next one is started; `None` if none is.
+        retry_in: Option<Duration>,
+    },
+    /// The replacement of a worker is started, which serves until it is ready.
+    Recycling {
+        /// Which one.
+        worker: Label,
+        /// Why.
+        reason: Reason,
     },
     /// A worker that was to end has ended.
     WorkerEnded {
@@ -152,7 +187,10 @@ impl Notice {
     #[must_use]
     pub(super) fn concerns(&self) -> Option<Label> {
         match self {
-            Self::WorkerDied { worker, .. } | Self::WorkerOverdue { worker, .. } => Some(*worker),
+            Self::WorkerDied { worker, .. }
+            | Self::WorkerOverdue { worker, .. }
+            | Self::WorkerStuck { worker, .. }
+            | Self::WorkerTooLarge { worker, .. } => Some(*worker),
             _ => None,
         }
     }
@@ -160,10 +198,7 @@ impl Notice {
     /// Level and text. `serving` is what the worker of [`Self::concerns`] was serving.
     #[must_use]
     #[expect(clippy::too_many_lines, reason = "a catalogue of texts, one arm each")]
-    pub(super) fn text(&self, serving: Option<&str>) -> (Level, String) {
-        let serving = serving
-            .map(|what| format!(" while serving {what}"))
-            .unwrap_or_default();
+    pub(super) fn text(&self, serving: &InFlight) -> (Level, String) {
         match self {
             Self::Starting { workers, python } => {
                 let plural = if *workers == 1 { "" } else { "s" };
@@ -198,22 +233,16 @@ impl Notice {
                 cause,
                 retry_in,
             } => {
-                let next = if retry_in.is_zero() {
-                    "replacing it".to_owned()
-                } else {
-                    format!("replacing it {}", delay(*retry_in))
-                };
-                (
-                    Level::ERROR,
-                    match cause {
-                        Some(cause) => format!(
-                            "{} {exit}{serving}; {next}: {}",
-                            full_name(*worker),
-                            told(cause)
-                        ),
-                        None => format!("{} {exit}{serving}; {next}", full_name(*worker)),
-                    },
-                )
+                let mut text = format!(
+                    "{} {exit}{}{}",
+                    full_name(*worker),
+                    serving.in_short(),
+                    and_then(Some(*retry_in))
+                );
+                if let Some(cause) = cause {
+                    let _ = write!(text, ": {}", told(cause));
+                }
+                (Level::ERROR, text)
             }
             Self::WorkerLeaves { worker } => (
                 Level::INFO,
@@ -222,14 +251,64 @@ impl Notice {
                     full_name(*worker)
                 ),
             ),
-            Self::WorkerOverdue { worker, after } => (
+            Self::WorkerOverdue {
+                worker,
+                after,
+                stacks,
+            } => (
                 Level::WARN,
                 format!(
-                    "{} did not end within {} and was killed{serving}",
+                    "{} did not end within {} and was killed{}",
                     full_name(*worker),
-                    seconds(*after)
+                    seconds(*after),
+                    evidence(serving, stacks.as_deref())
                 ),
             ),
+            Self::WorkerStuck {
+                worker,
+                silent,
+                stacks,
+                retry_in,
+            } => (
+                Level::ERROR,
+                format!(
+                    "{} has been stuck for {} (--timeout) and is killed{}{}",
+                    full_name(*worker),
+                    seconds(*silent),
+                    and_then(*retry_in),
+                    evidence(serving, stacks.as_deref())
+                ),
+            ),
+            Self::WorkerTooLarge {
+                worker,
+                resident,
+                limit,
+                retry_in,
+            } => (
+                Level::ERROR,
+                format!(
+                    "{} holds {resident} of memory, more than {limit} (--hard-max-rss), and is \
+                     killed{}{}",
+                    full_name(*worker),
+                    serving.in_short(),
+                    and_then(*retry_in),
+                ),
+            ),
+            Self::Recycling { worker, reason } => {
+                let why = match reason {
+                    Reason::Requests(count) => {
+                        format!("has answered {count} requests (--max-requests)")
+                    }
+                    Reason::Lifetime(served) => {
+                        format!("has served for {} (--max-lifetime)", seconds(*served))
+                    }
+                    Reason::Memory { resident, limit } => {
+                        format!("holds {resident} of memory, more than {limit} (--max-rss)")
+                    }
+                };
+                let who = full_name(*worker);
+                (Level::INFO, format!("{who} {why}; replacing it"))
+            }
             Self::WorkerEnded { worker, exit } => {
                 let level = if exit.is_clean() {
                     Level::DEBUG
@@ -345,6 +424,64 @@ impl Notice {
                 format!("Finished server process [{}]", std::process::id()),
             ),
         }
+    }
+}
+
+/// The requests that a worker is or was working on, each as `GET /x (1.2 s)`.
+#[derive(Debug, Default)]
+pub(super) struct InFlight {
+    /// The oldest ones.
+    pub(super) named: Vec<String>,
+    /// How many there are besides.
+    pub(super) more: usize,
+}
+
+impl InFlight {
+    /// A phrase with the first few: ` while serving GET /x (1.2 s), 4 more`.
+    fn in_short(&self) -> String {
+        let mut list: Vec<String> = self.named.iter().take(NAMED_IN_SHORT).cloned().collect();
+        if list.is_empty() {
+            return String::new();
+        }
+        let more = self.named.len() - list.len() + self.more;
+        if more > 0 {
+            list.push(format!("{more} more"));
+        }
+        format!(" while serving {}", list.join(", "))
+    }
+}
+
+/// What is known about a process that hangs: all its requests, and its stacks.
+fn evidence(serving: &InFlight, stacks: Option<&str>) -> String {
+    let mut text = String::new();
+    if serving.named.is_empty() {
+        text.push_str("\n          It has no requests in flight.");
+    } else {
+        text.push_str("\n          Requests in flight, by age:");
+    }
+    for request in &serving.named {
+        text.push_str("\n            ");
+        text.push_str(request);
+    }
+    if serving.more > 0 {
+        let _ = write!(text, "\n            and {} more", serving.more);
+    }
+    match stacks {
+        Some(stacks) => {
+            text.push('\n');
+            text.push_str(stacks.trim_end());
+        }
+        None => text.push_str("\n          It could not write its stacks."),
+    }
+    text
+}
+
+/// When a worker that is lost is replaced, as the end of a sentence.
+fn and_then(retry_in: Option<Duration>) -> String {
+    match retry_in {
+        None => String::new(),
+        Some(Duration::ZERO) => "; replacing it".to_owned(),
+        Some(time) => format!("; replacing it {}", delay(time)),
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rsgun_core::ipc::FromForkServer;
 
-use super::event::{Command, Event};
+use super::event::{Asked, Command, Event};
 use super::exit::Exit;
 use super::notice::Notice;
 use super::state_world::{KILLED, World, count, import_error};
@@ -115,7 +115,12 @@ fn a_canary_that_hangs_is_given_up() {
     let canary = world.starting()[0];
     world.worker_hello(canary);
     world.pass(Duration::from_secs(60));
+    assert_eq!(world.asked, [Asked::Worker(canary)]);
+    world.answer_stacks(Some("it imports"));
     assert!(world.is_killed(canary));
+    let outcome = world.state.last_reload().unwrap();
+    let traceback = outcome.failure.as_ref().unwrap().traceback.as_deref();
+    assert_eq!(traceback, Some("it imports"));
     world.worker_dies(canary, KILLED);
     world.cooperate();
     assert_eq!(world.generations_serving(), [1]);

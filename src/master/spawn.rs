@@ -14,6 +14,7 @@ use rsgun_core::scoreboard::{Roster, Scoreboard};
 use rsgun_core::sys::credentials::Credentials;
 use rsgun_core::sys::shared::Shared;
 use rsgun_core::sys::signals::HeldBack;
+use rsgun_core::sys::stacks::Report;
 use rsgun_core::sys::{channel, process};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -140,6 +141,8 @@ pub(super) struct WorkerHandle {
     pub(super) generation: u32,
     pub(super) link: Link<ToWorker>,
     pub(super) scoreboard: Shared<Scoreboard>,
+    /// Where it writes its stacks.
+    pub(super) report: Report,
 }
 
 impl WorkerHandle {
@@ -157,7 +160,13 @@ impl WorkerHandle {
         let id = identity.id;
         let (ours, theirs) = channel::pair()?;
         let scoreboard = Shared::<Scoreboard>::create(c"rsgun-scoreboard")?;
-        let mut fds = vec![theirs, copy(scoreboard.file())?, copy(roster.file())?];
+        let report = Report::create()?;
+        let mut fds = vec![
+            theirs,
+            copy(scoreboard.file())?,
+            copy(roster.file())?,
+            copy(report.as_fd())?,
+        ];
         for listener in listeners {
             fds.push(copy(listener.as_fd())?);
         }
@@ -182,6 +191,7 @@ impl WorkerHandle {
             generation: identity.generation,
             link,
             scoreboard,
+            report,
         })
     }
 }

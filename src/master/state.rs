@@ -21,11 +21,14 @@
 //!   replaced by that of a new generation; the workers stay.
 //! * A **reload** (`reload.rs`) is something that Running may contain; there is at most
 //!   one, and at most one more waits.
+//! * **Recycling** (`recycle.rs`) replaces single workers while no reload does, and
+//!   `health.rs` finds those that hang.
 //! * **Stopping** (`stop.rs`) only ever becomes more urgent.
 //!
 //! Promises, which the property tests hold it to: a worker that serves is told to
 //! make room for a replacement only when that replacement is ready; every process
-//! that was started is followed until it is gone; a second INT always ends.
+//! that was started is followed until it is gone; at most one worker is being started
+//! for recycling, and none during a reload; a second INT always ends.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
@@ -43,7 +46,7 @@ use super::notice::Notice;
 use super::reload::{Outcome, Reload};
 use super::slot::{Backoff, Slot};
 use super::stop::Stop;
-use super::worker::{Stage, Worker, earliest};
+use super::worker::{Inquiry, Reason, Stage, Worker, earliest};
 
 /// The most slots: during a replacement each may need two seats.
 #[expect(clippy::cast_possible_truncation, reason = "a constant of 512")]
@@ -90,6 +93,12 @@ pub(super) struct State {
     pub(super) reload: Option<Reload>,
     pub(super) reload_waits: bool,
     pub(super) last_reload: Option<Outcome>,
+    /// When the workers are looked at next; `None`: there is nothing to look for.
+    pub(super) inspect_at: Option<Moment>,
+    /// The master has run without a gap since.
+    pub(super) resumed_at: Moment,
+    /// What makes random numbers differ from those of another master.
+    pub(super) seed: u64,
     pub(super) unmatched: VecDeque<(Moment, i32, Exit)>,
     pub(super) actions: Vec<Action>,
 }
@@ -115,6 +124,9 @@ impl State {
             reload: None,
             reload_waits: false,
             last_reload: None,
+            inspect_at: None,
+            resumed_at: now,
+            seed: now.as_ms() << 20,
             unmatched: VecDeque::new(),
             actions: Vec::new(),
         };
@@ -177,6 +189,8 @@ impl State {
                     self.reload_failed(now, Cause::configuration(reason));
                 }
             }
+            Event::Inspected { readings } => self.on_inspected(now, &readings),
+            Event::Stacks { of, stacks } => self.on_stacks(of, stacks),
             Event::Tick => {}
         }
         self.settle(now)
@@ -191,7 +205,7 @@ impl State {
         };
         let running = !self.is_stopping();
         earliest(
-            [stop, self.announce_by.filter(|_| running)]
+            [stop, self.announce_by.filter(|_| running), self.inspect_at]
                 .into_iter()
                 .chain(self.workers.values().map(Worker::deadline))
                 .chain(
@@ -403,6 +417,8 @@ impl State {
             FromWorker::Ready if worker.is_starting() => {
                 worker.stage = Stage::Serving { since: now };
                 worker.was_ready = true;
+                // It may have been asked for its stacks in the last moment.
+                worker.inquiry = Inquiry::NotNeeded;
                 self.worker_ready(now, id);
             }
             FromWorker::Failed(failure) if worker.is_starting() => {
@@ -411,6 +427,7 @@ impl State {
                     by: Some(now + LAST_WORDS),
                 };
             }
+            FromWorker::Spent { requests } => self.recycle(now, id, Reason::Requests(requests)),
             FromWorker::Draining => {
                 worker.stopped_accepting = true;
                 if worker.is_serving() {
@@ -435,8 +452,10 @@ impl State {
             self.settle_fork_server(now);
             self.settle_slots(now);
             self.settle_reload(now);
+            self.settle_recycling(now);
             self.announce(now);
         }
+        self.settle_inspection(now);
         self.forget_generations();
         mem::take(&mut self.actions)
     }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use rsgun_core::config::Size;
 use rsgun_core::ipc::WorkerId;
 
 use super::event::{Command, Event};
@@ -32,7 +33,18 @@ enum Incident {
     WorkerFails(usize),
     WorkerDrains(usize),
     Foreigner(i32),
+    /// A worker has answered enough requests.
+    WorkerSpent(usize),
+    /// The event loop of a worker stops, or comes round again.
+    WorkerSilent(usize),
+    WorkerAwake(usize),
+    /// A worker grows.
+    WorkerLarge(usize, u64),
+    /// Whoever was asked for stacks answers.
+    Stacks,
     Time(u64),
+    /// Time passes as it does for a master that is not paused.
+    Seconds(u64),
 }
 
 fn incident() -> impl Strategy<Value = Incident> {
@@ -51,7 +63,13 @@ fn incident() -> impl Strategy<Value = Incident> {
         2 => (0_usize..32).prop_map(Incident::WorkerFails),
         1 => (0_usize..32).prop_map(Incident::WorkerDrains),
         1 => (5000_i32..5010).prop_map(Incident::Foreigner),
+        3 => (0_usize..32).prop_map(Incident::WorkerSpent),
+        2 => (0_usize..32).prop_map(Incident::WorkerSilent),
+        1 => (0_usize..32).prop_map(Incident::WorkerAwake),
+        1 => ((0_usize..32), (1_u64..3000)).prop_map(|(who, size)| Incident::WorkerLarge(who, size)),
+        3 => Just(Incident::Stacks),
         3 => (1_u64..40_000).prop_map(Incident::Time),
+        3 => (1_u64..15).prop_map(Incident::Seconds),
     ]
 }
 
@@ -123,12 +141,45 @@ fn apply(world: &mut World, incident: &Incident) {
                 exit: Exit::Code(3),
             });
         }
+        Incident::WorkerSpent(number) => {
+            if let Some(id) = pick(&workers, number).filter(|id| world.workers[id].ready) {
+                world.worker_spent(id);
+            }
+        }
+        Incident::WorkerSilent(number) => {
+            if let Some(id) = pick(&workers, number) {
+                let now = world.now;
+                if let Some(worker) = world.workers.get_mut(&id) {
+                    worker.silent_since.get_or_insert(now);
+                }
+            }
+        }
+        Incident::WorkerAwake(number) => {
+            if let Some(id) = pick(&workers, number)
+                && let Some(worker) = world.workers.get_mut(&id)
+            {
+                worker.silent_since = None;
+            }
+        }
+        Incident::WorkerLarge(number, bytes) => {
+            if let Some(id) = pick(&workers, number)
+                && let Some(worker) = world.workers.get_mut(&id)
+            {
+                worker.resident = Size::from_bytes(bytes);
+            }
+        }
+        Incident::Stacks => world.answer_stacks(Some("Thread 1")),
+        Incident::Seconds(count) => world.seconds(count),
         Incident::Time(milliseconds) => world.pass(Duration::from_millis(milliseconds)),
     }
 }
 
 /// Time passes and everybody does what they should, for as long as any back-off lasts.
 fn calm_down(world: &mut World) {
+    for worker in world.workers.values_mut() {
+        worker.silent_since = None;
+        worker.resident = Size::from_bytes(100);
+    }
     for _ in 0..200 {
         if world.exit.is_some() {
             return;
@@ -175,7 +226,11 @@ proptest! {
                 2 => Just(Incident::Reload),
                 6 => (0_usize..8).prop_map(Incident::ServerReacts),
                 12 => (0_usize..32).prop_map(Incident::WorkerReacts),
+                3 => (0_usize..32).prop_map(Incident::WorkerSpent),
+                1 => (0_usize..32, 1_u64..1999)
+                    .prop_map(|(who, size)| Incident::WorkerLarge(who, size)),
                 1 => (1_u64..5_000).prop_map(Incident::Time),
+                1 => (1_u64..15).prop_map(Incident::Seconds),
             ],
             0..200,
         ),
@@ -230,8 +285,8 @@ proptest! {
             apply(&mut world, incident);
         }
         world.command(Command::Stop);
-        // The graceful time-out, its margin, and the time that SIGKILL may take.
-        for _ in 0..40 {
+        // The graceful time-out, its margin, and the time that stacks and SIGKILL may take.
+        for _ in 0..45 {
             if world.exit.is_none() {
                 world.pass(Duration::from_secs(1));
             }

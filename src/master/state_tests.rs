@@ -395,9 +395,14 @@ fn whoever_outstays_the_graceful_timeout_is_killed() {
     world.pass(Duration::from_secs(34));
     assert!(!world.is_killed(id));
     world.pass(Duration::from_secs(1));
+    assert!(!world.is_killed(id), "its stacks come first");
+    world.answer_stacks(Some("Thread 1"));
     assert!(world.is_killed(id));
     assert_eq!(
-        count(&world, |n| matches!(n, Notice::WorkerOverdue { .. })),
+        count(
+            &world,
+            |n| matches!(n, Notice::WorkerOverdue { stacks: Some(text), .. } if text == "Thread 1")
+        ),
         1
     );
     world.cooperate();

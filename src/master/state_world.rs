@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use rsgun_core::config::Size;
 use rsgun_core::ipc::{
     DrainReason, Failure, FailureKind, FromForkServer, FromWorker, Identity, ToWorker, WorkerId,
 };
+use rsgun_core::scoreboard::Phase;
 
-use super::event::{Action, Command, Event, Policy};
+use super::event::{Action, Asked, Command, Event, Policy, Reading};
 use super::exit::Exit;
 use super::moment::Moment;
 use super::notice::Notice;
@@ -20,6 +22,9 @@ pub(super) const KILLED: Exit = Exit::Signal {
     core: false,
     out_of_memory: false,
 };
+
+/// `--timeout` of every world.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 #[expect(
@@ -47,6 +52,9 @@ pub(super) struct Process {
     pub(super) ready: bool,
     pub(super) order: Option<ToWorker>,
     pub(super) draining: bool,
+    /// Its event loop has not come round since; `None`: it has just now.
+    pub(super) silent_since: Option<Moment>,
+    pub(super) resident: Size,
 }
 
 /// The state machine and everything around it.
@@ -62,6 +70,8 @@ pub(super) struct World {
     pub(super) policy: Policy,
     /// The second sign of a death comes only as a further reaction.
     pub(super) signs_come_late: bool,
+    /// Who was asked for stacks; the answer comes when a test lets it.
+    pub(super) asked: Vec<Asked>,
     late: VecDeque<Event>,
     /// Children that were not reaped.
     living: BTreeSet<i32>,
@@ -76,6 +86,11 @@ impl World {
             preload,
             graceful_timeout: Duration::from_secs(30),
             boot_timeout: Some(Duration::from_secs(60)),
+            timeout: Some(TIMEOUT),
+            max_lifetime: None,
+            max_lifetime_jitter: Duration::ZERO,
+            max_rss: Some(Size::from_bytes(1000)),
+            hard_max_rss: Some(Size::from_bytes(2000)),
             interpreter: "/usr/bin/python3".to_owned(),
         };
         let (state, actions) = State::boot(now, policy.clone());
@@ -90,6 +105,7 @@ impl World {
             listeners_closed: false,
             policy,
             signs_come_late: false,
+            asked: Vec::new(),
             late: VecDeque::new(),
             living: BTreeSet::new(),
             last_pid: 100,
@@ -163,10 +179,22 @@ impl World {
                         ready: false,
                         order: None,
                         draining: false,
+                        silent_since: None,
+                        resident: Size::from_bytes(100),
                     };
+                    self.check_recycling(&process);
                     assert!(self.workers.insert(identity.id, process).is_none());
                 }
                 Action::Tell { id, order } => self.told(id, order),
+                Action::Inspect { memory_of } => {
+                    let readings = self.readings(&memory_of);
+                    at_once.push(Event::Inspected { readings });
+                }
+                Action::AskForStacks { of, pid } => {
+                    assert!(self.living.contains(&pid), "{of:?} was reaped");
+                    assert!(!self.asked.contains(&of), "{of:?} is asked twice");
+                    self.asked.push(of);
+                }
                 Action::Kill { pid, .. } => {
                     assert!(
                         self.living.contains(&pid),
@@ -203,6 +231,43 @@ impl World {
         for event in at_once {
             let actions = self.state.step(self.now, event);
             self.carry_out(actions);
+        }
+    }
+
+    /// What a look at all workers shows.
+    fn readings(&self, memory_of: &[(WorkerId, i32)]) -> Vec<Reading> {
+        let reading = |worker: &Process| {
+            let id = worker.identity.id;
+            let memory = memory_of.contains(&(id, worker.pid));
+            Reading {
+                id,
+                phase: if worker.ready {
+                    Phase::Serving
+                } else {
+                    Phase::Importing
+                },
+                heartbeat: worker.silent_since.unwrap_or(self.now),
+                resident: memory.then_some(worker.resident),
+            }
+        };
+        self.workers.values().map(reading).collect()
+    }
+
+    /// A second worker of a slot may be asked for by a reload, the way back from one, or
+    /// recycling, and then it is the only one.
+    fn check_recycling(&self, new: &Process) {
+        let is_current = new.identity.generation == self.state.current;
+        let slot = self.state.slots.get(&new.identity.slot);
+        let is_second = slot.is_some_and(|slot| slot.replacement == Some(new.identity.id));
+        if is_current && is_second {
+            assert!(self.state.reload.is_none(), "recycling during a reload");
+            let replacements = self
+                .state
+                .slots
+                .values()
+                .filter(|slot| slot.replacement.is_some_and(|id| id != new.identity.id))
+                .count();
+            assert_eq!(replacements, 0, "two workers are recycled at a time");
         }
     }
 
@@ -351,10 +416,39 @@ impl World {
 
     pub(super) fn worker_ready(&mut self, id: WorkerId) {
         self.workers.get_mut(&id).unwrap().ready = true;
+        // What it was asked as it was late is of no interest any more.
+        self.asked.retain(|of| *of != Asked::Worker(id));
         self.happen(Event::Worker {
             id,
             message: FromWorker::Ready,
         });
+    }
+
+    /// A worker has answered enough requests.
+    pub(super) fn worker_spent(&mut self, id: WorkerId) {
+        self.happen(Event::Worker {
+            id,
+            message: FromWorker::Spent { requests: 50 },
+        });
+    }
+
+    /// Seconds pass one after the other, as they do for a master that runs.
+    pub(super) fn seconds(&mut self, count: u64) {
+        for _ in 0..count {
+            if self.exit.is_none() {
+                self.pass(Duration::from_secs(1));
+            }
+        }
+    }
+
+    /// The first who was asked for stacks answers.
+    pub(super) fn answer_stacks(&mut self, stacks: Option<&str>) {
+        if self.asked.is_empty() {
+            return;
+        }
+        let of = self.asked.remove(0);
+        let stacks = stacks.map(str::to_owned);
+        self.happen(Event::Stacks { of, stacks });
     }
 
     pub(super) fn worker_draining(&mut self, id: WorkerId) {
@@ -434,6 +528,10 @@ impl World {
             self.late_sign();
             return true;
         }
+        if !self.asked.is_empty() {
+            self.answer_stacks(Some("Thread 1"));
+            return true;
+        }
         if let Some(generation) = self.resolving.take() {
             let policy = self.policy.clone();
             self.happen(Event::Resolved { generation, policy });
@@ -458,6 +556,7 @@ impl World {
                     || worker.order.is_some()
                     || (worker.acknowledged && !worker.ready)
                     || self.is_killed(**id)
+                    || self.is_aborted(**id)
                     || worker.draining
             })
             .map(|(id, _)| *id);
@@ -483,7 +582,7 @@ impl World {
 
     pub(super) fn worker_reacts(&mut self, id: WorkerId) {
         let worker = &self.workers[&id];
-        if self.is_killed(id) && worker.greeted {
+        if (self.is_killed(id) || self.is_aborted(id)) && worker.greeted {
             self.worker_dies(id, KILLED);
         } else if !worker.greeted {
             self.worker_hello(id);
@@ -501,6 +600,13 @@ impl World {
             .workers
             .get(&id)
             .is_some_and(|worker| worker.stage == super::worker::Stage::Killed)
+    }
+
+    pub(super) fn is_aborted(&self, id: WorkerId) -> bool {
+        self.state
+            .workers
+            .get(&id)
+            .is_some_and(|worker| matches!(worker.stage, super::worker::Stage::Aborted { .. }))
     }
 
     pub(super) fn is_killed_server(&self, number: u32) -> bool {

@@ -112,7 +112,9 @@ impl State {
             return;
         }
         match (urgency, worker.stage) {
-            (_, Stage::Killed) | (Urgency::Graceful, Stage::Leaving { .. }) => {}
+            (_, Stage::Killed)
+            | (Urgency::Graceful | Urgency::Quick, Stage::Aborted { .. })
+            | (Urgency::Graceful, Stage::Leaving { .. }) => {}
             (Urgency::Graceful, _) => {
                 let within = self
                     .workers

@@ -34,6 +34,13 @@ impl State {
             self.lifecycle = Lifecycle::Running;
             self.announce_by = Some(now + ANNOUNCE_LIMIT);
         }
+        let retire_at = self
+            .workers
+            .get(&id)
+            .and_then(|worker| self.end_of_service(now, worker));
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.retire_at = retire_at;
+        }
         self.notify(Notice::WorkerReady { worker: label });
         self.canary_ready(label.identity.generation);
         if let Some(slot) = self.slots.get_mut(&label.identity.slot)
@@ -135,7 +142,8 @@ impl State {
             return;
         };
         let server = &mut generation.server;
-        if server.gone || matches!(server.stage, Stage::Leaving { .. } | Stage::Killed) {
+        if server.gone || server.stage.is_doomed() || matches!(server.stage, Stage::Leaving { .. })
+        {
             return;
         }
         let loading = matches!(server.stage, Stage::Starting { .. });
@@ -210,7 +218,7 @@ impl State {
     }
 
     /// The generation that an empty slot is filled from; `None` while none can fork.
-    fn source(&self) -> Option<u32> {
+    pub(super) fn source(&self) -> Option<u32> {
         [self.proven_candidate(), Some(self.current)]
             .into_iter()
             .flatten()

@@ -2,8 +2,12 @@
 //!
 //! ```text
 //!   asked for ─▶ Starting ─▶ Serving ─▶ Leaving ─▶ (gone)
-//!                    └──────────┴───────────┴─▶ Killed ─▶ (gone)
+//!                    │          ├─▶ Aborted ─┐
+//!                    └──────────┴────────────┴─▶ Killed ─▶ (gone)
 //! ```
+//!
+//! One that hangs is asked for its stacks before anything is done about it, and has a
+//! moment to give them; see [`Inquiry`].
 //!
 //! A worker is gone when it was reaped *and* its channel has ended, in either
 //! order: what it said last, such as why it failed, may still be in the channel
@@ -11,6 +15,7 @@
 
 use std::time::Duration;
 
+use rsgun_core::config::Size;
 use rsgun_core::ipc::{Failure, Identity};
 
 use super::exit::Exit;
@@ -35,8 +40,96 @@ pub(super) enum Stage {
     Serving { since: Moment },
     /// Told to end, or ending by itself; is killed at `by`.
     Leaving { since: Moment, by: Moment },
+    /// SIGABRT is on its way; is killed at `by`.
+    Aborted { by: Moment },
     /// SIGKILL is on its way.
     Killed,
+}
+
+/// What is known about why a process hangs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) enum Inquiry {
+    /// There was no reason to ask.
+    #[default]
+    NotNeeded,
+    /// It was asked for its stacks, and is dealt with at `by` without an answer.
+    Asked { by: Moment },
+    /// Its stacks, if it could write any.
+    Answered(Option<String>),
+}
+
+impl Inquiry {
+    /// Notes the answer to a question that is still open.
+    pub(super) fn answer(&mut self, stacks: Option<String>) {
+        if matches!(self, Self::Asked { .. }) {
+            *self = Self::Answered(stacks);
+        }
+    }
+
+    /// Waits no longer for an answer that is late.
+    pub(super) fn expire(&mut self, now: Moment) {
+        if matches!(self, Self::Asked { by } if *by <= now) {
+            *self = Self::Answered(None);
+        }
+    }
+
+    /// The stacks, once.
+    pub(super) fn take(&mut self) -> Option<String> {
+        match self {
+            Self::Answered(stacks) => stacks.take(),
+            Self::NotNeeded | Self::Asked { .. } => None,
+        }
+    }
+
+    /// When the next thing is due for a process of which `otherwise` holds without a
+    /// question.
+    pub(super) fn or(&self, otherwise: Option<Moment>) -> Option<Moment> {
+        match self {
+            Self::Asked { by } => Some(*by),
+            Self::NotNeeded | Self::Answered(_) => otherwise,
+        }
+    }
+}
+
+/// Since when and why a worker that works is to be replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Due {
+    /// Since when.
+    pub(super) since: Moment,
+    /// Why.
+    pub(super) reason: Reason,
+}
+
+/// Why a worker that works is to be replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// It has answered so many requests.
+    Requests(u64),
+    /// It has served so long.
+    Lifetime(Duration),
+    /// It holds so much memory, with this limit.
+    Memory {
+        /// What it holds.
+        resident: Size,
+        /// What it may hold.
+        limit: Size,
+    },
+}
+
+impl Stage {
+    /// When this stage has lasted too long.
+    pub(super) fn deadline(self) -> Option<Moment> {
+        match self {
+            Self::Starting { by } => by,
+            Self::Leaving { by, .. } | Self::Aborted { by } => Some(by),
+            Self::Serving { .. } | Self::Killed => None,
+        }
+    }
+
+    /// Whether its end is sealed.
+    pub(super) fn is_doomed(self) -> bool {
+        matches!(self, Self::Aborted { .. } | Self::Killed)
+    }
 }
 
 /// The two signs of the end of a child process: exit status and end of channel.
@@ -99,15 +192,10 @@ impl Ending {
         self.closed
     }
 
-    /// When something must be done about a process in this stage.
-    pub(super) fn or_deadline_of(&self, stage: Stage) -> Option<Moment> {
-        let stage = match stage {
-            _ if self.has_exited() => None,
-            Stage::Starting { by } => by,
-            Stage::Leaving { by, .. } => Some(by),
-            Stage::Serving { .. } | Stage::Killed => None,
-        };
-        earliest([stage, self.settled_by])
+    /// When something must be done about a process that `alive` holds for while it
+    /// lives.
+    pub(super) fn or(&self, alive: Option<Moment>) -> Option<Moment> {
+        earliest([alive.filter(|_| !self.has_exited()), self.settled_by])
     }
 }
 
@@ -125,6 +213,15 @@ pub(super) struct Worker {
     pub(super) stopped_accepting: bool,
     /// Why it could not start, in its own words.
     pub(super) failure: Option<Failure>,
+    /// The event loop has not come round since, for longer than it may.
+    pub(super) silent_since: Option<Moment>,
+    pub(super) inquiry: Inquiry,
+    /// It is to be replaced.
+    pub(super) due: Option<Due>,
+    /// When it will have served long enough.
+    pub(super) retire_at: Option<Moment>,
+    /// How many times in a row it was found to hold too much memory.
+    pub(super) too_large: u32,
 }
 
 impl Worker {
@@ -137,6 +234,11 @@ impl Worker {
             was_ready: false,
             stopped_accepting: false,
             failure: None,
+            silent_since: None,
+            inquiry: Inquiry::NotNeeded,
+            due: None,
+            retire_at: None,
+            too_large: 0,
         }
     }
 
@@ -163,7 +265,15 @@ impl Worker {
 
     /// When something must be done about it.
     pub(super) fn deadline(&self) -> Option<Moment> {
-        self.ending.or_deadline_of(self.stage)
+        let stage = self.stage.deadline();
+        self.ending.or(match self.stage {
+            Stage::Aborted { .. } | Stage::Killed => stage,
+            Stage::Starting { .. } => self.inquiry.or(stage),
+            Stage::Serving { .. } => self
+                .inquiry
+                .or(earliest([self.silent_since, self.retire_at])),
+            Stage::Leaving { .. } => self.inquiry.or(earliest([stage, self.silent_since])),
+        })
     }
 
     /// How it is called in the log.

@@ -50,7 +50,8 @@ pub struct Identity {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToForkServer {
     /// The first message: what to load, and how. Carries the log files
-    /// ([`crate::log::output::Files`]).
+    /// ([`crate::log::output::Files`]), then the fork server's
+    /// [`crate::sys::stacks::Report`], if there could be one.
     Configure {
         /// The load of the code that this fork server stands for.
         generation: u32,
@@ -58,8 +59,8 @@ pub enum ToForkServer {
         settings: Box<Settings>,
     },
     /// Fork one worker. Carries, in this order: the worker's end of its channel, its
-    /// [`crate::scoreboard::Scoreboard`], the [`crate::scoreboard::Roster`], and all
-    /// listeners.
+    /// [`crate::scoreboard::Scoreboard`], the [`crate::scoreboard::Roster`], its
+    /// [`crate::sys::stacks::Report`], and all listeners.
     Spawn {
         /// Who the new worker will be.
         identity: Identity,
@@ -147,6 +148,11 @@ pub enum FromWorker {
     Ready,
     /// The application could not be loaded or started. The worker ends.
     Failed(Failure),
+    /// It has answered as many requests as it was to, and serves on until it is replaced.
+    Spent {
+        /// How many it was to answer, jitter included.
+        requests: u64,
+    },
     /// The worker has stopped accepting, by order or on a signal of its own.
     Draining,
     /// USR1 was sent to this worker: it wants its log files opened anew.

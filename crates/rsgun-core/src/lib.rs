@@ -8,6 +8,7 @@
 pub mod bootstrap;
 pub mod config;
 pub mod ipc;
+pub mod jitter;
 pub mod listeners;
 pub mod log;
 pub mod scoreboard;

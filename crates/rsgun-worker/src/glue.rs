@@ -1,9 +1,15 @@
 //! The parts that are written in Python, carried inside the extension.
 
 use std::ffi::CString;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use rsgun_core::ipc::{Failure, FailureKind};
+use rsgun_core::sys::stacks;
+
+/// The memory file that the stacks of this process are written to.
+static REPORT: Mutex<Option<OwnedFd>> = Mutex::new(None);
 
 /// `loader.py`: finds the application.
 pub(crate) fn loader(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
@@ -23,6 +29,26 @@ pub(crate) fn serve(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
         c"<rsgun/serve.py>",
         c"rsgun._serve",
     )
+}
+
+/// `stacks.py`: the stacks of this process.
+pub(crate) fn stacks(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    module(
+        py,
+        include_str!("python/stacks.py"),
+        c"<rsgun/stacks.py>",
+        c"rsgun._stacks",
+    )
+}
+
+/// Has the stacks of this process written to `report` whenever the master asks for them.
+pub(crate) fn write_stacks_to(stacks: &Bound<'_, PyModule>, report: OwnedFd) -> PyResult<()> {
+    let arguments = (stacks::signal_number(), report.as_raw_fd());
+    stacks.call_method1("prepare", arguments)?;
+    // Open to the last moment of the process, which may hang while it ends. What a worker
+    // has inherited of its fork server goes.
+    *REPORT.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+    Ok(())
 }
 
 fn module<'py>(

@@ -165,8 +165,8 @@ mod tests {
                 "/etc/rsgun.toml, line 1: unknown key `keepalive`; did you mean `keep-alive`?",
             ),
             (
-                "timeout = 5",
-                "/etc/rsgun.toml, line 1: unknown key `timeout`; docs/settings.md lists all keys",
+                "timeot = 5",
+                "/etc/rsgun.toml, line 1: unknown key `timeot`; did you mean `timeout`?",
             ),
             (
                 "zzz = 1",

@@ -27,6 +27,7 @@ mod layer;
 mod listen;
 mod run_as;
 mod settings;
+mod size;
 mod source;
 mod value;
 
@@ -35,5 +36,6 @@ pub use environment::{Environment, ProcessEnvironment};
 pub use error::ConfigError;
 pub use layer::{Layer, Origin};
 pub use settings::{DECLARATIONS, Lifespan, LogTarget, Settings, WorkerCount};
+pub use size::Size;
 pub use source::Source;
 pub use value::ValueError;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::declaration::{Declaration, Kind, Section};
 use super::error::ConfigError;
 use super::layer::Layers;
+use super::size::Size;
 use super::value::{self, ValueError};
 use crate::listeners::Address;
 use crate::log::Level;
@@ -242,6 +243,87 @@ declare! {
             default: Some("120"),
             details: "Importing the application and its lifespan startup must fit in. A worker \
                       that takes longer is killed; a reload then leaves the old workers serving.",
+        }
+        /// Seconds without a sign of life after which a worker is killed and replaced; 0 means
+        /// never.
+        timeout: u32 = value::seconds, {
+            name: "timeout",
+            section: Section::Timeouts,
+            kind: Kind::Number,
+            short: Some('t'),
+            placeholder: "SECONDS",
+            default: Some("30"),
+            details: "The event loop gives the sign of life; what blocks it, blocks every request \
+                      of the worker. The log then has the stacks of all threads and the requests \
+                      in flight. Before a worker serves, `boot-timeout` counts. For a limit on \
+                      single requests see `request-timeout`.",
+        }
+        /// Seconds that the application has for a request; 0 means no limit.
+        request_timeout: u32 = value::seconds, {
+            name: "request-timeout",
+            section: Section::Timeouts,
+            kind: Kind::Number,
+            placeholder: "SECONDS",
+            default: Some("0"),
+            details: "A request that takes longer is answered with 504 and cancelled; one whose \
+                      answer has begun loses its connection. The application can ask for more \
+                      time; see [timeouts](timeouts.md).",
+        }
+        /// Requests after which a worker is replaced; 0 means never.
+        max_requests: u64 = value::requests, {
+            name: "max-requests",
+            section: Section::Workers,
+            kind: Kind::Number,
+            aliases: &["limit-max-requests"],
+            placeholder: "N",
+            default: Some("0"),
+            details: "The replacement is ready before the worker drains, and only one worker is \
+                      replaced at a time, so a worker answers some requests more than this.",
+        }
+        /// The most requests that are added at random to --max-requests, for each worker.
+        max_requests_jitter: u64 = value::requests, {
+            name: "max-requests-jitter",
+            section: Section::Workers,
+            kind: Kind::Number,
+            aliases: &["limit-max-requests-jitter"],
+            placeholder: "N",
+            default: Some("0"),
+        }
+        /// Seconds of service after which a worker is replaced; 0 means never.
+        max_lifetime: u32 = value::seconds, {
+            name: "max-lifetime",
+            section: Section::Workers,
+            kind: Kind::Number,
+            placeholder: "SECONDS",
+            default: Some("0"),
+        }
+        /// The most seconds that are added at random to --max-lifetime, for each worker.
+        max_lifetime_jitter: u32 = value::seconds, {
+            name: "max-lifetime-jitter",
+            section: Section::Workers,
+            kind: Kind::Number,
+            placeholder: "SECONDS",
+            default: Some("0"),
+        }
+        /// The resident memory above which a worker is replaced, such as 512M or 1G.
+        max_rss: Option<Size> = value::optional_size, {
+            name: "max-rss",
+            section: Section::Workers,
+            placeholder: "SIZE",
+            otherwise: "no limit",
+            example: "\"512M\"",
+            details: "The replacement is ready before the worker drains; both need room for that \
+                      long. Memory that workers share with `preload` counts for each of them.",
+        }
+        /// The resident memory above which a worker is killed at once, such as 2G.
+        hard_max_rss: Option<Size> = value::optional_size, {
+            name: "hard-max-rss",
+            section: Section::Workers,
+            placeholder: "SIZE",
+            otherwise: "no limit",
+            example: "\"1G\"",
+            details: "Its requests are lost. It is the fuse that blows before the system runs out \
+                      of memory; `max-rss` replaces a worker without losing anything.",
         }
         /// The least level that is logged: critical, error, warning, info, debug or trace.
         log_level: Level = value::level, {

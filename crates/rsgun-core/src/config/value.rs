@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::{Lifespan, LogTarget, WorkerCount};
+use super::{Lifespan, LogTarget, Size, WorkerCount};
 use crate::listeners::{Address, AddressError};
 use crate::log::Level;
 
@@ -136,6 +136,17 @@ pub(super) fn log_target(texts: &[String]) -> Read<LogTarget> {
 pub(super) fn seconds(texts: &[String]) -> Read<u32> {
     const YEAR: u32 = 365 * 24 * 3600;
     number(texts, &(0..=YEAR))
+}
+
+/// How many requests, 0 included.
+pub(super) fn requests(texts: &[String]) -> Read<u64> {
+    number(texts, &(0..=1_000_000_000_000))
+}
+
+/// A size in bytes, or nothing; 0 stands for nothing too.
+pub(super) fn optional_size(texts: &[String]) -> Read<Option<Size>> {
+    let size = optional(texts, str::parse::<Size>)?;
+    Ok(size.filter(|size| size.bytes() > 0))
 }
 
 /// A port, or nothing.

@@ -81,6 +81,9 @@ impl Files {
         })
     }
 
+    /// How many descriptors they are in a message.
+    pub const COUNT: usize = 2;
+
     /// Copies for a message.
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 //! * [`shared`]: sealed memory files and their mappings;
 //! * [`signals`]: signals as a queue;
 //! * [`process`]: forks, signal dispositions, parent-death, inherited descriptors;
+//! * [`stacks`]: the Python stacks of a process that hangs;
 //! * [`title`]: what `ps` shows.
 #![expect(
     unsafe_code,
@@ -22,4 +23,5 @@ pub mod parent_death;
 pub mod process;
 pub mod shared;
 pub mod signals;
+pub mod stacks;
 pub mod title;

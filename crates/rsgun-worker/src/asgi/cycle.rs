@@ -2,10 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::asyncio::CancelledError;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -26,6 +28,8 @@ pub(crate) struct Cycle {
     log: Mutex<Option<access_log::Entry>>,
     /// The application has returned or raised.
     ended: AtomicBool,
+    /// It has taken too long, and was cancelled.
+    timed_out: AtomicBool,
 }
 
 impl Cycle {
@@ -39,6 +43,7 @@ impl Cycle {
             entry,
             log: Mutex::new(log),
             ended: AtomicBool::new(false),
+            timed_out: AtomicBool::new(false),
         }
     }
 
@@ -177,9 +182,20 @@ impl Cycle {
         reactor.after_send(py, 0);
     }
 
+    /// The application has had its time. Returns whether it has not answered completely,
+    /// so that it is to be cancelled.
+    pub(crate) fn time_out(&self) -> bool {
+        if matches!(self.exchange.lock().response.stage, Stage::Complete) {
+            return false;
+        }
+        self.timed_out.store(true, Relaxed);
+        self.give_up(StatusCode::GATEWAY_TIMEOUT);
+        true
+    }
+
     /// Gives up on the response: see [`State::fail`].
-    fn give_up(&self) {
-        let status = self.exchange.lock().fail(self.exchange.is_head);
+    fn give_up(&self, status: StatusCode) {
+        let status = self.exchange.lock().fail(self.exchange.is_head, status);
         if let Some(status) = status {
             self.log(status);
         }
@@ -251,14 +267,26 @@ impl Cycle {
             return;
         };
         let gone = self.exchange.lock().closed;
-        if reactor.is_stopping() || (gone && reactor.is_disconnect(py, error)) {
+        let cancelled = self.timed_out.load(Relaxed) && error.is_instance_of::<CancelledError>();
+        if reactor.is_stopping() || cancelled || (gone && reactor.is_disconnect(py, error)) {
             tracing::debug!("a request ended early: {error}");
         } else {
             let traceback = reactor.describe(py, error);
             tracing::error!("exception in the application\n{}", traceback.trim_end());
         }
-        self.give_up();
+        self.give_up(StatusCode::INTERNAL_SERVER_ERROR);
         self.end(&reactor, py);
+    }
+
+    /// Gives the application so many seconds more than `--request-timeout`: the
+    /// `extend` of the scope's extension `rsgun.timeout`, for any thread.
+    fn extend(&self, seconds: f64) -> PyResult<()> {
+        let more = Duration::try_from_secs_f64(seconds).map_err(|_| {
+            PyValueError::new_err(format!("{seconds} is not a number of seconds to add"))
+        })?;
+        let milliseconds = u64::try_from(more.as_millis()).unwrap_or(u64::MAX);
+        self.exchange.extend_deadline(milliseconds);
+        Ok(())
     }
 
     /// The application has returned.
@@ -283,7 +311,7 @@ impl Cycle {
             } else {
                 tracing::error!("the application {problem}");
             }
-            self.give_up();
+            self.give_up(StatusCode::INTERNAL_SERVER_ERROR);
         }
         self.end(&reactor, py);
     }

@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -34,6 +35,9 @@ pub(crate) struct Exchange {
     pub(crate) is_head: bool,
     /// When the request was read, microseconds of the reactor's clock.
     pub(crate) started_us: u64,
+    /// When the application has had its time, milliseconds of the reactor's clock; 0: it
+    /// may take any time. The application moves it from any thread.
+    deadline_ms: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -170,12 +174,34 @@ impl Exchange {
             }),
             is_head: method == Method::HEAD,
             started_us,
+            deadline_ms: AtomicU64::new(0),
         }
     }
 
     /// Locks the state. A panic elsewhere while it was locked left it usable.
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the application has had its time; see the field.
+    pub(crate) fn deadline_ms(&self) -> u64 {
+        self.deadline_ms.load(Relaxed)
+    }
+
+    /// Sets it.
+    pub(crate) fn set_deadline_ms(&self, deadline_ms: u64) {
+        self.deadline_ms.store(deadline_ms, Relaxed);
+    }
+
+    /// Gives the application so much more time, if it is limited.
+    pub(crate) fn extend_deadline(&self, milliseconds: u64) {
+        // Without a deadline there is nothing to be done.
+        let _ = self
+            .deadline_ms
+            .fetch_update(Relaxed, Relaxed, |deadline| match deadline {
+                0 => None,
+                _ => Some(deadline.saturating_add(milliseconds)),
+            });
     }
 
     // === the connection's side ===
@@ -389,19 +415,15 @@ impl State {
         self.wake_connection();
     }
 
-    /// Gives up on the response: 500 if the head is not out, else the connection is
+    /// Gives up on the response: `status` if the head is not out, else the connection is
     /// closed without a proper end. Returns the status if an answer could be sent.
-    pub(crate) fn fail(&mut self, is_head: bool) -> Option<StatusCode> {
+    pub(crate) fn fail(&mut self, is_head: bool, status: StatusCode) -> Option<StatusCode> {
         let stage = std::mem::replace(&mut self.response.stage, Stage::Failed);
         match stage {
             Stage::Waiting | Stage::Head(_) => {
-                let status = StatusCode::INTERNAL_SERVER_ERROR;
                 self.response.status = status;
-                self.respond(ResponseBody::plain(
-                    status,
-                    "Internal Server Error",
-                    is_head,
-                ));
+                let text = status.canonical_reason().unwrap_or_default();
+                self.respond(ResponseBody::plain(status, text, is_head));
                 Some(status)
             }
             Stage::Streaming => {

@@ -7,7 +7,7 @@
 
 mod spawn;
 
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 use nix::unistd::{Pid, getppid};
 use pyo3::prelude::*;
@@ -47,9 +47,12 @@ pub(crate) fn main(native: &Bound<'_, PyModule>, number: RawFd, extension: &str)
     if tell(&master, &hello).is_none() {
         return Ok(0);
     }
-    let Some((settings, generation, logs)) = configuration(&master) else {
+    let Some((settings, generation, logs, report)) = configuration(&master) else {
         return Ok(0);
     };
+    if let Some(report) = report {
+        glue::write_stacks_to(&glue::stacks(py)?, report)?;
+    }
     start_logging(&settings, logs);
     title::set(&format!(
         "rsgun: fork server [{}]",
@@ -93,7 +96,7 @@ pub(crate) fn main_of_worker(native: &Bound<'_, PyModule>, number: RawFd) -> PyR
     let py = native.py();
     process::ignore_master_signals()?;
     let fork_server = Master::new(process::take_inherited(number)?);
-    let Some((settings, generation, logs)) = configuration(&fork_server) else {
+    let Some((settings, generation, logs, _)) = configuration(&fork_server) else {
         return Ok(1);
     };
     start_logging(&settings, logs);
@@ -177,14 +180,23 @@ fn tell(master: &Master, message: &FromForkServer) -> Option<()> {
     master.send(message, &[]).ok()
 }
 
-fn configuration(master: &Master) -> Option<(Settings, u32, Files)> {
+/// Settings, generation, log files, and where to write the stacks, which a worker that
+/// was started by exec is told in another way.
+fn configuration(master: &Master) -> Option<(Settings, u32, Files, Option<OwnedFd>)> {
     loop {
         let message = master.recv(None).ok()??;
         match message.body {
             ToForkServer::Configure {
                 generation,
                 settings,
-            } => return Some((*settings, generation, Files::from_fds(message.fds)?)),
+            } => {
+                let mut fds = message.fds;
+                let report = fds
+                    .split_off(fds.len().min(Files::COUNT))
+                    .into_iter()
+                    .next();
+                return Some((*settings, generation, Files::from_fds(fds)?, report));
+            }
             // The files that come with the configuration are as new.
             ToForkServer::ChangeLogs => {}
             ToForkServer::Spawn { .. } => return None,

@@ -25,12 +25,17 @@ pub(crate) struct Bridge {
     app: Py<PyAny>,
     scopes: ScopeMaker,
     serve_module: Py<PyAny>,
+    /// `describe(task)` of stacks.py.
+    describe_task: Py<PyAny>,
+    /// Applications can ask for more time than `--request-timeout`.
+    extends_timeouts: bool,
     /// The awaitable that is done.
     pub(crate) done: Py<PyAny>,
     pub(crate) turn: Py<PyAny>,
     pub(crate) flush: Py<PyAny>,
     pub(crate) drain_deadline: Py<PyAny>,
     pub(crate) stop_now: Py<PyAny>,
+    pub(crate) expire: Py<PyAny>,
     pub(crate) beat: Py<PyAny>,
     accept: Py<PyAny>,
     look_again: Py<PyAny>,
@@ -56,6 +61,10 @@ pub(crate) struct Ends<'py> {
     pub(crate) serve_module: Bound<'py, PyAny>,
     /// The native module with the callbacks.
     pub(crate) native: Bound<'py, PyAny>,
+    /// stacks.py.
+    pub(crate) stacks: Bound<'py, PyAny>,
+    /// Applications can ask for more time than `--request-timeout`.
+    pub(crate) extends_timeouts: bool,
     pub(crate) scopes: ScopeMaker,
 }
 
@@ -66,6 +75,8 @@ impl Bridge {
             app,
             serve_module,
             native,
+            stacks,
+            extends_timeouts,
             scopes,
         } = ends;
         Ok(Self {
@@ -81,6 +92,9 @@ impl Bridge {
             flush: native.getattr("_flush")?.unbind(),
             drain_deadline: native.getattr("_drain_deadline")?.unbind(),
             stop_now: native.getattr("_stop_now")?.unbind(),
+            expire: native.getattr("_expire")?.unbind(),
+            describe_task: stacks.getattr("describe")?.unbind(),
+            extends_timeouts,
             beat: native.getattr("_beat")?.unbind(),
             accept: native.getattr("_accept")?.unbind(),
             look_again: native.getattr("_look_again")?.unbind(),
@@ -99,6 +113,9 @@ impl Bridge {
     ) -> PyResult<(Bound<'py, Cycle>, Py<PyAny>)> {
         let scope = self.scopes.make(py, parts, peer)?;
         let cycle = Bound::new(py, cycle)?;
+        if self.extends_timeouts {
+            offer_extension(py, &scope, &cycle)?;
+        }
         let coroutine = self.run.bind(py).call1((&self.app, scope, &cycle))?;
         let task = match &self.tasks {
             Tasks::Eager { class, arguments } => class
@@ -216,6 +233,14 @@ impl Bridge {
             .unwrap_or_else(|problem: PyErr| format!("{error} (no traceback: {problem})"))
     }
 
+    /// The stack of a task, for the log.
+    pub(crate) fn describe_task(&self, py: Python<'_>, task: &Py<PyAny>) -> String {
+        self.describe_task
+            .call1(py, (task,))
+            .and_then(|text| text.extract(py))
+            .unwrap_or_else(|problem: PyErr| format!("(no stack: {problem})"))
+    }
+
     /// The error of `send()` when the client is gone.
     pub(crate) fn disconnected_error(&self, py: Python<'_>) -> PyErr {
         match self.serve_module.call_method1(
@@ -227,6 +252,21 @@ impl Bridge {
             Err(error) => error,
         }
     }
+}
+
+/// Puts the means to ask for more time into a scope.
+fn offer_extension(
+    py: Python<'_>,
+    scope: &Bound<'_, PyDict>,
+    cycle: &Bound<'_, Cycle>,
+) -> PyResult<()> {
+    let extension = PyDict::new(py);
+    let extend = cycle.getattr(pyo3::intern!(py, "extend"))?;
+    extension.set_item(pyo3::intern!(py, "extend"), extend)?;
+    if let Some(extensions) = scope.get_item(pyo3::intern!(py, "extensions"))? {
+        extensions.set_item(pyo3::intern!(py, "rsgun.timeout"), extension)?;
+    }
+    Ok(())
 }
 
 impl Tasks {

@@ -25,7 +25,9 @@ pub(crate) mod deadlines;
 mod descriptor;
 mod pending;
 pub(crate) mod queue;
+pub(crate) mod quota;
 pub(crate) mod stop;
+pub(crate) mod timeouts;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -88,6 +90,9 @@ pub(crate) struct Parts {
     pub(crate) keep_alive_ms: u64,
     pub(crate) access_log: bool,
     pub(crate) accept: accept::Gate,
+    pub(crate) quota: quota::Quota,
+    /// Milliseconds that a request may take; 0: any time.
+    pub(crate) request_timeout_ms: u64,
 }
 
 /// The reactor of a worker.
@@ -113,6 +118,8 @@ pub(crate) struct Reactor {
     /// Response bytes that were sent but not yet written.
     unwritten: Cell<usize>,
     pub(crate) stop: stop::Stop,
+    quota: quota::Quota,
+    timeouts: timeouts::Timeouts,
 }
 
 /// Requests that the application works on.
@@ -148,6 +155,8 @@ impl Reactor {
             turn_armed: Cell::new(false),
             unwritten: Cell::new(0),
             stop: stop::Stop::default(),
+            quota: parts.quota,
+            timeouts: timeouts::Timeouts::new(parts.request_timeout_ms),
         });
         let deadlines = {
             let _context = reactor.runtime.enter();
@@ -363,16 +372,19 @@ impl Reactor {
         }
         let entry = self.enter(&parts);
         let cycle = Cycle::new(Arc::clone(&exchange), entry, log);
+        self.watch(py, entry, &parts, &exchange);
         let started = self.bridge.start(py, &parts, &connection.peer, cycle);
         match started {
             Ok((cycle, task)) => {
                 if !cycle.get().has_ended() {
+                    self.timeouts.attach(entry, &cycle);
                     self.running.borrow_mut().tasks[entry] = Some(task);
                 }
             }
             Err(error) => {
                 tracing::error!("a request could not be started: {error}");
-                let status = exchange.lock().fail(exchange.is_head);
+                let error = StatusCode::INTERNAL_SERVER_ERROR;
+                let status = exchange.lock().fail(exchange.is_head, error);
                 self.ended(py, entry, status.unwrap_or_default(), exchange.started_us);
             }
         }
@@ -412,11 +424,20 @@ impl Reactor {
                 .store(u32::try_from(active).unwrap_or(u32::MAX), Relaxed);
             running.tasks.get_mut(entry).and_then(Option::take)
         };
+        self.timeouts.forget(entry);
         self.board.end(entry);
         self.board
             .count(status.as_u16(), clock::refresh().saturating_sub(started_us));
         drop(task);
+        self.quota.count();
         self.settle_stop(py);
+    }
+
+    /// The task of a running request.
+    fn task(&self, py: Python<'_>, entry: usize) -> Option<Py<PyAny>> {
+        let running = self.running.borrow();
+        let task = running.tasks.get(entry)?.as_ref()?;
+        Some(task.clone_ref(py))
     }
 
     /// Lets waiting `receive()` and `send()` calls look again.

@@ -32,6 +32,7 @@ use crate::forkserver::{self, Loaded};
 use crate::glue;
 use crate::reactor::accept::Gate;
 use crate::reactor::bridge::{Bridge, Ends};
+use crate::reactor::quota::Quota;
 use crate::reactor::{self, Parts, Reactor};
 
 /// The worker's end of its channel.
@@ -47,6 +48,7 @@ struct Inheritance {
     master: Master,
     board: Shared<Scoreboard>,
     roster: Shared<Roster>,
+    stack_report: OwnedFd,
     /// Each with whether it was inherited by the master.
     listeners: Vec<(OwnedFd, bool)>,
 }
@@ -61,10 +63,12 @@ impl Inheritance {
         let master = Master::new(next()?);
         let board = Shared::open(next()?)?;
         let roster = Shared::open(next()?)?;
+        let stack_report = next()?;
         Ok(Self {
             master,
             board,
             roster,
+            stack_report,
             listeners: fds.zip(inherited.iter().copied()).collect(),
         })
     }
@@ -83,6 +87,7 @@ pub(crate) fn main(
         master,
         board,
         roster,
+        stack_report,
         listeners,
     } = Inheritance::new(fds, inherited)?;
     title::set(&format!(
@@ -90,6 +95,9 @@ pub(crate) fn main(
         identity.slot,
         forkserver::label(&loaded.settings, loaded.generation)
     ));
+    let stacks = glue::stacks(py)?;
+    glue::write_stacks_to(&stacks, stack_report)?;
+    stacks.call_method0("end_on_abort")?;
     if !is_expected(py, &master) {
         return Ok(0);
     }
@@ -131,6 +139,7 @@ pub(crate) fn main(
     let worker = Worker {
         native: native.clone().unbind(),
         serve: serve.clone().unbind(),
+        stacks: stacks.unbind(),
         master: Arc::clone(&master),
         app: app.clone_ref(py),
         graceful_ms: u64::from(settings.graceful_timeout) * 1000,
@@ -209,6 +218,7 @@ fn report(py: Python<'_>, master: &Master, error: &PyErr) -> i32 {
 struct Worker {
     native: Py<PyModule>,
     serve: Py<PyModule>,
+    stacks: Py<PyModule>,
     master: Arc<Master>,
     app: Py<PyAny>,
     /// Time-out of a drain that the master has not ordered, milliseconds.
@@ -296,6 +306,8 @@ impl Worker {
                 app: self.app.clone_ref(py),
                 serve_module: self.serve.bind(py).clone().into_any(),
                 native: self.native.bind(py).clone().into_any(),
+                stacks: self.stacks.bind(py).clone().into_any(),
+                extends_timeouts: settings.request_timeout > 0,
                 scopes: ScopeMaker::new(py, &settings.root_path, state)?,
             },
         )?;
@@ -305,10 +317,16 @@ impl Worker {
             keep_alive_ms: u64::from(settings.keep_alive) * 1000,
             access_log: settings.access_log && settings.log_level >= rsgun_core::log::Level::Info,
             accept: gate,
+            quota: Quota::new(
+                settings.max_requests,
+                settings.max_requests_jitter,
+                Arc::clone(&self.master),
+            ),
+            request_timeout_ms: u64::from(settings.request_timeout) * 1000,
         };
         let reactor = Reactor::install(py, parts)?;
         reactor.stop.set_future(stopped);
-        callbacks::start_beating(py, &reactor);
+        callbacks::start_beating(py, &reactor, settings.timeout);
         let order = self.lock().order.take();
         if let Some(order) = order {
             self.carry_out(py, order);

@@ -1,0 +1,427 @@
+"""Time-outs: what hangs is found, explained in the log, and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.load import Load
+from harness.server import Server
+from harness.target import rsgun_only
+from harness.waiting import eventually, wait_gone
+from harness.wire import Truncated
+
+pytestmark = rsgun_only
+
+Serve = Callable[..., Server]
+Module = Callable[[str, str], Path]
+
+HANGS = """
+import asyncio
+import ctypes
+import os
+import threading
+import time
+
+
+def hold_the_lock_in_c():
+    mutex = ctypes.create_string_buffer(64)
+    library = ctypes.PyDLL(None)
+    library.pthread_mutex_lock(mutex)
+    library.pthread_mutex_lock(mutex)
+
+
+def sleep_in_c():
+    ctypes.PyDLL(None).sleep(60)
+    hold_the_lock_in_c()
+
+
+def spin():
+    while True:
+        pass
+
+
+def deadlock():
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()
+
+
+def hold_the_lock_in_a_thread():
+    thread = threading.Thread(target=hold_the_lock_in_c)
+    thread.start()
+    thread.join()
+
+
+async def wait_in_the_background():
+    await asyncio.sleep(1000)
+
+
+async def slow(scope):
+    await asyncio.sleep(1000)
+
+
+async def answer(send, text):
+    headers = [(b"content-length", str(len(text)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": text.encode()})
+
+
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        raise RuntimeError("only http")
+    path = scope["path"]
+    if path == "/pid":
+        await answer(send, str(os.getpid()))
+    elif path == "/task":
+        scope["state"]["task"] = TASKS.append(asyncio.create_task(wait_in_the_background()))
+        await answer(send, "made")
+    elif path == "/callback":
+        asyncio.get_running_loop().call_soon(spin)
+        await asyncio.sleep(1000)
+    elif path == "/blocking":
+        time.sleep(1000)
+    elif path == "/slow":
+        await slow(scope)
+    elif path == "/stream":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"some", "more_body": True})
+        await asyncio.sleep(1000)
+    elif path == "/stubborn":
+        for _ in range(3):
+            try:
+                await asyncio.sleep(1000)
+            except asyncio.CancelledError:
+                print("swallowed", flush=True)
+        await answer(send, "too late")
+        print("stubborn ends", flush=True)
+    elif path == "/cleans-up":
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            print("cleaned up", flush=True)
+    elif path == "/raises":
+        try:
+            await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            raise RuntimeError("in the clean-up")
+    elif path == "/afterwards":
+        await answer(send, "answered")
+        await asyncio.sleep(1.5)
+        print("background work done", flush=True)
+    elif path == "/extended":
+        scope["extensions"]["rsgun.timeout"]["extend"](30)
+        await asyncio.sleep(1.5)
+        await answer(send, "extended")
+    elif path == "/extended-in-a-thread":
+        extend = scope["extensions"]["rsgun.timeout"]["extend"]
+        await asyncio.to_thread(extend, 30.5)
+        await asyncio.sleep(1.5)
+        await answer(send, "extended")
+    elif path == "/extended-wrongly":
+        try:
+            scope["extensions"]["rsgun.timeout"]["extend"](float(scope["query_string"]))
+        except ValueError as error:
+            await answer(send, f"refused: {error}")
+    elif path == "/extensions":
+        await answer(send, ",".join(scope["extensions"]))
+    else:
+        globals()[path[1:].replace("-", "_")]()
+
+
+TASKS = []
+"""
+
+
+FRAMEWORK = """
+import time
+from fastapi import FastAPI, Request
+
+app = FastAPI()
+
+
+@app.get("/thread")
+def thread():
+    time.sleep(3)
+
+
+@app.get("/extended")
+def extended(request: Request):
+    request.scope["extensions"]["rsgun.timeout"]["extend"](30)
+    time.sleep(1.5)
+    return "extended"
+"""
+
+
+@pytest.fixture
+def hangs(serve: Serve, module: Module, tmp_path: Path) -> Callable[..., Server]:
+    def start(*arguments: str, source: str = HANGS, **more: object) -> Server:
+        module("hangs", source)
+        return serve("hangs:app", "--app-dir", str(tmp_path), *arguments, **more)
+
+    return start
+
+
+def block(server: Server, first: str) -> list[str]:
+    """The lines of a log entry that begins with a line of this pattern."""
+    server.wait_for_line(first, stream="stderr")
+    lines = server.lines("stderr")
+    start = next(number for number, line in enumerate(lines) if re.search(first, line))
+    rest = lines[start + 1 :]
+    ends = (number for number, line in enumerate(rest) if re.match(r"[A-Z]+: ", line))
+    return lines[start : start + 1 + next(ends, len(rest))]
+
+
+STUCK = r"Worker \d \[pid (\d+)\] has been stuck for [\d.]+ s \(--timeout\) and is killed"
+
+
+@pytest.mark.parametrize(
+    ("path", "frame"),
+    [
+        ("/hold-the-lock-in-c", "in hold_the_lock_in_c"),
+        ("/sleep-in-c", "in sleep_in_c"),
+        ("/hold-the-lock-in-a-thread", "in hold_the_lock_in_c"),
+        ("/spin", "in spin"),
+        ("/callback", "in spin"),
+        ("/blocking", "in app"),
+        ("/deadlock", "in deadlock"),
+    ],
+)
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_worker_that_is_stuck(
+    hangs: Callable[..., Server], path: str, frame: str, loop: str
+) -> None:
+    """The stacks and the request are in the log, the next request is served."""
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    server = hangs("-t", "2", "--loop", loop)
+    victim = int(server.get("/pid").text)
+    with server.connect() as connection:
+        connection.request(f"{path}?secret=1")
+        found = server.wait_for_line(STUCK, stream="stderr")
+        assert int(found[1]) == victim
+        with pytest.raises((Truncated, OSError)):
+            connection.response()
+    assert wait_gone(victim)
+    text = block(server, STUCK)
+    assert any(re.search(rf"GET {path}\S* \([\d.]+ s\)", line) for line in text), text
+    assert any(line.endswith(frame) and "hangs.py" in line for line in text), text
+    assert server.get("/pid").text != str(victim)
+    assert sum(bool(re.search(STUCK, line)) for line in server.lines()) == 1
+    assert not [line for line in server.lines("stderr") if "SIGABRT" in line]
+
+
+def test_tasks_are_shown_where_python_can_run(hangs: Callable[..., Server]) -> None:
+    server = hangs("-t", "2")
+    with server.connect() as idle, server.connect() as connection:
+        assert idle.get("/task").text == "made"
+        connection.request("/spin")
+        server.wait_for_line(STUCK, stream="stderr")
+        with pytest.raises((Truncated, OSError)):
+            connection.response()
+    text = block(server, STUCK)
+    assert any("in wait_in_the_background" in line for line in text), text
+
+
+def test_other_workers_serve_meanwhile(hangs: Callable[..., Server]) -> None:
+    server = hangs("-t", "2", "-w", "2")
+    server.wait_for_workers(2)
+    with server.connect() as stuck:
+        stuck.request("/spin")
+        found = server.wait_for_line(STUCK, stream="stderr")
+        for _ in range(20):
+            assert server.get("/pid").text != found[1]
+        with pytest.raises((Truncated, OSError)):
+            stuck.response()
+    server.wait_for_workers(2)
+
+
+def test_timeout_0_waits(hangs: Callable[..., Server]) -> None:
+    server = hangs("-t", "0", "--graceful-timeout", "1")
+    with server.connect() as connection:
+        connection.request("/blocking")
+        connection.silent(2.5)
+        assert not [line for line in server.lines("stderr") if "stuck" in line]
+        server.stop()
+    text = block(server, r"did not end within \d s and was killed")
+    assert any("GET /blocking" in line for line in text), text
+    assert any(line.endswith("in app") for line in text), text
+
+
+def test_idle_worker_is_not_stuck(hangs: Callable[..., Server]) -> None:
+    """A server with a short time-out and nothing to do."""
+    server = hangs("-t", "2")
+    pid = server.get("/pid").text
+    with server.connect() as connection:
+        connection.silent(4)
+    assert server.get("/pid").text == pid
+
+
+def test_paused_container(hangs: Callable[..., Server]) -> None:
+    """Whole process trees are frozen and thawed: nobody was at fault."""
+    server = hangs("-t", "2", "-w", "2")
+    before = {worker.pid for worker in server.wait_for_workers(2)}
+    family = [process.pid for process in server.family()]
+    for pid in family:
+        os.kill(pid, signal.SIGSTOP)
+    with server.connect() as connection:
+        connection.silent(4)
+        for pid in family:
+            os.kill(pid, signal.SIGCONT)
+        assert connection.get("/pid").status == 200
+        connection.silent(2.5)
+    assert {worker.pid for worker in server.workers()} == before
+    assert not [line for line in server.lines("stderr") if "stuck" in line]
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["plain", "preload"])
+def test_import_that_hangs(
+    run: Callable[..., Any], module: Module, tmp_path: Path, preload: tuple[str, ...]
+) -> None:
+    module("hangs", f"{HANGS}\nhold_the_lock_in_c()\n")
+    ended = run("hangs:app", "--app-dir", str(tmp_path), "--boot-timeout", "1", "-t", "1", *preload)
+    assert ended.returncode == 3
+    text = ended.stderr
+    assert "was not ready within 1 s and was killed" in text
+    assert re.search(r"hangs\.py\", line \d+ in hold_the_lock_in_c", text)
+    assert re.search(r"hangs\.py\", line \d+ in <module>", text)
+
+
+def test_lifespan_startup_that_hangs(
+    run: Callable[..., Any], module: Module, tmp_path: Path
+) -> None:
+    module(
+        "hangs",
+        HANGS.replace('raise RuntimeError("only http")', "await receive()\n        deadlock()"),
+    )
+    ended = run("hangs:app", "--app-dir", str(tmp_path), "--boot-timeout", "1")
+    assert ended.returncode == 3
+    assert re.search(r"line \d+ in deadlock", ended.stderr)
+
+
+def test_reload_to_code_that_hangs(hangs: Callable[..., Server], module: Module) -> None:
+    server = hangs("--boot-timeout", "1")
+    pid = server.get("/pid").text
+    module("hangs", f"{HANGS}\nspin()\n")
+    server.send_signal(signal.SIGHUP)
+    text = block(server, "Reload failed, generation 1 stays")
+    assert any(line.endswith("in spin") for line in text), text
+    assert server.get("/pid").text == pid
+
+
+class TestRequestTimeout:
+    """``--request-timeout``."""
+
+    TOOK = r"GET \S+ took longer than --request-timeout allows, cancelled after [\d.]+ s"
+
+    def test_504(self, hangs: Callable[..., Server]) -> None:
+        server = hangs("--request-timeout", "1")
+        with server.connect() as connection:
+            response = connection.get("/slow?secret=1")
+            assert (response.status, response.text) == (504, "Gateway Timeout")
+            assert connection.get("/pid").status == 200
+        text = block(server, self.TOOK)
+        assert "GET /slow took" in text[0]
+        assert any("in slow" in line for line in text), text
+        assert any("await asyncio.sleep(1000)" in line for line in text), text
+        server.wait_for_line(r'"GET /slow\?secret=1 HTTP/1.1" 504', stream="stdout")
+
+    def test_answer_that_has_begun_is_cut_off(self, hangs: Callable[..., Server]) -> None:
+        server = hangs("--request-timeout", "1")
+        with server.connect() as connection:
+            connection.request("/stream")
+            with pytest.raises(Truncated):
+                connection.response()
+        server.wait_for_line("GET /stream took longer")
+        assert server.get("/pid").status == 200
+
+    def test_application_cleans_up(self, hangs: Callable[..., Server]) -> None:
+        server = hangs("--request-timeout", "1")
+        assert server.get("/cleans-up").status == 504
+        server.wait_for_line("cleaned up", stream="stdout")
+
+    def test_error_of_the_clean_up_is_logged(self, hangs: Callable[..., Server]) -> None:
+        server = hangs("--request-timeout", "1")
+        server.tolerates_tracebacks = True
+        assert server.get("/raises").status == 504
+        server.wait_for_line("RuntimeError: in the clean-up")
+
+    def test_task_that_swallows_its_cancellation(self, hangs: Callable[..., Server]) -> None:
+        """The client has its answer; the task is cancelled again and again."""
+        server = hangs("--request-timeout", "1")
+        with server.connect() as connection:
+            assert connection.get("/stubborn").status == 504
+            server.wait_for_line("GET /stubborn has been cancelled and goes on")
+            server.wait_for_line("stubborn ends", stream="stdout")
+            assert connection.get("/pid").status == 200
+        assert server.lines("stdout").count("swallowed") == 3
+
+    def test_client_that_has_left_changes_nothing(self, hangs: Callable[..., Server]) -> None:
+        server = hangs("--request-timeout", "1")
+        with server.connect() as connection:
+            connection.request("/cleans-up")
+        server.wait_for_line("cleaned up", stream="stdout")
+
+    def test_work_after_the_answer_is_not_limited(self, hangs: Callable[..., Server]) -> None:
+        server = hangs("--request-timeout", "1")
+        assert server.get("/afterwards").text == "answered"
+        server.wait_for_line("background work done", stream="stdout")
+        assert not [line for line in server.lines("stderr") if "took longer" in line]
+
+    @pytest.mark.parametrize("path", ["/extended", "/extended-in-a-thread"])
+    def test_extension(self, hangs: Callable[..., Server], path: str) -> None:
+        """More time for one request, and no more for the next one."""
+        server = hangs("--request-timeout", "1")
+        with server.connect() as connection, server.connect() as other:
+            connection.request(path)
+            assert other.get("/slow").status == 504
+            assert connection.response().text == "extended"
+
+    @pytest.mark.parametrize("seconds", ["-1", "nan", "inf"])
+    def test_extension_by_nonsense(self, hangs: Callable[..., Server], seconds: str) -> None:
+        server = hangs("--request-timeout", "1")
+        assert server.get(f"/extended-wrongly?{seconds}").text.startswith("refused: ")
+
+    def test_no_extension_without_a_limit(self, hangs: Callable[..., Server]) -> None:
+        assert "rsgun.timeout" not in hangs().get("/extensions").text
+
+    def test_many_at_once(self, hangs: Callable[..., Server]) -> None:
+        server = hangs("--request-timeout", "1")
+        with server.connections(40) as connections:
+            for connection in connections:
+                connection.request("/slow")
+            assert {connection.response().status for connection in connections} == {504}
+        assert sum("GET /slow took" in line for line in server.lines("stderr")) == 40
+
+    def test_endpoint_in_a_thread(self, hangs: Callable[..., Server]) -> None:
+        """The thread runs on, but its client has an answer."""
+        pytest.importorskip("fastapi")
+        server = hangs("--request-timeout", "1", source=FRAMEWORK)
+        with server.connect() as connection, server.connect() as other:
+            connection.request("/extended")
+            assert other.get("/thread").status == 504
+            assert connection.response().text == '"extended"'
+            assert other.get("/openapi.json").status == 200
+
+    @pytest.mark.slow
+    def test_under_load(self, hangs: Callable[..., Server]) -> None:
+        """Requests that are fast enough notice nothing."""
+        server = hangs("--request-timeout", "1", "--no-access-log")
+        load = Load(server.port, "/pid", keep_alive=8, one_shot=8)
+
+        async def both() -> None:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(load.run())
+                await asyncio.to_thread(lambda: [server.get("/slow") for _ in range(3)])
+                load.stop()
+
+        asyncio.run(both())
+        assert not load.keep_alive.lost and not load.one_shot.lost
+        assert load.keep_alive.answered > 100
+        eventually(lambda: sum("GET /slow took" in line for line in server.lines()) == 3, "logged")
