@@ -181,7 +181,11 @@ class TestApplication:
 
     def test_lifespan_startup_never_ends(self, attempt: Run, module: Module) -> None:
         module("main", versioned("1", startup="await asyncio.sleep(1000)"))
-        refused(attempt("main:app", "--boot-timeout", "1"), 3, "1")
+        result = attempt("main:app", "--boot-timeout", "1")
+        assert result.returncode == 3
+        # Not a traceback of the application, but where everything in the worker stands.
+        for text in ("within 1 s", "--boot-timeout", "main.py", "in app"):
+            assert text in result.stderr, result.stderr
 
     def test_fastapi_lifespan_raises(self, attempt: Run, module: Module) -> None:
         module(
