@@ -70,7 +70,10 @@ pub fn payload(code: u16, reason: &str) -> Vec<u8> {
     if code == NO_STATUS {
         return Vec::new();
     }
-    let end = reason.floor_char_boundary(REASON_MAX);
+    let mut end = reason.len().min(REASON_MAX);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
     let mut payload = code.to_be_bytes().to_vec();
     payload.extend_from_slice(&reason.as_bytes()[..end]);
     payload

@@ -88,8 +88,7 @@ impl Decoder {
             };
             let left = frame.header.length - frame.taken;
             let rest = &mut input[position..];
-            // Not more than the length of a slice.
-            let length = left.min(rest.len() as u64) as usize;
+            let length = usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
             let part = &mut rest[..length];
             unmask(part, frame.header.mask, frame.taken);
             frame.taken += length as u64;

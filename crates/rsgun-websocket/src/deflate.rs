@@ -48,13 +48,12 @@ impl Inflater {
             .get_or_insert_with(|| Inflate::new(false, window_bits));
         let mut step = [0; STEP];
         loop {
-            let (read, made) = (context.total_in(), context.total_out());
+            let before = (context.total_in(), context.total_out());
             let status = context
                 .decompress(input, &mut step, InflateFlush::SyncFlush)
                 .map_err(|_| Violation::COMPRESSED)?;
-            // Not more than the lengths of the slices.
-            let read = (context.total_in() - read) as usize;
-            let made = (context.total_out() - made) as usize;
+            let read = distance(before.0, context.total_in());
+            let made = distance(before.1, context.total_out());
             input = &input[read..];
             if message.len() + made > limit {
                 return Err(Violation::BIG);
@@ -122,13 +121,12 @@ impl Deflater {
         let mut out = Vec::new();
         let mut step = [0; STEP];
         loop {
-            let (read, made) = (context.total_in(), context.total_out());
+            let before = (context.total_in(), context.total_out());
             context
                 .compress(input, &mut step, DeflateFlush::SyncFlush)
                 .ok()?;
-            // Not more than the lengths of the slices.
-            let read = (context.total_in() - read) as usize;
-            let made = (context.total_out() - made) as usize;
+            let read = distance(before.0, context.total_in());
+            let made = distance(before.1, context.total_out());
             input = &input[read..];
             out.extend_from_slice(&step[..made]);
             if input.is_empty() && made < STEP {
@@ -145,6 +143,11 @@ impl Deflater {
         }
         Some(out)
     }
+}
+
+/// How far a counter has moved within one call, which has worked on slices.
+fn distance(before: u64, after: u64) -> usize {
+    usize::try_from(after - before).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

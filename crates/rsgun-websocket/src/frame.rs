@@ -112,9 +112,12 @@ impl Header {
                 }
                 (length, rest)
             }
-            (127, [a, b, c, d, e, f, g, h, rest @ ..]) => {
-                let length = u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]);
-                if length <= u64::from(u16::MAX) || length >> 63 != 0 {
+            (127, rest) => {
+                let (length, rest) = rest
+                    .split_first_chunk()
+                    .ok_or(Violation::protocol("incomplete header"))?;
+                let length = u64::from_be_bytes(*length);
+                if u16::try_from(length).is_ok() || length >> 63 != 0 {
                     return Err(Violation::protocol("length is not minimal"));
                 }
                 (length, rest)
@@ -137,8 +140,7 @@ impl Header {
 /// Applies a mask to the part of a payload that begins at `offset`.
 pub(crate) fn unmask(bytes: &mut [u8], mask: [u8; 4], offset: u64) {
     let mut key = mask;
-    // Less than four.
-    key.rotate_left((offset % 4) as usize);
+    key.rotate_left(usize::from(offset.to_le_bytes()[0] % 4));
     let word = u64::from_ne_bytes([
         key[0], key[1], key[2], key[3], key[0], key[1], key[2], key[3],
     ]);

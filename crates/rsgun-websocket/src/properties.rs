@@ -22,14 +22,16 @@ fn agreement(bits: u8, no_takeover: bool) -> Agreement {
 /// A frame of a client.
 fn masked(first: u8, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
     let mut out = vec![first];
-    if payload.len() < 126 {
-        out.push(0x80 | u8::try_from(payload.len()).unwrap());
-    } else if payload.len() <= usize::from(u16::MAX) {
-        out.push(0x80 | 126);
-        out.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
-    } else {
-        out.push(0x80 | 127);
-        out.extend((payload.len() as u64).to_be_bytes());
+    match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
+        (Ok(short @ 0..=125), _) => out.push(0x80 | short),
+        (_, Ok(middle)) => {
+            out.push(0xfe);
+            out.extend(middle.to_be_bytes());
+        }
+        _ => {
+            out.push(0xff);
+            out.extend((payload.len() as u64).to_be_bytes());
+        }
     }
     out.extend(mask);
     let start = out.len();

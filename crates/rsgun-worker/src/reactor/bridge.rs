@@ -6,9 +6,7 @@ use std::os::fd::RawFd;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::queue::Peer;
 use crate::asgi::awaitable;
-use crate::asgi::cycle::Cycle;
 use crate::asgi::scope::ScopeMaker;
 
 /// First version of Python with eager tasks.
@@ -23,7 +21,7 @@ pub(crate) struct Bridge {
     /// `run(app, scope, cycle)` of serve.py.
     run: Py<PyAny>,
     app: Py<PyAny>,
-    scopes: ScopeMaker,
+    pub(super) scopes: ScopeMaker,
     serve_module: Py<PyAny>,
     /// The awaitable that is done.
     pub(crate) done: Py<PyAny>,
@@ -89,24 +87,22 @@ impl Bridge {
         })
     }
 
-    /// Calls the application in a task of its own.
-    pub(crate) fn start<'py>(
+    /// Calls the application in a task of its own, which is returned. `cycle` has the
+    /// callables `receive` and `send`, and `fail` and `finish` for the end.
+    pub(crate) fn start(
         &self,
-        py: Python<'py>,
-        parts: &http::request::Parts,
-        peer: &Peer,
-        cycle: Cycle,
-    ) -> PyResult<(Bound<'py, Cycle>, Py<PyAny>)> {
-        let scope = self.scopes.make(py, parts, peer)?;
-        let cycle = Bound::new(py, cycle)?;
-        let coroutine = self.run.bind(py).call1((&self.app, scope, &cycle))?;
+        scope: Bound<'_, PyDict>,
+        cycle: &Bound<'_, PyAny>,
+    ) -> PyResult<Py<PyAny>> {
+        let py = scope.py();
+        let coroutine = self.run.bind(py).call1((&self.app, scope, cycle))?;
         let task = match &self.tasks {
             Tasks::Eager { class, arguments } => class
                 .bind(py)
                 .call((coroutine,), Some(arguments.bind(py)))?,
             Tasks::Loop { create_task } => create_task.bind(py).call1((coroutine,))?,
         };
-        Ok((cycle, task.unbind()))
+        Ok(task.unbind())
     }
 
     // === the event loop ===
