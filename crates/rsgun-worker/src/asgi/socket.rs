@@ -64,8 +64,12 @@ impl Socket {
     ) -> PyResult<()> {
         let accept = Accept::parse(message)?;
         self.expect_handshake("websocket.accept")?;
-        if self.session.exchange.lock().closed {
-            return Err(gone(py));
+        {
+            let exchange = self.session.exchange.lock();
+            if exchange.closed || exchange.disconnected {
+                drop(exchange);
+                return Err(gone(py));
+            }
         }
         let handshake = &self.session.handshake;
         let offered = &handshake.subprotocols;
