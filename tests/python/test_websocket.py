@@ -207,7 +207,7 @@ def test_subprotocol_that_was_not_offered_is_left_out(server: Server) -> None:
     with Socket.open(server.address, "/accept?subprotocol=c") as socket:
         assert socket.response.header("sec-websocket-protocol") is None
         socket.close()
-    server.wait_for_line("WARNING.* subprotocol \"c\" was not offered", since=since)
+    server.wait_for_line('WARNING.* subprotocol "c" was not offered', since=since)
 
 
 @pytest.mark.parametrize("header", ["sec-websocket-accept", "sec-websocket-protocol", "a b"])

@@ -110,7 +110,10 @@ CASES: dict[str, Case] = {
         [said("ab"), PROTOCOL_ERROR],
     ),
     "5-message-inside": ([frame(TEXT, b"a", final=False), frame(TEXT, b"b")], [PROTOCOL_ERROR]),
-    "5-many": (parts(BINARY, *[bytes([number]) for number in range(200)]), [sent(bytes(range(200)))]),
+    "5-many": (
+        parts(BINARY, *[bytes([number]) for number in range(200)]),
+        [sent(bytes(range(200)))],
+    ),
     "5-empty-fragments": (parts(TEXT, b"", b"", b""), [said("")]),
     # 6: UTF-8
     "6-text": ([frame(TEXT, GREEN.encode())], [said(GREEN)]),

@@ -13,6 +13,7 @@ EVENTS: list[list[Any]] = []
 """What the endpoints have seen, for tests that ask afterwards with ``/events``."""
 
 ROOM: set[Any] = set()
+GO = asyncio.Event()
 
 
 def note(name: str, *details: Any) -> None:
@@ -80,7 +81,7 @@ async def slow(scope: Any, receive: Any, send: Any) -> None:
     GO.clear()
     await GO.wait()
     total = 0
-    while (message := await receive())["type"] == "websocket.receive":
+    while (await receive())["type"] == "websocket.receive":
         total += 1
         await send({"type": "websocket.send", "text": str(total)})
 
@@ -212,9 +213,7 @@ async def http(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    global GO
     if scope["type"] == "lifespan":
-        GO = asyncio.Event()
         await receive()
         scope["state"]["started"] = "yes"
         await send({"type": "lifespan.startup.complete"})

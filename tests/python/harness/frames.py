@@ -137,7 +137,7 @@ class Socket:
 
     def _exactly(self, count: int) -> bytes:
         response = Response("1.1", 101, "", [])
-        self.connection._exactly(count, response, "a frame")  # noqa: SLF001
+        self.connection._exactly(count, response, "a frame")
         return response.body
 
     def ends(self, deadline: float = DEADLINE) -> bool:
