@@ -461,6 +461,20 @@ def test_slow_application_is_no_silent_client(serve: Serve) -> None:
         assert [found.payload for found in received] == [b"1", b"2", b"3"]
 
 
+def test_flood_of_pings_does_not_pile_up(serve: Serve) -> None:
+    server = serve("sockets:app")
+    with Socket.open(server.address, receive_buffer=4096) as socket:
+        worker = server.workers()[0]
+        before = resident(worker.pid)
+        pings = frame(PING, bytes(125)) * 8_000
+        assert socket.connection.stalls(pings, 40 * len(pings)) == 40 * len(pings)
+        assert resident(worker.pid) - before < 8 << 20
+        socket.send(frame(PING, b"last"))
+        while (found := socket.receive()).payload != b"last":
+            assert found.opcode == PONG
+        socket.close()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

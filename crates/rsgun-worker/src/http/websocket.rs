@@ -119,6 +119,8 @@ pub(crate) struct WebSocket {
     /// Read, but not decoded since too much waits for the application.
     unread: Vec<u8>,
     out: Out,
+    /// The last ping that came while too much waited for the socket.
+    unanswered: Option<Bytes>,
     phase: Phase,
     /// When the client was last heard, milliseconds.
     heard_at: u64,
@@ -150,6 +152,7 @@ impl WebSocket {
             encoder: Encoder::new(compression),
             unread: early.to_vec(),
             out: Out::default(),
+            unanswered: None,
             phase: Phase::Open,
             heard_at: clock::now_ms(),
             pinged_at: None,
@@ -305,7 +308,15 @@ impl WebSocket {
             Event::Message(kind, data) if is_open => {
                 self.tell(|session| session.push(kind, data));
             }
-            Event::Ping(data) if is_open => encoder::pong(&data, self.out.tail()),
+            Event::Ping(data) if is_open => {
+                if self.out.length() < WRITE_HIGH_WATER {
+                    encoder::pong(&data, self.out.tail());
+                } else {
+                    // A client that does not read gets one answer for many pings
+                    // (RFC 6455, 5.5.3), or they would pile up.
+                    self.unanswered = Some(data);
+                }
+            }
             Event::Close(code, reason) if is_open => self.end(code, &reason, code, "", false),
             Event::Close(..) => self.finish(),
             // The answer to a ping counts as a sign of life, as all that arrives; and
@@ -352,6 +363,11 @@ impl WebSocket {
     /// Encodes what waits in the session, as long as less than `limit` bytes wait for
     /// the socket.
     fn encode(&mut self, cx: &Context<'_>, limit: usize) {
+        if self.out.length() < limit
+            && let Some(data) = self.unanswered.take()
+        {
+            encoder::pong(&data, self.out.tail());
+        }
         while self.out.length() < limit {
             let (outgoing, resume) = self.session.pop_outgoing(cx);
             if resume {
