@@ -28,7 +28,7 @@ pub(crate) struct Entry {
 /// Adds the line of a WebSocket that the application has accepted.
 pub(crate) fn accepted(entry: &Entry) {
     LINES.with_borrow_mut(|lines| {
-        begin(lines, entry, colors());
+        begin(lines, entry, output::access_has_colors());
         lines.extend_from_slice(b"[accepted]\n");
     });
 }
