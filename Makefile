@@ -17,7 +17,7 @@ PYTHON_SOURCES := pyproject.toml setup.py $(shell find python -type f \( -name '
 
 .DEFAULT_GOAL := help
 .PHONY: help build run test lint lint-rust lint-python test-rust test-python format deny \
-	check-all bench wheel clean cargo-present
+	autobahn check-all bench wheel clean cargo-present
 .DELETE_ON_ERROR:
 
 help: ## list the commands
@@ -55,6 +55,9 @@ format: cargo-present $(VENV)/.lint ## format all sources
 deny: cargo-present ## licences, advisories and sources of the dependencies (needs the network)
 	@cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
 	cargo deny check
+
+autobahn: build ## the Autobahn test suite against WebSocket (needs CPython 2.7 and the network)
+	scripts/autobahn $(BIN)/rsgun
 
 check-all: test deny ## `test` and `deny`
 

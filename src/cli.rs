@@ -215,7 +215,7 @@ fn with_value(argument: Arg, declaration: &'static Declaration) -> Arg {
     let check = declaration.check;
     let action = match declaration.kind {
         Kind::List => ArgAction::Append,
-        Kind::Text | Kind::Number | Kind::Count | Kind::Switch => ArgAction::Set,
+        Kind::Text | Kind::Number | Kind::Count | Kind::Decimal | Kind::Switch => ArgAction::Set,
     };
     argument
         .value_name(declaration.placeholder)
@@ -265,7 +265,7 @@ fn layer(matches: &ArgMatches) -> Layer {
                     }
                 }
             }
-            Kind::Text | Kind::Number | Kind::Count | Kind::List => {
+            Kind::Text | Kind::Number | Kind::Count | Kind::Decimal | Kind::List => {
                 let texts: Vec<String> = matches
                     .get_many::<String>(declaration.name)
                     .into_iter()

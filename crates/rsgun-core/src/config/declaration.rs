@@ -117,6 +117,8 @@ pub enum Kind {
     Number,
     /// A whole number, or a word that stands for one.
     Count,
+    /// A number that may have a fraction.
+    Decimal,
     /// On or off.
     Switch,
     /// Any number of texts.
@@ -134,6 +136,8 @@ pub enum Section {
     Workers,
     /// How long things may take.
     Timeouts,
+    /// What holds for WebSockets.
+    WebSocket,
     /// What is written about it.
     Logging,
     /// How it runs as a service of the system.
@@ -144,11 +148,12 @@ pub enum Section {
 
 impl Section {
     /// All of them, in order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Application,
         Self::Listening,
         Self::Workers,
         Self::Timeouts,
+        Self::WebSocket,
         Self::Logging,
         Self::Service,
         Self::Configuration,
@@ -162,6 +167,7 @@ impl Section {
             Self::Listening => "Listening",
             Self::Workers => "Workers",
             Self::Timeouts => "Time-outs",
+            Self::WebSocket => "WebSocket",
             Self::Logging => "Logging",
             Self::Service => "Service",
             Self::Configuration => "Configuration",

@@ -156,7 +156,7 @@ fn sample() -> String {
 fn literal(declaration: &Declaration) -> String {
     match (declaration.default, declaration.kind) {
         (None, _) => declaration.example.to_owned(),
-        (Some(text), Kind::Number | Kind::Count | Kind::Switch) => text.to_owned(),
+        (Some(text), Kind::Number | Kind::Count | Kind::Decimal | Kind::Switch) => text.to_owned(),
         (Some(text), Kind::Text | Kind::List) => format!("\"{text}\""),
     }
 }

@@ -81,7 +81,8 @@ fn texts(kind: Kind, value: &DeValue<'_>) -> Option<Vec<String>> {
         (Kind::Text | Kind::List | Kind::Count, DeValue::String(text)) => {
             Some(vec![text.to_string()])
         }
-        (Kind::Number | Kind::Count, DeValue::Integer(number)) => {
+        (Kind::Decimal, DeValue::Float(number)) => Some(vec![number.as_str().to_owned()]),
+        (Kind::Number | Kind::Count | Kind::Decimal, DeValue::Integer(number)) => {
             // Hexadecimal and its like mean the same number.
             let number = i64::from_str_radix(number.as_str(), number.radix()).ok()?;
             Some(vec![number.to_string()])
@@ -100,6 +101,7 @@ fn wanted(kind: Kind) -> &'static str {
         Kind::Text => "a string in quotes",
         Kind::Number => "a whole number without quotes, such as 4",
         Kind::Count => "a whole number without quotes, such as 4, or a word in quotes",
+        Kind::Decimal => "a number without quotes, such as 0.5",
         Kind::Switch => "true or false without quotes",
         Kind::List => "a string or a list of strings, such as [\"127.0.0.1:8000\"]",
     }

@@ -35,7 +35,9 @@ pub use declaration::{Declaration, Kind, Section};
 pub use environment::{Environment, ProcessEnvironment};
 pub use error::ConfigError;
 pub use layer::{Layer, Origin};
-pub use settings::{DECLARATIONS, Lifespan, LogTarget, Settings, WorkerCount};
+pub use settings::{
+    DECLARATIONS, Lifespan, LogTarget, Milliseconds, Settings, WebSockets, WorkerCount,
+};
 pub use size::Size;
 pub use source::Source;
 pub use value::ValueError;

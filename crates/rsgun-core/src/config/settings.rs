@@ -325,6 +325,60 @@ declare! {
             details: "Its requests are lost. It is the fuse that blows before the system runs out \
                       of memory; `max-rss` replaces a worker without losing anything.",
         }
+        /// Whether WebSockets are served: auto or none.
+        ws: WebSockets = value::web_sockets, {
+            name: "ws",
+            section: Section::WebSocket,
+            placeholder: "auto|none",
+            default: Some("auto"),
+            details: "The names of uvicorn's implementations, `websockets`, `websockets-sansio` \
+                      and `wsproto`, mean `auto`. With `none` a handshake is an ordinary request.",
+        }
+        /// Bytes that a message may have, compressed or not.
+        ws_max_size: u32 = |texts| value::number(texts, &(1..=1_073_741_824)), {
+            name: "ws-max-size",
+            section: Section::WebSocket,
+            kind: Kind::Number,
+            aliases: &["websocket-max-message-size"],
+            placeholder: "BYTES",
+            default: Some("16777216"),
+            details: "A client that sends more is disconnected with code 1009.",
+        }
+        /// Messages that may wait for the application on one connection.
+        ws_max_queue: u32 = |texts| value::number(texts, &(1..=65_536)), {
+            name: "ws-max-queue",
+            section: Section::WebSocket,
+            kind: Kind::Number,
+            placeholder: "N",
+            default: Some("32"),
+            details: "When so many are waiting, or together are as large as the largest message \
+                      may be, no more is read from the client.",
+        }
+        /// Seconds between two pings to a silent client; 0 sends none.
+        ws_ping_interval: Milliseconds = value::decimal_seconds, {
+            name: "ws-ping-interval",
+            section: Section::WebSocket,
+            kind: Kind::Decimal,
+            placeholder: "SECONDS",
+            default: Some("20"),
+        }
+        /// Seconds that a client has to answer a ping; 0 means no limit.
+        ws_ping_timeout: Milliseconds = value::decimal_seconds, {
+            name: "ws-ping-timeout",
+            section: Section::WebSocket,
+            kind: Kind::Decimal,
+            placeholder: "SECONDS",
+            default: Some("20"),
+            details: "Whatever it sends counts as an answer. A client that is silent for longer \
+                      is disconnected with code 1011; the application is told 1006.",
+        }
+        /// Compress messages for clients that offer it.
+        ws_per_message_deflate: bool = value::switch, {
+            name: "ws-per-message-deflate",
+            section: Section::WebSocket,
+            kind: Kind::Switch,
+            default: Some("true"),
+        }
         /// The least level that is logged: critical, error, warning, info, debug or trace.
         log_level: Level = value::level, {
             name: "log-level",
@@ -585,6 +639,9 @@ impl LogTarget {
     }
 }
 
+/// A time that is given in seconds, with or without a fraction.
+pub type Milliseconds = u64;
+
 /// `--lifespan`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -595,6 +652,16 @@ pub enum Lifespan {
     On,
     /// Do not use it.
     Off,
+}
+
+/// `--ws`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WebSockets {
+    /// They are served.
+    Auto,
+    /// A handshake is an ordinary request.
+    None,
 }
 
 #[cfg(test)]
@@ -635,7 +702,7 @@ mod tests {
             let field = fields.remove(&declaration.name.replace('-', "_"));
             let field = field.unwrap_or_else(|| panic!("no field for {}", declaration.name));
             let fits = match declaration.kind {
-                Kind::Number => field.is_number(),
+                Kind::Number | Kind::Decimal => field.is_number(),
                 Kind::Count => !field.is_null(),
                 Kind::Switch => field.is_boolean(),
                 Kind::Text => field.is_string() || field.is_null(),

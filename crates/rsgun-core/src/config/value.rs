@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::{Lifespan, LogTarget, Size, WorkerCount};
+use super::{Lifespan, LogTarget, Milliseconds, Size, WebSockets, WorkerCount};
 use crate::listeners::{Address, AddressError};
 use crate::log::Level;
 
@@ -147,6 +147,31 @@ pub(super) fn requests(texts: &[String]) -> Read<u64> {
 pub(super) fn optional_size(texts: &[String]) -> Read<Option<Size>> {
     let size = optional(texts, str::parse::<Size>)?;
     Ok(size.filter(|size| size.bytes() > 0))
+}
+
+/// Seconds with or without a fraction, 0 included, as milliseconds.
+pub(super) fn decimal_seconds(texts: &[String]) -> Read<Milliseconds> {
+    const DAY: f64 = 24.0 * 3600.0;
+    let text = first(texts);
+    let trimmed = text.trim();
+    let is_plain = trimmed
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.');
+    match trimmed.parse::<f64>() {
+        Ok(seconds) if is_plain && seconds <= DAY => {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "between 0 and a day"
+            )]
+            let milliseconds = (seconds * 1000.0).ceil() as u64;
+            Ok(milliseconds)
+        }
+        _ => Err(ValueError::new(
+            text,
+            format_args!("is not a number of seconds from 0 to {DAY}"),
+        )),
+    }
 }
 
 /// A port, or nothing.
@@ -293,6 +318,20 @@ pub(super) fn lifespan(texts: &[String]) -> Read<Lifespan> {
             ("auto", Lifespan::Auto),
             ("on", Lifespan::On),
             ("off", Lifespan::Off),
+        ],
+    )
+}
+
+/// `--ws`; uvicorn's names for its implementations mean that there is one.
+pub(super) fn web_sockets(texts: &[String]) -> Read<WebSockets> {
+    choice(
+        texts,
+        &[
+            ("auto", WebSockets::Auto),
+            ("none", WebSockets::None),
+            ("websockets", WebSockets::Auto),
+            ("websockets-sansio", WebSockets::Auto),
+            ("wsproto", WebSockets::Auto),
         ],
     )
 }

@@ -14,6 +14,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use super::exchange::{Received, SharedExchange};
+use super::session::SharedSession;
+use super::socket;
 use crate::reactor;
 
 /// What all awaitables have in common: the manners of a coroutine.
@@ -139,10 +141,44 @@ impl Wait {
     }
 }
 
+/// What events come from and messages go to.
+pub(crate) enum Source {
+    /// A request.
+    Http(SharedExchange),
+    /// A WebSocket.
+    WebSocket(SharedSession),
+}
+
+impl Source {
+    /// The message of what is there; `None` for nothing.
+    fn event(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        match self {
+            Self::Http(exchange) => event(py, take(py, exchange)?),
+            Self::WebSocket(session) => socket::event(py, session),
+        }
+    }
+
+    /// Keeps a future to be resolved when something new is there.
+    fn wait_for_event(&self, future: Py<PyAny>) {
+        match self {
+            Self::Http(exchange) => exchange.lock().receivers.push(future),
+            Self::WebSocket(session) => session.wait(future),
+        }
+    }
+
+    /// Keeps a future to be resolved when there is room to send more.
+    fn wait_for_room(&self, future: Py<PyAny>) {
+        match self {
+            Self::Http(exchange) => exchange.lock().senders.push(future),
+            Self::WebSocket(session) => session.lock().senders.push(future),
+        }
+    }
+}
+
 /// An awaitable of the next event, which is not there yet.
 #[pyclass(frozen, extends = Awaitable, module = "rsgun._rsgun")]
 pub(crate) struct Receive {
-    exchange: SharedExchange,
+    source: Source,
     wait: Wait,
 }
 
@@ -153,21 +189,19 @@ impl Receive {
             if let Some(future) = self.wait.poll(py)? {
                 return Ok(future);
             }
-            let received = take(py, &self.exchange)?;
-            if let Some(message) = event(py, received)? {
+            if let Some(message) = self.source.event(py)? {
                 return Err(PyStopIteration::new_err((message,)));
             }
             let future = reactor::current()?.future(py)?;
             self.wait.begin(py, &future)?;
-            self.exchange.lock().receivers.push(future);
+            self.source.wait_for_event(future);
         }
     }
 }
 
 /// The awaitable of `receive()`.
-pub(crate) fn receive(py: Python<'_>, exchange: &SharedExchange) -> PyResult<Py<PyAny>> {
-    let received = take(py, exchange)?;
-    match event(py, received)? {
+pub(crate) fn receive(py: Python<'_>, source: Source) -> PyResult<Py<PyAny>> {
+    match source.event(py)? {
         Some(message) => make(
             py,
             Ready {
@@ -177,7 +211,7 @@ pub(crate) fn receive(py: Python<'_>, exchange: &SharedExchange) -> PyResult<Py<
         None => make(
             py,
             Receive {
-                exchange: SharedExchange::clone(exchange),
+                source,
                 wait: Wait::default(),
             },
         ),
@@ -198,11 +232,11 @@ impl Room {
 }
 
 /// The awaitable of a `send()` that has to wait for the client.
-pub(crate) fn room(py: Python<'_>, exchange: &SharedExchange) -> PyResult<Py<PyAny>> {
+pub(crate) fn room(py: Python<'_>, source: &Source) -> PyResult<Py<PyAny>> {
     let future = reactor::current()?.future(py)?;
     let wait = Wait::default();
     wait.begin(py, &future)?;
-    exchange.lock().senders.push(future);
+    source.wait_for_room(future);
     make(py, Room { wait })
 }
 

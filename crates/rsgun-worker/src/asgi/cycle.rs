@@ -11,7 +11,7 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::awaitable;
+use super::awaitable::{self, Source};
 use super::exchange::{SharedExchange, Stage, State};
 use super::message::{self, Part, Start};
 use crate::http::access_log;
@@ -155,15 +155,18 @@ impl Cycle {
         false
     }
 
-    fn log(&self, status: StatusCode) {
-        let entry = self
-            .log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(entry) = entry {
+    pub(super) fn log(&self, status: StatusCode) {
+        if let Some(entry) = self.take_log() {
             access_log::add(&entry, status);
         }
+    }
+
+    /// What the access log needs, the first time that it is asked for.
+    pub(super) fn take_log(&self) -> Option<access_log::Entry> {
+        self.log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     /// Ends the exchange; the application is through with it.
@@ -191,6 +194,35 @@ impl Cycle {
         self.timed_out.store(true, Relaxed);
         self.give_up(StatusCode::GATEWAY_TIMEOUT);
         true
+    }
+
+    /// Takes a message that is a part of a response; see [`Self::send`].
+    pub(super) fn respond(
+        &self,
+        py: Python<'_>,
+        reactor: &Reactor,
+        kind: &str,
+        message: &Bound<'_, PyDict>,
+    ) -> PyResult<Py<PyAny>> {
+        match kind {
+            "http.response.start" => self.start(py, message)?,
+            "http.response.body" => {
+                let (wait, length) = self.body(py, message)?;
+                if wait {
+                    let source = Source::Http(Arc::clone(&self.exchange));
+                    let room = awaitable::room(py, &source)?;
+                    reactor.after_send(py, length);
+                    return Ok(room);
+                }
+                reactor.after_send(py, length);
+            }
+            other => {
+                return Err(PyRuntimeError::new_err(format!(
+                    "unknown ASGI message \"{other}\""
+                )));
+            }
+        }
+        Ok(reactor.done(py))
     }
 
     /// Gives up on the response: see [`State::fail`].
@@ -226,7 +258,7 @@ fn check_length(state: &State, part: &Part) -> PyResult<()> {
 impl Cycle {
     /// Returns an awaitable of the next event: `http.request` or `http.disconnect`.
     fn receive(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        awaitable::receive(py, &self.exchange)
+        awaitable::receive(py, Source::Http(Arc::clone(&self.exchange)))
     }
 
     /// Takes an event of the application and returns an awaitable, which is done when
@@ -240,28 +272,11 @@ impl Cycle {
             )));
         };
         let kind = message::kind(message)?;
-        match kind.to_str()? {
-            "http.response.start" => self.start(py, message)?,
-            "http.response.body" => {
-                let (wait, length) = self.body(py, message)?;
-                if wait {
-                    let room = awaitable::room(py, &self.exchange)?;
-                    reactor.after_send(py, length);
-                    return Ok(room);
-                }
-                reactor.after_send(py, length);
-            }
-            other => {
-                return Err(PyRuntimeError::new_err(format!(
-                    "unknown ASGI message \"{other}\""
-                )));
-            }
-        }
-        Ok(reactor.done(py))
+        self.respond(py, &reactor, kind.to_str()?, message)
     }
 
     /// The application has raised.
-    fn fail(&self, py: Python<'_>, error: &Bound<'_, PyAny>) {
+    pub(super) fn fail(&self, py: Python<'_>, error: &Bound<'_, PyAny>) {
         // A request that has outlived its worker's serving has nobody to answer to.
         let Ok(reactor) = reactor::current() else {
             return;
@@ -290,7 +305,7 @@ impl Cycle {
     }
 
     /// The application has returned.
-    fn finish(&self, py: Python<'_>) {
+    pub(super) fn finish(&self, py: Python<'_>) {
         let Ok(reactor) = reactor::current() else {
             return;
         };
@@ -317,11 +332,11 @@ impl Cycle {
     }
 }
 
-fn unexpected(kind: &str, why: &str) -> PyErr {
+pub(super) fn unexpected(kind: &str, why: &str) -> PyErr {
     PyRuntimeError::new_err(format!("unexpected ASGI message \"{kind}\": {why}"))
 }
 
-fn gone(py: Python<'_>) -> PyErr {
+pub(super) fn gone(py: Python<'_>) -> PyErr {
     match reactor::current() {
         Ok(reactor) => reactor.disconnected_error(py),
         Err(error) => error,

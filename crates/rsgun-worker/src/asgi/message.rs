@@ -76,21 +76,7 @@ impl Start {
     }
 
     fn add(&mut self, header: &Bound<'_, PyAny>) -> PyResult<()> {
-        let (name, value) = (header.get_item(0)?, header.get_item(1)?);
-        let (Ok(name), Ok(value)) = (name.cast::<PyBytes>(), value.cast::<PyBytes>()) else {
-            return Err(PyTypeError::new_err(format!(
-                "http.response.start: header name and value must be bytes, not {}",
-                header.repr()?
-            )));
-        };
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
-            PyValueError::new_err(format!("http.response.start: illegal header name {name}"))
-        })?;
-        let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| {
-            PyValueError::new_err(format!(
-                "http.response.start: illegal value {value} of header {name}"
-            ))
-        })?;
+        let (name, value) = self::header(header, "http.response.start")?;
         if name == CONTENT_LENGTH {
             self.set_length(&value)?;
             return Ok(());
@@ -128,7 +114,7 @@ impl Part {
     pub(crate) fn parse(message: &Bound<'_, PyDict>) -> PyResult<Self> {
         let py = message.py();
         let data = match message.get_item(pyo3::intern!(py, "body"))? {
-            Some(body) => take_bytes(&body)?,
+            Some(body) => take_bytes(&body, "http.response.body: body")?,
             None => Bytes::new(),
         };
         let more = match message.get_item(pyo3::intern!(py, "more_body"))? {
@@ -139,13 +125,37 @@ impl Part {
     }
 }
 
-fn take_bytes(body: &Bound<'_, PyAny>) -> PyResult<Bytes> {
+/// Reads one header of the message `kind`.
+///
+/// # Errors
+/// `TypeError` unless it is a pair of bytes, `ValueError` if HTTP does not allow it.
+pub(super) fn header(header: &Bound<'_, PyAny>, kind: &str) -> PyResult<(HeaderName, HeaderValue)> {
+    let (name, value) = (header.get_item(0)?, header.get_item(1)?);
+    let (Ok(name), Ok(value)) = (name.cast::<PyBytes>(), value.cast::<PyBytes>()) else {
+        return Err(PyTypeError::new_err(format!(
+            "{kind}: header name and value must be bytes, not {}",
+            header.repr()?
+        )));
+    };
+    let name = HeaderName::from_bytes(name.as_bytes())
+        .map_err(|_| PyValueError::new_err(format!("{kind}: illegal header name {name}")))?;
+    let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| {
+        PyValueError::new_err(format!("{kind}: illegal value {value} of header {name}"))
+    })?;
+    Ok((name, value))
+}
+
+/// Takes bytes of the application; `what` names them in errors.
+///
+/// # Errors
+/// `TypeError` for anything else.
+pub(super) fn take_bytes(body: &Bound<'_, PyAny>, what: &str) -> PyResult<Bytes> {
     if let Ok(bytes) = body.cast::<PyBytes>() {
         return Ok(share(bytes));
     }
     if body.is_instance_of::<PyString>() || body.is_instance_of::<PyInt>() || body.is_none() {
         return Err(PyTypeError::new_err(format!(
-            "http.response.body: body must be bytes, not {}",
+            "{what} must be bytes, not {}",
             body.get_type().name()?
         )));
     }
@@ -155,9 +165,7 @@ fn take_bytes(body: &Bound<'_, PyAny>) -> PyResult<Bytes> {
         .py()
         .get_type::<PyBytes>()
         .call1((body,))
-        .map_err(|_| {
-            PyTypeError::new_err("http.response.body: body must be bytes or bytes-like")
-        })?;
+        .map_err(|_| PyTypeError::new_err(format!("{what} must be bytes or bytes-like")))?;
     Ok(share(copy.cast::<PyBytes>()?))
 }
 

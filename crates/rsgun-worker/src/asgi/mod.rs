@@ -5,3 +5,6 @@ pub(crate) mod cycle;
 pub(crate) mod exchange;
 pub(crate) mod message;
 pub(crate) mod scope;
+pub(crate) mod session;
+pub(crate) mod socket;
+pub(crate) mod socket_message;

@@ -22,6 +22,8 @@ const NAME_MAX: usize = 40;
 pub(crate) struct ScopeMaker {
     /// The keys that never change; copied for each request.
     template: Py<PyDict>,
+    /// The same for WebSockets.
+    websocket_template: Py<PyDict>,
     /// The `asgi` entry; copied, since middleware may write to it.
     asgi: Py<PyDict>,
     /// The lifespan state; each request gets a shallow copy.
@@ -51,8 +53,14 @@ impl ScopeMaker {
         template.set_item(pyo3::intern!(py, "server"), py.None())?;
         template.set_item(pyo3::intern!(py, "state"), py.None())?;
         template.set_item(pyo3::intern!(py, "extensions"), py.None())?;
+        let websocket_template = template.copy()?;
+        websocket_template.set_item(pyo3::intern!(py, "type"), pyo3::intern!(py, "websocket"))?;
+        websocket_template.set_item(pyo3::intern!(py, "scheme"), pyo3::intern!(py, "ws"))?;
+        websocket_template.del_item(pyo3::intern!(py, "method"))?;
+        websocket_template.set_item(pyo3::intern!(py, "subprotocols"), py.None())?;
         Ok(Self {
             template: template.unbind(),
+            websocket_template: websocket_template.unbind(),
             asgi: asgi.unbind(),
             state,
             root_path: root_path.to_owned(),
@@ -68,6 +76,40 @@ impl ScopeMaker {
         peer: &Peer,
     ) -> PyResult<Bound<'py, PyDict>> {
         let scope = self.template.bind(py).copy()?;
+        scope.set_item(pyo3::intern!(py, "method"), method_name(py, &parts.method))?;
+        self.complete(&scope, parts, peer)?;
+        Ok(scope)
+    }
+
+    /// Makes the scope of one WebSocket (ASGI WebSocket, "Connection Scope").
+    pub(crate) fn make_websocket<'py>(
+        &self,
+        py: Python<'py>,
+        parts: &http::request::Parts,
+        peer: &Peer,
+        subprotocols: &[String],
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let scope = self.websocket_template.bind(py).copy()?;
+        let subprotocols = PyList::new(py, subprotocols)?;
+        scope.set_item(pyo3::intern!(py, "subprotocols"), subprotocols)?;
+        self.complete(&scope, parts, peer)?;
+        if let Some(extensions) = scope.get_item(pyo3::intern!(py, "extensions"))? {
+            extensions.set_item(
+                pyo3::intern!(py, "websocket.http.response"),
+                PyDict::new(py),
+            )?;
+        }
+        Ok(scope)
+    }
+
+    /// Adds what requests and WebSockets have in common.
+    fn complete(
+        &self,
+        scope: &Bound<'_, PyDict>,
+        parts: &http::request::Parts,
+        peer: &Peer,
+    ) -> PyResult<()> {
+        let py = scope.py();
         scope.set_item(pyo3::intern!(py, "asgi"), self.asgi.bind(py).copy()?)?;
         if parts.version != Version::HTTP_11 {
             scope.set_item(
@@ -75,7 +117,6 @@ impl ScopeMaker {
                 version_name(parts.version),
             )?;
         }
-        scope.set_item(pyo3::intern!(py, "method"), method_name(py, &parts.method))?;
         let (path, raw_path) = self.paths(py, parts.uri.path().as_bytes());
         scope.set_item(pyo3::intern!(py, "path"), path)?;
         scope.set_item(pyo3::intern!(py, "raw_path"), raw_path)?;
@@ -93,7 +134,7 @@ impl ScopeMaker {
         scope.set_item(pyo3::intern!(py, "server"), server)?;
         scope.set_item(pyo3::intern!(py, "state"), self.state.bind(py).copy()?)?;
         scope.set_item(pyo3::intern!(py, "extensions"), PyDict::new(py))?;
-        Ok(scope)
+        Ok(())
     }
 
     /// `path` and `raw_path`; both begin with the root path, under which the

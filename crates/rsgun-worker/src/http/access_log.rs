@@ -19,9 +19,33 @@ thread_local! {
 pub(crate) struct Entry {
     /// `ADDRESS:PORT`, or what stands for it.
     pub(crate) client: String,
-    /// Method and target as they came.
+    /// Method, or `WebSocket`, and target as they came.
     pub(crate) request: String,
-    pub(crate) version: Version,
+    /// What follows them; `None` for a WebSocket.
+    pub(crate) version: Option<Version>,
+}
+
+/// Adds the line of a WebSocket that the application has accepted.
+pub(crate) fn accepted(entry: &Entry) {
+    LINES.with_borrow_mut(|lines| {
+        begin(lines, entry, output::access_has_colors());
+        lines.extend_from_slice(b"[accepted]\n");
+    });
+}
+
+/// The part before the outcome.
+fn begin(lines: &mut Vec<u8>, entry: &Entry, colors: bool) {
+    let prefix = rsgun_core::log::prefix(tracing::Level::INFO, colors);
+    let request = escape(&entry.request);
+    // Writing to a Vec cannot fail.
+    let _ = match entry.version {
+        Some(version) => write!(
+            lines,
+            "{prefix}{} - \"{request} {version:?}\" ",
+            entry.client
+        ),
+        None => write!(lines, "{prefix}{} - \"{request}\" ", entry.client),
+    };
 }
 
 /// Adds the line of a request.
@@ -29,15 +53,7 @@ pub(crate) fn add(entry: &Entry, status: StatusCode) {
     let colors = output::access_has_colors();
     let phrase = status.canonical_reason().unwrap_or("");
     LINES.with_borrow_mut(|lines| {
-        // Writing to a Vec cannot fail.
-        let _ = write!(
-            lines,
-            "{}{} - \"{} {:?}\" ",
-            rsgun_core::log::prefix(tracing::Level::INFO, colors),
-            entry.client,
-            escape(&entry.request),
-            entry.version,
-        );
+        begin(lines, entry, colors);
         let _ = if colors {
             let color = match status.as_u16() / 100 {
                 2 => 32,

@@ -15,20 +15,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, EXPECT, HeaderValue};
-use http::{Request, Response, Version};
+use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue};
+use http::{Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::rt::Write as _;
 use hyper::server::conn::http1;
 use hyper::service::Service;
+use rsgun_websocket::handshake::{self, Handshake, Refusal};
 
 use super::body::ResponseBody;
 use super::io::Io;
+use super::websocket::{Farewell, Limits, WebSocket};
 use crate::asgi::exchange::{Aborted, Exchange, Pumped, SharedExchange};
-use crate::reactor::clock;
+use crate::asgi::session::Session;
 use crate::reactor::deadlines::Alarm;
 use crate::reactor::queue::{self, Work};
+use crate::reactor::{self, clock};
 
 /// How long a connection that this side has closed waits for the peer to close.
 const LINGER_MS: u64 = 1_000;
@@ -47,6 +50,12 @@ pub(crate) struct Common {
     pub(crate) keep_alive_ms: u64,
     /// When the worker began to drain, milliseconds of the reactor's clock.
     pub(crate) draining_since: Cell<Option<u64>>,
+    /// `None`: WebSockets are not served.
+    pub(crate) websocket: Option<Limits>,
+    /// How WebSockets are closed, once the worker drains.
+    pub(crate) farewell: Cell<Option<Farewell>>,
+    /// Open WebSockets.
+    pub(crate) websockets: Cell<u32>,
 }
 
 impl Common {
@@ -60,7 +69,7 @@ impl Common {
 pub(crate) struct Shared {
     /// The two ends, for the scope and the log.
     pub(crate) peer: queue::Peer,
-    common: Rc<Common>,
+    pub(super) common: Rc<Common>,
     /// The exchange in progress.
     current: RefCell<Option<SharedExchange>>,
     idle_since: Cell<u64>,
@@ -69,6 +78,8 @@ pub(crate) struct Shared {
     /// one that breaks off must not look complete.
     ends_with_connection: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    /// The WebSocket that the last request opens.
+    session: RefCell<Option<Arc<Session>>>,
 }
 
 impl Shared {
@@ -81,6 +92,7 @@ impl Shared {
             has_served: Cell::new(false),
             ends_with_connection: Cell::new(false),
             waker: RefCell::new(None),
+            session: RefCell::new(None),
         }
     }
 
@@ -88,6 +100,23 @@ impl Shared {
     pub(crate) fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
+        }
+    }
+
+    /// The WebSocket that this connection has become.
+    fn upgraded(&self) -> Option<(Arc<Session>, Limits)> {
+        let limits = self.common.websocket?;
+        let session = self.session.take()?;
+        session.is_accepted().then_some((session, limits))
+    }
+
+    /// The connection ends before its WebSocket could begin.
+    fn abandon_session(&self) {
+        if let Some(session) = self.session.take()
+            && session.is_accepted()
+            && session.lost()
+        {
+            queue::push(Work::Session(session));
         }
     }
 
@@ -106,12 +135,15 @@ impl Shared {
 
 /// The task of one connection.
 pub(crate) struct Connection {
-    hyper: Option<Pin<Box<http1::Connection<Io, Exchanges>>>>,
+    hyper: Option<Box<http1::Connection<Io, Exchanges>>>,
+    /// What follows hyper when the connection was upgraded.
+    websocket: Option<Box<WebSocket>>,
     io: Io,
     shared: Rc<Shared>,
     alarm: Alarm,
     peer_left: bool,
-    lingers_until: u64,
+    /// Closed by this side; waits for the peer.
+    lingers_until: Option<u64>,
 }
 
 impl Connection {
@@ -125,12 +157,32 @@ impl Connection {
             .max_buf_size(BUFFER_MAX)
             .serve_connection(io.clone(), service);
         Self {
-            hyper: Some(Box::pin(hyper)),
+            hyper: Some(Box::new(hyper)),
+            websocket: None,
             io,
             shared,
             alarm: Alarm::default(),
             peer_left: false,
-            lingers_until: 0,
+            lingers_until: None,
+        }
+    }
+
+    /// Goes on as a WebSocket, if that is what hyper has ended with.
+    fn upgrade(&mut self) {
+        let Some((session, limits)) = self.shared.upgraded() else {
+            return;
+        };
+        if let Some(hyper) = self.hyper.take() {
+            let early = hyper.into_parts().read_buf;
+            self.io.drop_tap();
+            let websocket = WebSocket::new(
+                self.io.clone(),
+                session,
+                Rc::clone(&self.shared.common),
+                limits,
+                &early,
+            );
+            self.websocket = Some(Box::new(websocket));
         }
     }
 
@@ -188,7 +240,7 @@ impl Future for Connection {
             *this.shared.waker.borrow_mut() = Some(cx.waker().clone());
         }
         if let Some(hyper) = &mut this.hyper {
-            let result = hyper.as_mut().poll(cx);
+            let result = Pin::new(hyper).poll(cx);
             match result {
                 Poll::Pending => {
                     this.attend(cx);
@@ -199,25 +251,38 @@ impl Future for Connection {
                 Poll::Ready(result) => {
                     // The last bytes of a request body may be waiting still.
                     this.attend(cx);
-                    if let Err(error) = result {
-                        report(&error, &this.shared.peer);
-                        if this.shared.ends_with_connection.get() {
-                            this.io.reset_on_close();
-                            return Poll::Ready(());
+                    match result {
+                        Ok(()) => this.upgrade(),
+                        Err(error) => {
+                            report(&error, &this.shared.peer);
+                            if this.shared.ends_with_connection.get() {
+                                this.io.reset_on_close();
+                                return Poll::Ready(());
+                            }
                         }
                     }
                 }
             }
-            // A peer that was faster makes this fail, which changes nothing.
-            let _ = Pin::new(&mut this.io).poll_shutdown(cx);
             // Ends the exchange in progress, if there is one.
             this.hyper = None;
-            if this.io.has_ended() {
-                return Poll::Ready(());
-            }
-            this.lingers_until = clock::now_ms() + LINGER_MS;
         }
-        if this.alarm.poll_at(this.lingers_until, cx).is_ready() {
+        if let Some(websocket) = &mut this.websocket {
+            ready!(websocket.poll(&mut this.alarm, cx));
+            this.websocket = None;
+        }
+        let until = match this.lingers_until {
+            Some(until) => until,
+            None => {
+                this.shared.abandon_session();
+                // A peer that was faster makes this fail, which changes nothing.
+                let _ = Pin::new(&mut this.io).poll_shutdown(cx);
+                if this.io.has_ended() {
+                    return Poll::Ready(());
+                }
+                *this.lingers_until.insert(clock::now_ms() + LINGER_MS)
+            }
+        };
+        if this.alarm.poll_at(until, cx).is_ready() {
             return Poll::Ready(());
         }
         this.io.poll_discard(cx)
@@ -256,6 +321,10 @@ impl Service<Request<Incoming>> for Exchanges {
             parts.extensions.insert(order);
         }
         let version = parts.version;
+        let handshake = match self.examine(&parts) {
+            Ok(handshake) => handshake,
+            Err(refusal) => return self.refuse(version, refusal),
+        };
         let wants_continue = version == Version::HTTP_11
             && parts
                 .headers
@@ -268,17 +337,61 @@ impl Service<Request<Incoming>> for Exchanges {
             clock::now_us(),
         ));
         *self.shared.current.borrow_mut() = Some(Arc::clone(&exchange));
+        let session =
+            handshake.map(|handshake| Arc::new(Session::new(Arc::clone(&exchange), handshake)));
+        self.shared.session.replace(session.clone());
         queue::push(Work::Request(Box::new(queue::NewRequest {
             parts,
             exchange: Arc::clone(&exchange),
             connection: Rc::clone(&self.shared),
+            session,
         })));
         Answer {
             version,
+            refused: None,
             tracker: Some(Tracker {
                 exchange,
                 shared: Rc::clone(&self.shared),
             }),
+        }
+    }
+}
+
+impl Exchanges {
+    /// Looks whether a request wants a WebSocket and gets one.
+    fn examine(&self, parts: &http::request::Parts) -> Result<Option<Handshake>, Refusal> {
+        match &self.shared.common.websocket {
+            None => Ok(None),
+            Some(limits) => handshake::examine(parts, limits.deflate).transpose(),
+        }
+    }
+
+    /// Answers a handshake that must not reach the application.
+    fn refuse(&self, version: Version, refusal: Refusal) -> Answer {
+        tracing::warn!(
+            "invalid WebSocket handshake from {}: {refusal}",
+            self.shared.peer.label()
+        );
+        if let Ok(reactor) = reactor::current() {
+            reactor.refused(refusal.status());
+        }
+        let mut response = Response::new(ResponseBody::full(Bytes::from(refusal.to_string())));
+        *response.status_mut() = refusal.status();
+        let headers = response.headers_mut();
+        headers.extend(refusal.headers());
+        let connection = if refusal.status() == StatusCode::UPGRADE_REQUIRED {
+            // What `Upgrade` needs beside it (RFC 9110, 7.8).
+            HeaderValue::from_static("close, upgrade")
+        } else {
+            HeaderValue::from_static("close")
+        };
+        headers.insert(CONNECTION, connection);
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        headers.insert(CONTENT_TYPE, text);
+        Answer {
+            version,
+            refused: Some(response),
+            tracker: None,
         }
     }
 }
@@ -301,6 +414,8 @@ impl Drop for Tracker {
 /// The pending answer to one request.
 struct Answer {
     version: Version,
+    /// An answer that needs no application.
+    refused: Option<Response<ResponseBody>>,
     tracker: Option<Tracker>,
 }
 
@@ -308,11 +423,16 @@ impl Future for Answer {
     type Output = Result<Response<TrackedBody>, Aborted>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(response) = self.refused.take() {
+            let tracker = None;
+            return Poll::Ready(Ok(response.map(|body| TrackedBody { body, tracker })));
+        }
         let Some(tracker) = &self.tracker else {
             return Poll::Ready(Err(Aborted));
         };
         let mut response = ready!(tracker.exchange.poll_response(cx))?;
-        if tracker.shared.common.closes_after_answer() {
+        let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if !is_upgrade && tracker.shared.common.closes_after_answer() {
             response
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));

@@ -87,6 +87,11 @@ impl Io {
             .set_linger(Some(std::time::Duration::ZERO));
     }
 
+    /// Forgets what was kept of request heads: no more will come.
+    pub(crate) fn drop_tap(&self) {
+        *self.tap() = Tap::default();
+    }
+
     /// Whether everything that the peer will ever send has been read.
     pub(crate) fn has_ended(&self) -> bool {
         self.0.ended.load(Relaxed)
@@ -119,6 +124,29 @@ impl Io {
                 Ok(_) => {}
             }
         }
+    }
+
+    /// Reads into a buffer; 0 is the end.
+    pub(crate) fn poll_read_into(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let room = buffer.len();
+        let length =
+            ready!(self.poll_recv(cx, |mut socket| io::Read::read(&mut socket, buffer), room))?;
+        self.count_read(length, room);
+        Poll::Ready(Ok(length))
+    }
+
+    fn count_read(&self, length: usize, room: usize) {
+        if length == 0 && room > 0 {
+            self.0.ended.store(true, Relaxed);
+        }
+        TRAFFIC.with(|cell| {
+            let (total, written) = cell.get();
+            cell.set((total + length as u64, written));
+        });
     }
 
     fn poll_recv(
@@ -201,13 +229,7 @@ impl Read for Io {
             },
             room
         ))?;
-        if length == 0 && room > 0 {
-            self.0.ended.store(true, Relaxed);
-        }
-        TRAFFIC.with(|cell| {
-            let (total, written) = cell.get();
-            cell.set((total + length as u64, written));
-        });
+        self.count_read(length, room);
         Poll::Ready(Ok(()))
     }
 }

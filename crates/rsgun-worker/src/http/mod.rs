@@ -5,3 +5,4 @@ pub(crate) mod body;
 pub(crate) mod connection;
 pub(crate) mod io;
 pub(crate) mod tap;
+pub(crate) mod websocket;

@@ -6,7 +6,6 @@ use std::os::fd::RawFd;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::queue::Peer;
 use crate::asgi::awaitable;
 use crate::asgi::cycle::Cycle;
 use crate::asgi::scope::ScopeMaker;
@@ -23,7 +22,7 @@ pub(crate) struct Bridge {
     /// `run(app, scope, cycle)` of serve.py.
     run: Py<PyAny>,
     app: Py<PyAny>,
-    scopes: ScopeMaker,
+    pub(super) scopes: ScopeMaker,
     serve_module: Py<PyAny>,
     /// `describe(task)` of stacks.py.
     describe_task: Py<PyAny>,
@@ -103,27 +102,42 @@ impl Bridge {
         })
     }
 
-    /// Calls the application in a task of its own.
-    pub(crate) fn start<'py>(
+    /// Calls the application in a task of its own, which is returned. `cycle` has the
+    /// callables `receive` and `send`, and `fail` and `finish` for the end.
+    pub(crate) fn start(
         &self,
-        py: Python<'py>,
-        parts: &http::request::Parts,
-        peer: &Peer,
-        cycle: Cycle,
-    ) -> PyResult<(Bound<'py, Cycle>, Py<PyAny>)> {
-        let scope = self.scopes.make(py, parts, peer)?;
-        let cycle = Bound::new(py, cycle)?;
-        if self.extends_timeouts {
-            offer_extension(py, &scope, &cycle)?;
-        }
-        let coroutine = self.run.bind(py).call1((&self.app, scope, &cycle))?;
+        scope: Bound<'_, PyDict>,
+        cycle: &Bound<'_, PyAny>,
+    ) -> PyResult<Py<PyAny>> {
+        let py = scope.py();
+        let coroutine = self.run.bind(py).call1((&self.app, scope, cycle))?;
         let task = match &self.tasks {
             Tasks::Eager { class, arguments } => class
                 .bind(py)
                 .call((coroutine,), Some(arguments.bind(py)))?,
             Tasks::Loop { create_task } => create_task.bind(py).call1((coroutine,))?,
         };
-        Ok((cycle, task.unbind()))
+        Ok(task.unbind())
+    }
+
+    /// Lets the application ask for more time, if requests have a time-out: adds the
+    /// extension `rsgun.timeout` to the scope.
+    pub(crate) fn offer_extension(
+        &self,
+        py: Python<'_>,
+        scope: &Bound<'_, PyDict>,
+        cycle: &Bound<'_, Cycle>,
+    ) -> PyResult<()> {
+        if !self.extends_timeouts {
+            return Ok(());
+        }
+        let extension = PyDict::new(py);
+        let extend = cycle.getattr(pyo3::intern!(py, "extend"))?;
+        extension.set_item(pyo3::intern!(py, "extend"), extend)?;
+        if let Some(extensions) = scope.get_item(pyo3::intern!(py, "extensions"))? {
+            extensions.set_item(pyo3::intern!(py, "rsgun.timeout"), extension)?;
+        }
+        Ok(())
     }
 
     // === the event loop ===
@@ -252,21 +266,6 @@ impl Bridge {
             Err(error) => error,
         }
     }
-}
-
-/// Puts the means to ask for more time into a scope.
-fn offer_extension(
-    py: Python<'_>,
-    scope: &Bound<'_, PyDict>,
-    cycle: &Bound<'_, Cycle>,
-) -> PyResult<()> {
-    let extension = PyDict::new(py);
-    let extend = cycle.getattr(pyo3::intern!(py, "extend"))?;
-    extension.set_item(pyo3::intern!(py, "extend"), extend)?;
-    if let Some(extensions) = scope.get_item(pyo3::intern!(py, "extensions"))? {
-        extensions.set_item(pyo3::intern!(py, "rsgun.timeout"), extension)?;
-    }
-    Ok(())
 }
 
 impl Tasks {

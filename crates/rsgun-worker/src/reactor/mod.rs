@@ -50,9 +50,12 @@ use self::pending::Pending;
 use self::queue::{NewRequest, Work};
 use crate::asgi::cycle::Cycle;
 use crate::asgi::exchange::SharedExchange;
+use crate::asgi::session::Session;
+use crate::asgi::socket::{Place, Socket};
 use crate::http::access_log;
 use crate::http::connection::{Common, Connection, Shared};
 use crate::http::io::{self, Io};
+use crate::http::websocket::{Farewell, Limits};
 
 /// Requests that are run before answers are written.
 const BATCH: usize = 32;
@@ -89,6 +92,8 @@ pub(crate) struct Parts {
     pub(crate) board: SharedMemory<Scoreboard>,
     pub(crate) keep_alive_ms: u64,
     pub(crate) access_log: bool,
+    /// `None`: WebSockets are not served.
+    pub(crate) websocket: Option<Limits>,
     pub(crate) accept: accept::Gate,
     pub(crate) quota: quota::Quota,
     /// Milliseconds that a request may take; 0: any time.
@@ -111,6 +116,9 @@ pub(crate) struct Reactor {
     open: RefCell<Vec<std::rc::Weak<Shared>>>,
     open_count: Cell<u32>,
     running: RefCell<Running>,
+    /// WebSockets that the application has accepted. Apart from the requests, so that
+    /// those keep the few entries of the scoreboard.
+    sockets: RefCell<Running>,
     /// In a phase: the next one must not begin inside.
     busy: Cell<bool>,
     flush_armed: Cell<bool>,
@@ -130,6 +138,30 @@ struct Running {
     free: Vec<usize>,
 }
 
+impl Running {
+    fn enter(&mut self, task: Option<Py<PyAny>>) -> usize {
+        match self.free.pop() {
+            Some(entry) => {
+                self.tasks[entry] = task;
+                entry
+            }
+            None => {
+                self.tasks.push(task);
+                self.tasks.len() - 1
+            }
+        }
+    }
+
+    fn leave(&mut self, entry: usize) -> Option<Py<PyAny>> {
+        self.free.push(entry);
+        self.tasks.get_mut(entry).and_then(Option::take)
+    }
+
+    fn count(&self) -> usize {
+        self.tasks.len() - self.free.len()
+    }
+}
+
 impl Reactor {
     /// Makes the reactor of this thread and registers it with the event loop.
     pub(crate) fn install(py: Python<'_>, parts: Parts) -> PyResult<Rc<Self>> {
@@ -145,11 +177,15 @@ impl Reactor {
             common: Rc::new(Common {
                 keep_alive_ms: parts.keep_alive_ms,
                 draining_since: Cell::new(None),
+                websocket: parts.websocket,
+                farewell: Cell::new(None),
+                websockets: Cell::new(0),
             }),
             gate: parts.accept,
             open: RefCell::new(Vec::new()),
             open_count: Cell::new(0),
             running: RefCell::new(Running::default()),
+            sockets: RefCell::new(Running::default()),
             busy: Cell::new(false),
             flush_armed: Cell::new(false),
             turn_armed: Cell::new(false),
@@ -238,8 +274,10 @@ impl Reactor {
         &self.board
     }
 
-    /// Tells every connection that the worker drains from now on.
-    pub(crate) fn begin_drain(&self, py: Python<'_>) {
+    /// Tells every connection that the worker drains from now on, and WebSockets how
+    /// they end.
+    pub(crate) fn begin_drain(&self, py: Python<'_>, farewell: Farewell) {
+        self.common.farewell.set(Some(farewell));
         if self.common.draining_since.get().is_none() {
             self.common.draining_since.set(Some(clock::now_ms()));
         }
@@ -252,10 +290,11 @@ impl Reactor {
     /// Cancels the tasks of all running requests.
     pub(crate) fn cancel_running(&self, py: Python<'_>) {
         let tasks: Vec<_> = {
-            let running = self.running.borrow();
+            let (running, sockets) = (self.running.borrow(), self.sockets.borrow());
             running
                 .tasks
                 .iter()
+                .chain(&sockets.tasks)
                 .flatten()
                 .map(|task| task.clone_ref(py))
                 .collect()
@@ -303,6 +342,9 @@ impl Reactor {
         queue::drop_discarded();
         access_log::flush();
         io::report_traffic(&self.board);
+        self.board
+            .websockets
+            .store(self.common.websockets.get(), Relaxed);
         self.busy.set(false);
         if !queue::is_empty() || self.pending.is_set() {
             self.arm_turn(py);
@@ -340,6 +382,7 @@ impl Reactor {
             match queue::pop() {
                 Some(Work::Request(request)) => self.call(py, *request),
                 Some(Work::Receive(exchange)) => self.wake(py, &exchange),
+                Some(Work::Session(session)) => self.wake_session(py, &session),
                 None => return,
             }
             if self.unwritten.get() >= BATCH_BYTES || clock::refresh() >= until {
@@ -354,11 +397,15 @@ impl Reactor {
             parts,
             exchange,
             connection,
+            session,
         } = request;
         let log = self.access_log.then(|| access_log::Entry {
             client: connection.peer.label(),
-            request: format!("{} {}", parts.method, parts.uri),
-            version: parts.version,
+            request: match &session {
+                None => format!("{} {}", parts.method, parts.uri),
+                Some(_) => format!("WebSocket {}", parts.uri),
+            },
+            version: session.is_none().then_some(parts.version),
         });
         let (is_closed, refused) = {
             let state = exchange.lock();
@@ -372,15 +419,16 @@ impl Reactor {
         }
         let entry = self.enter(&parts);
         let cycle = Cycle::new(Arc::clone(&exchange), entry, log);
-        self.watch(py, entry, &parts, &exchange);
-        let started = self.bridge.start(py, &parts, &connection.peer, cycle);
-        match started {
-            Ok((cycle, task)) => {
-                if !cycle.get().has_ended() {
-                    self.timeouts.attach(entry, &cycle);
-                    self.running.borrow_mut().tasks[entry] = Some(task);
-                }
+        let peer = &connection.peer;
+        let started = match session {
+            None => {
+                self.watch(py, entry, &parts, &exchange);
+                self.start(py, &parts, peer, cycle, entry)
             }
+            Some(session) => self.start_websocket(py, &parts, peer, session, cycle, entry),
+        };
+        match started {
+            Ok(()) => {}
             Err(error) => {
                 tracing::error!("a request could not be started: {error}");
                 let error = StatusCode::INTERNAL_SERVER_ERROR;
@@ -390,12 +438,51 @@ impl Reactor {
         }
     }
 
+    fn start(
+        &self,
+        py: Python<'_>,
+        parts: &http::request::Parts,
+        peer: &queue::Peer,
+        cycle: Cycle,
+        entry: usize,
+    ) -> PyResult<()> {
+        let scope = self.bridge.scopes.make(py, parts, peer)?;
+        let cycle = Bound::new(py, cycle)?;
+        self.bridge.offer_extension(py, &scope, &cycle)?;
+        let task = self.bridge.start(scope, cycle.as_any())?;
+        if !cycle.get().has_ended() {
+            self.timeouts.attach(entry, &cycle);
+            self.running.borrow_mut().tasks[entry] = Some(task);
+        }
+        Ok(())
+    }
+
+    fn start_websocket(
+        &self,
+        py: Python<'_>,
+        parts: &http::request::Parts,
+        peer: &queue::Peer,
+        session: Arc<Session>,
+        cycle: Cycle,
+        entry: usize,
+    ) -> PyResult<()> {
+        let subprotocols = &session.handshake.subprotocols;
+        let scope = self
+            .bridge
+            .scopes
+            .make_websocket(py, parts, peer, subprotocols)?;
+        let socket = Bound::new(py, Socket::new(session, cycle, entry))?;
+        let task = self.bridge.start(scope, socket.as_any())?;
+        match socket.get().place() {
+            Some(Place::Request(entry)) => self.running.borrow_mut().tasks[entry] = Some(task),
+            Some(Place::Open(index)) => self.sockets.borrow_mut().tasks[index] = Some(task),
+            None => {}
+        }
+        Ok(())
+    }
+
     fn enter(&self, parts: &http::request::Parts) -> usize {
-        let mut running = self.running.borrow_mut();
-        let entry = running.free.pop().unwrap_or_else(|| {
-            running.tasks.push(None);
-            running.tasks.len() - 1
-        });
+        let entry = self.running.borrow_mut().enter(None);
         let target = parts
             .uri
             .path_and_query()
@@ -406,28 +493,46 @@ impl Reactor {
             parts.method.as_str().as_bytes(),
             target.as_bytes(),
         );
-        let active = running.tasks.len() - running.free.len();
+        self.report_active();
+        entry
+    }
+
+    fn report_active(&self) {
+        let active = self.running.borrow().count();
         self.board
             .active
             .store(u32::try_from(active).unwrap_or(u32::MAX), Relaxed);
-        entry
     }
 
     /// A request is done with: counts it and frees its entry.
     pub(crate) fn ended(&self, py: Python<'_>, entry: usize, status: StatusCode, started_us: u64) {
-        let task = {
-            let mut running = self.running.borrow_mut();
-            running.free.push(entry);
-            let active = running.tasks.len() - running.free.len();
-            self.board
-                .active
-                .store(u32::try_from(active).unwrap_or(u32::MAX), Relaxed);
-            running.tasks.get_mut(entry).and_then(Option::take)
-        };
+        let task = self.leave(entry, status, started_us);
+        drop(task);
+        self.quota.count();
+        self.settle_stop(py);
+    }
+
+    /// Counts a request and frees its entry; returns its task.
+    fn leave(&self, entry: usize, status: StatusCode, started_us: u64) -> Option<Py<PyAny>> {
+        let task = self.running.borrow_mut().leave(entry);
+        self.report_active();
         self.timeouts.forget(entry);
         self.board.end(entry);
         self.board
             .count(status.as_u16(), clock::refresh().saturating_sub(started_us));
+        task
+    }
+
+    /// The application has accepted a WebSocket: as a request it is done with. Returns
+    /// its index among the WebSockets.
+    pub(crate) fn accepted(&self, entry: usize, started_us: u64) -> usize {
+        let task = self.leave(entry, StatusCode::SWITCHING_PROTOCOLS, started_us);
+        self.sockets.borrow_mut().enter(task)
+    }
+
+    /// The application is through with an open WebSocket.
+    pub(crate) fn left(&self, py: Python<'_>, index: usize) {
+        let task = self.sockets.borrow_mut().leave(index);
         drop(task);
         self.quota.count();
         self.settle_stop(py);
@@ -438,6 +543,18 @@ impl Reactor {
         let running = self.running.borrow();
         let task = running.tasks.get(entry)?.as_ref()?;
         Some(task.clone_ref(py))
+    }
+
+    /// Lets `receive()` and `send()` calls of a WebSocket that wait look again.
+    pub(crate) fn wake_session(&self, py: Python<'_>, session: &Session) {
+        for future in session.take_waiting() {
+            self.bridge.resolve(py, &future);
+        }
+    }
+
+    /// A handshake was refused without the application.
+    pub(crate) fn refused(&self, status: StatusCode) {
+        self.board.count(status.as_u16(), 0);
     }
 
     /// Lets waiting `receive()` and `send()` calls look again.

@@ -15,6 +15,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::{Py, PyAny};
 
 use crate::asgi::exchange::SharedExchange;
+use crate::asgi::session::Session;
 use crate::http::connection::Shared;
 
 thread_local! {
@@ -42,6 +43,8 @@ pub(crate) enum Work {
     Request(Box<NewRequest>),
     /// Something has changed for calls of `receive()` or `send()` that wait.
     Receive(SharedExchange),
+    /// The same for a WebSocket.
+    Session(Arc<Session>),
 }
 
 /// A request whose head has arrived.
@@ -50,6 +53,8 @@ pub(crate) struct NewRequest {
     pub(crate) parts: http::request::Parts,
     pub(crate) exchange: SharedExchange,
     pub(crate) connection: Rc<Shared>,
+    /// It opens a WebSocket.
+    pub(crate) session: Option<Arc<Session>>,
 }
 
 /// The two ends of a connection.

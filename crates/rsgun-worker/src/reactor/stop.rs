@@ -9,9 +9,11 @@ use std::cell::{Cell, OnceCell};
 
 use pyo3::prelude::*;
 use rsgun_core::ipc::CLEAN_UP_MS;
+use rsgun_websocket::close;
 
 use super::Reactor;
 use super::bridge::Bridge;
+use crate::http::websocket::Farewell;
 
 /// The state of stopping.
 #[derive(Default)]
@@ -46,12 +48,17 @@ impl Reactor {
     /// Begins to drain; what still runs after `within_ms` is cancelled.
     ///
     /// Returns whether it had not begun before.
-    pub(crate) fn drain(&self, py: Python<'_>, within_ms: u64) -> bool {
+    /// WebSockets are closed with `code`.
+    pub(crate) fn drain(&self, py: Python<'_>, within_ms: u64, code: u16) -> bool {
         if self.stop.draining.replace(true) {
             return false;
         }
         self.gate.close(py, &self.bridge);
-        self.begin_drain(py);
+        let farewell = Farewell {
+            code,
+            at_once: false,
+        };
+        self.begin_drain(py, farewell);
         self.bridge
             .call_later(py, seconds(within_ms), &self.bridge.drain_deadline);
         self.settle_stop(py);
@@ -73,7 +80,11 @@ impl Reactor {
     pub(crate) fn quit(&self, py: Python<'_>) {
         self.stop.draining.set(true);
         self.gate.close(py, &self.bridge);
-        self.begin_drain(py);
+        let farewell = Farewell {
+            code: close::GOING_AWAY,
+            at_once: true,
+        };
+        self.begin_drain(py, farewell);
         self.stop.cancelling.set(true);
         self.cancel_running(py);
         if self.is_idle() {
@@ -100,8 +111,7 @@ impl Reactor {
 
     /// How many requests the application is working on.
     pub(crate) fn running_count(&self) -> usize {
-        let running = self.running.borrow();
-        running.tasks.len() - running.free.len()
+        self.running.borrow().count() + self.sockets.borrow().count()
     }
 
     fn is_idle(&self) -> bool {

@@ -26,10 +26,12 @@ use rsgun_core::log::output::{self, Files};
 use rsgun_core::scoreboard::{Phase, Roster, Scoreboard, now_ms};
 use rsgun_core::sys::shared::Shared;
 use rsgun_core::sys::{channel, parent_death, process, title};
+use rsgun_websocket::close;
 
 use crate::asgi::scope::ScopeMaker;
 use crate::forkserver::{self, Loaded};
 use crate::glue;
+use crate::http::websocket::Limits;
 use crate::reactor::accept::Gate;
 use crate::reactor::bridge::{Bridge, Ends};
 use crate::reactor::quota::Quota;
@@ -315,6 +317,7 @@ impl Worker {
             bridge,
             board,
             keep_alive_ms: u64::from(settings.keep_alive) * 1000,
+            websocket: Limits::of(&settings),
             access_log: settings.access_log && settings.log_level >= rsgun_core::log::Level::Info,
             accept: gate,
             quota: Quota::new(
@@ -480,7 +483,12 @@ impl Worker {
                     reactor.accept_rest();
                     reactor.gate.shut();
                 }
-                if reactor.drain(py, within_ms) {
+                let code = if sweep {
+                    close::GOING_AWAY
+                } else {
+                    close::SERVICE_RESTART
+                };
+                if reactor.drain(py, within_ms, code) {
                     reactor.board().set_phase(Phase::Draining);
                     self.tell(&FromWorker::Draining);
                 }
