@@ -12,6 +12,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from pathlib import Path
 import pytest
 from harness import processes
 from harness.server import Server, clean_environment, free_port, serving
-from harness.target import rsgun_only
+from harness.target import binary, brings_its_extension, rsgun_only
 from harness.waiting import DEADLINE, eventually, wait_gone
 from harness.wire import Connection
 
@@ -409,8 +410,34 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def public_python() -> str:
-    """An interpreter that other users can reach."""
+def public_binary(public: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server that any interpreter can run: its extension is beside the binary, as
+    after a cargo build, and not in some virtual environment."""
+    if brings_its_extension():
+        yield
+        return
+    (extension,) = (Path(sysconfig.get_path("platlib")) / "rsgun").glob("_rsgun*.so")
+    place = public / "build"
+    place.mkdir()
+    shutil.copy(binary(), place / "rsgun")
+    shutil.copy(extension, place / "librsgun_worker.so")
+    monkeypatch.setenv("RSGUN_BIN", str(place / "rsgun"))
+    forget_binary()
+    yield
+    monkeypatch.undo()
+    forget_binary()
+
+
+def forget_binary() -> None:
+    for remembered in (binary, brings_its_extension):
+        clear = getattr(remembered, "cache_clear", None)
+        if clear:
+            clear()
+
+
+@pytest.fixture
+def public_python(public_binary: None) -> str:
+    """An interpreter that other users can reach, and that finds the extension."""
     for candidate in ("/usr/bin/python3", "/usr/local/bin/python3"):
         probe = [candidate, "-c", "import sys; raise SystemExit(sys.version_info < (3, 11))"]
         try:
