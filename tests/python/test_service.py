@@ -422,17 +422,10 @@ def public_binary(public: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     shutil.copy(binary(), place / "rsgun")
     shutil.copy(extension, place / "librsgun_worker.so")
     monkeypatch.setenv("RSGUN_BIN", str(place / "rsgun"))
-    forget_binary()
+    binary.cache_clear()
     yield
     monkeypatch.undo()
-    forget_binary()
-
-
-def forget_binary() -> None:
-    for remembered in (binary, brings_its_extension):
-        clear = getattr(remembered, "cache_clear", None)
-        if clear:
-            clear()
+    binary.cache_clear()
 
 
 @pytest.fixture
