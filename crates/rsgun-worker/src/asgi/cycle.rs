@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use pyo3::exceptions::asyncio::CancelledError;
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -265,13 +265,7 @@ impl Cycle {
     /// more may be sent.
     fn send(&self, py: Python<'_>, message: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         let reactor = reactor::current()?;
-        let Ok(message) = message.cast::<PyDict>() else {
-            return Err(PyTypeError::new_err(format!(
-                "an ASGI message is a dict, not {}",
-                message.get_type().name()?
-            )));
-        };
-        let kind = message::kind(message)?;
+        let (message, kind) = message::open(message)?;
         self.respond(py, &reactor, kind.to_str()?, message)
     }
 

@@ -194,13 +194,21 @@ fn share(bytes: &Bound<'_, PyBytes>) -> Bytes {
     Bytes::from_owner(Borrowed(Some(bytes.clone().into())))
 }
 
-/// The type of a message.
+/// Opens what an application has sent: the message and its type.
 ///
 /// # Errors
-/// `TypeError` when there is none or it is not a string.
-pub(crate) fn kind<'py>(message: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyString>> {
+/// `TypeError` when it is no dict, or its type is missing or no string.
+pub(crate) fn open<'a, 'py>(
+    message: &'a Bound<'py, PyAny>,
+) -> PyResult<(&'a Bound<'py, PyDict>, Bound<'py, PyString>)> {
+    let Ok(message) = message.cast::<PyDict>() else {
+        return Err(PyTypeError::new_err(format!(
+            "an ASGI message is a dict, not {}",
+            message.get_type().name()?
+        )));
+    };
     let kind = message
         .get_item(pyo3::intern!(message.py(), "type"))?
         .ok_or_else(|| PyTypeError::new_err("an ASGI message needs a \"type\""))?;
-    Ok(kind.cast_into::<PyString>()?)
+    Ok((message, kind.cast_into::<PyString>()?))
 }

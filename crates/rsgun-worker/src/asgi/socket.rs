@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{Response, StatusCode};
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
 use rsgun_websocket::{Kind, close};
@@ -219,13 +219,7 @@ impl Socket {
     /// more may be sent.
     fn send(&self, py: Python<'_>, message: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         let reactor = reactor::current()?;
-        let Ok(message) = message.cast::<PyDict>() else {
-            return Err(PyTypeError::new_err(format!(
-                "an ASGI message is a dict, not {}",
-                message.get_type().name()?
-            )));
-        };
-        let kind = message::kind(message)?;
+        let (message, kind) = message::open(message)?;
         match kind.to_str()? {
             "websocket.send" => return self.transmit(py, &reactor, message),
             "websocket.accept" => self.accept(py, &reactor, message)?,
