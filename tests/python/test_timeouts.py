@@ -397,7 +397,10 @@ class TestRequestTimeout:
             for connection in connections:
                 connection.request("/slow")
             assert {connection.response().status for connection in connections} == {504}
-        assert sum("GET /slow took" in line for line in server.lines("stderr")) == 40
+        eventually(
+            lambda: sum("GET /slow took" in line for line in server.lines("stderr")) == 40,
+            "each is in the log",
+        )
 
     def test_endpoint_in_a_thread(self, hangs: Callable[..., Server]) -> None:
         """The thread runs on, but its client has an answer."""
