@@ -44,7 +44,7 @@ lint-python: $(VENV)/.lint
 test-rust: cargo-present
 	scripts/test-rust
 
-test-python: $(VENV)/.installed $(VENV)/.example $(VENV)/.test
+test-python: $(VENV)/.installed $(VENV)/.example $(VENV)/.test $(VENV)/.browser
 	$(BIN)/python -m pytest -n auto tests/python
 
 format: cargo-present $(VENV)/.lint ## format all sources
@@ -56,8 +56,8 @@ deny: cargo-present ## licences, advisories and sources of the dependencies (nee
 	@cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
 	cargo deny check
 
-autobahn: build ## the Autobahn test suite against WebSocket (needs CPython 2.7 and the network)
-	scripts/autobahn $(BIN)/rsgun
+autobahn: $(VENV)/.installed $(VENV)/.test ## every case of Autobahn against WebSocket (needs CPython 2.7; ten minutes)
+	RSGUN_AUTOBAHN='$(or $(CASES),*)' $(BIN)/python -m pytest -rsA tests/python/test_autobahn.py
 
 check-all: test deny ## `test` and `deny`
 
@@ -103,6 +103,10 @@ $(VENV)/.example: examples/fastapi/requirements.txt $(VENV)/.created
 
 $(VENV)/.test: tests/python/requirements.txt $(VENV)/.created
 	$(PIP) install -r $<
+	@touch $@
+
+$(VENV)/.browser: scripts/install-browser $(VENV)/.created
+	scripts/install-browser
 	@touch $@
 
 $(VENV)/.lint: Makefile $(VENV)/.created

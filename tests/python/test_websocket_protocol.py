@@ -1,7 +1,7 @@
 """WebSocket on the wire: what RFC 6455 and RFC 7692 demand, frame by frame.
 
-The groups follow the families of Autobahn's fuzzing client, which `make autobahn` runs
-where a CPython 2.7 is at hand.
+The groups follow the families of Autobahn's fuzzing client (1 to 7, 9, 10, 12, and 13),
+and so stand in for it where there is no CPython 2.7 to run it (test_autobahn.py).
 """
 
 from __future__ import annotations
@@ -115,6 +115,22 @@ CASES: dict[str, Case] = {
         [sent(bytes(range(200)))],
     ),
     "5-empty-fragments": (parts(TEXT, b"", b"", b""), [said("")]),
+    "5-pings-between-many": (
+        [
+            frame(TEXT, b"1", final=False),
+            frame(CONTINUATION, b"2", final=False),
+            frame(PING, b"first"),
+            frame(CONTINUATION, b"3", final=False),
+            frame(CONTINUATION, b"4", final=False),
+            frame(PING, b"second"),
+            frame(CONTINUATION, b"5"),
+        ],
+        [Frame(PONG, b"first"), Frame(PONG, b"second"), said("12345")],
+    ),
+    "5-continuations-of-nothing": (
+        [frame(CONTINUATION, b"x", final=False), *parts(TEXT, b"a", b"b")] * 2,
+        [PROTOCOL_ERROR],
+    ),
     # 6: UTF-8
     "6-text": ([frame(TEXT, GREEN.encode())], [said(GREEN)]),
     "6-cut-everywhere": (
@@ -169,11 +185,31 @@ CASES: dict[str, Case] = {
     "8-long-length-2": ([frame(TEXT, b"x" * 125, length_bytes=2)], [PROTOCOL_ERROR]),
     "8-long-length-8": ([frame(TEXT, b"x" * 200, length_bytes=8)], [PROTOCOL_ERROR]),
     "8-negative-length": ([b"\x82\xff" + b"\xff" * 8 + bytes(4)], [PROTOCOL_ERROR]),
-    # The limit of this server: 1000000 bytes
+    # 9: limits; that of this server is 1000000 bytes
+    **{
+        f"9-{'text' if opcode == TEXT else 'binary'}-{length}-in-{size}": (
+            parts(opcode, *[b"*" * size] * (length // size)),
+            [Frame(opcode, b"*" * length)],
+        )
+        for opcode in (TEXT, BINARY)
+        for length, size in ((65536, 64), (262144, 4096), (524288, 524288))
+    },
+    **{
+        f"9-{count}-messages-of-{length}": (
+            [frame(TEXT, b"*" * length)] * count,
+            [said(b"*" * length)] * count,
+        )
+        for count, length in ((1000, 0), (1000, 64), (200, 1024))
+    },
     "9-just-fits": ([frame(BINARY, bytes(1_000_000))], [sent(bytes(1_000_000))]),
     "9-too-big": ([frame(BINARY, bytes(1_000_001))], [TOO_BIG]),
     "9-too-big-in-parts": (parts(BINARY, *[bytes(100_000)] * 11), [TOO_BIG]),
     "9-announced-only": ([b"\x82\xff\x00\x00\x7f" + b"\xff" * 5 + bytes(4)], [TOO_BIG]),
+    # 10: a message that the client cuts by itself
+    "10-in-1300": (
+        parts(TEXT, *[b"*" * 1300] * 50, b"*" * 536),
+        [said(b"*" * 65536)],
+    ),
 }
 
 

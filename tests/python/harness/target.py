@@ -92,7 +92,7 @@ def version_of(python: str) -> tuple[int, int] | None:
     """Major and minor version of an interpreter, None if it does not run."""
     try:
         answer = subprocess.run(
-            [python, "-c", "import sys; print(*sys.version_info[:2])"],
+            [python, "-c", "import sys; print('%d %d' % sys.version_info[:2])"],
             capture_output=True,
             text=True,
             timeout=30,
