@@ -242,14 +242,15 @@ impl State {
             }
             Stage::Serving { .. } => {
                 let cause = worker.failure.take().map(Cause::from);
-                if let Some(retry_in) = self.lose(now, id) {
-                    self.notify(Notice::WorkerDied {
-                        worker: label,
-                        exit,
-                        cause,
-                        retry_in,
-                    });
-                }
+                let retry_in = self.lose(now, id);
+                let traceback = cause.as_ref().and_then(|cause| cause.traceback.clone());
+                self.notify(Notice::WorkerDied {
+                    worker: label,
+                    exit,
+                    cause,
+                    retry_in,
+                });
+                self.worker_lost(now, label, &exit.to_string(), traceback);
             }
             Stage::Leaving { .. } if worker.was_ready => {
                 self.notify(Notice::WorkerEnded {
@@ -289,7 +290,8 @@ impl State {
 
     /// A fork server is of no more use, without having been told to end.
     pub(super) fn server_failed(&mut self, now: Moment, number: u32, cause: Cause) {
-        if self.is_stopping() {
+        // Sent to the whole process group, the signal to stop has ended it.
+        if self.is_stopping() || self.departs_at.is_some() {
             return;
         }
         let Some(generation) = self.generations.get(&number) else {

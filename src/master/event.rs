@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use rsgun_core::config::{Settings, Size, WorkerCount};
+use rsgun_core::config::{ReloadStrategy, Settings, Size, WorkerCount};
 use rsgun_core::ipc::{FromForkServer, FromWorker, Identity, ToWorker, WorkerId};
 use rsgun_core::scoreboard::Phase;
 
@@ -156,6 +156,14 @@ pub(super) struct Policy {
     pub(super) preload: bool,
     /// How long a worker may take to finish its requests.
     pub(super) graceful_timeout: Duration,
+    /// How long the server goes on after it was told to stop gracefully.
+    pub(super) drain_delay: Duration,
+    /// How a reload replaces the workers.
+    pub(super) reload_strategy: ReloadStrategy,
+    /// How many workers may be missing during a rolling reload.
+    pub(super) reload_max_unavailable: u32,
+    /// How long the first worker of a reload must survive.
+    pub(super) reload_probation: Duration,
     /// How long a worker or fork server may take to be ready; `None`: no limit.
     pub(super) boot_timeout: Option<Duration>,
     /// How long a worker may be without a sign of life; `None`: no limit.
@@ -183,6 +191,10 @@ impl Policy {
             },
             preload: settings.preload,
             graceful_timeout: Duration::from_secs(settings.graceful_timeout.into()),
+            drain_delay: Duration::from_secs(settings.drain_delay.into()),
+            reload_strategy: settings.reload_strategy,
+            reload_max_unavailable: settings.reload_max_unavailable,
+            reload_probation: Duration::from_millis(settings.reload_probation),
             boot_timeout: limit(settings.boot_timeout),
             timeout: limit(settings.timeout),
             max_lifetime: limit(settings.max_lifetime),

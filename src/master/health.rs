@@ -129,6 +129,8 @@ impl State {
                 retry_in,
             });
             self.kill_worker(now, id);
+            let fate = format!("held {resident} of memory, more than {limit} (--hard-max-rss),");
+            self.worker_lost(now, label, &fate, None);
             return;
         }
         let Some(worker) = self.workers.get_mut(&id) else {
@@ -201,7 +203,7 @@ impl State {
         self.notify(Notice::WorkerStuck {
             worker: label,
             silent,
-            stacks,
+            stacks: stacks.clone(),
             retry_in,
         });
         if let Some(worker) = self.workers.get_mut(&id)
@@ -215,6 +217,7 @@ impl State {
                 signal: Signal::SIGABRT,
             });
         }
+        self.worker_lost(now, label, "was stuck", stacks);
     }
 
     /// Takes a worker that serves out of its slot. Returns when the next one is started;

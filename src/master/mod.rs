@@ -40,6 +40,9 @@ mod recycle;
 mod reload;
 #[cfg(test)]
 mod reload_tests;
+mod roll;
+#[cfg(test)]
+mod roll_tests;
 mod slot;
 mod spawn;
 mod stacks;
@@ -51,6 +54,8 @@ mod state_tests;
 #[cfg(test)]
 mod state_world;
 mod stop;
+#[cfg(test)]
+mod stop_tests;
 mod supervision;
 mod terminal;
 mod worker;

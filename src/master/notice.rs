@@ -56,8 +56,8 @@ pub(super) enum Notice {
         exit: Exit,
         /// Its last words.
         cause: Option<Cause>,
-        /// When the next one is started.
-        retry_in: Duration,
+        /// When the next one is started; `None` if none is.
+        retry_in: Option<Duration>,
     },
     /// A worker drains without having been told to.
     WorkerLeaves {
@@ -168,6 +168,11 @@ pub(super) enum Notice {
     },
     /// USR2.
     UpgradeUnsupported,
+    /// The server ends after a delay, in which it goes on serving.
+    StopsSoon {
+        /// The delay.
+        delay: Duration,
+    },
     /// The server ends.
     Stopping {
         /// How much of a hurry it is.
@@ -237,7 +242,7 @@ impl Notice {
                     "{} {exit}{}{}",
                     full_name(*worker),
                     serving.in_short(),
-                    and_then(Some(*retry_in))
+                    and_then(*retry_in)
                 );
                 if let Some(cause) = cause {
                     let _ = write!(text, ": {}", told(cause));
@@ -399,6 +404,14 @@ impl Notice {
             Self::UpgradeUnsupported => (
                 Level::WARN,
                 "SIGUSR2 (upgrade of the binary) is not supported; the server goes on".to_owned(),
+            ),
+            Self::StopsSoon { delay } => (
+                Level::INFO,
+                format!(
+                    "Shutting down in {} (--drain-delay), serving until then; TERM again to \
+                     start now",
+                    seconds(*delay)
+                ),
             ),
             Self::Stopping { urgency } => (
                 Level::INFO,

@@ -1,14 +1,14 @@
 //! Reload: a new generation takes over, one slot at a time, or nothing changes.
 //!
 //! ```text
-//!   Resolving ─▶ Loading ─▶ Rolling: canary ─▶ slot 2 ─▶ slot 3 … ─▶ done
-//!       └───────────┴──────────┴──────────────────┴─▶ failed: the old one serves on
+//!   Resolving ─▶ Unproven ─▶ Probation ─▶ Proven ─▶ done
+//!       └───────────┴────────────┴───────────┴─▶ failed: the old one serves on
 //! ```
 //!
 //! The configuration is read and new addresses are bound first, then a new fork
-//! server is started, then one worker: the canary. Only when that is ready is the
-//! first old worker told to drain. Each next replacement is asked for when the one
-//! before is ready; the old ones drain meanwhile.
+//! server is started, then one worker: the canary. When it is ready it serves beside
+//! the old workers for its probation time. Only when it has survived that is the first
+//! old worker told to drain, and the other slots follow (`roll.rs`).
 //!
 //! When anything fails, the new fork server and the new workers that are not ready
 //! are ended and the old generation stays the current one. The canary makes a
@@ -19,6 +19,8 @@
 //! * without it any new worker, of whichever generation, imports what is on the disk,
 //!   so the workers that have switched stay.
 
+use std::time::Duration;
+
 use rsgun_core::ipc::WorkerId;
 
 use super::event::{Action, Policy};
@@ -26,6 +28,7 @@ use super::generation::{Cause, Generation, Standing};
 use super::moment::Moment;
 use super::notice::Notice;
 use super::state::State;
+use super::worker::Label;
 
 /// A reload in progress.
 #[derive(Debug)]
@@ -40,7 +43,9 @@ enum ReloadStage {
     Resolving,
     /// The fork server is starting, or its first worker is.
     Unproven,
-    /// A worker of the new generation has been ready.
+    /// The first worker is ready, and has until then to show that it stays.
+    Probation { until: Moment },
+    /// The first worker has stayed.
     Proven,
 }
 
@@ -106,12 +111,63 @@ impl State {
             .map(|reload| reload.generation)
     }
 
-    pub(super) fn canary_ready(&mut self, generation: u32) {
+    /// Whether this is the generation whose first worker is on probation.
+    pub(super) fn is_on_probation(&self, generation: u32) -> bool {
+        self.reload.as_ref().is_some_and(|reload| {
+            reload.generation == generation && matches!(reload.stage, ReloadStage::Probation { .. })
+        })
+    }
+
+    /// When the probation ends, if there is one.
+    pub(super) fn probation_end(&self) -> Option<Moment> {
+        match self.reload.as_ref()?.stage {
+            ReloadStage::Probation { until } => Some(until),
+            ReloadStage::Resolving | ReloadStage::Unproven | ReloadStage::Proven => None,
+        }
+    }
+
+    /// A worker of this generation is ready: if it is the first one of a reload, its
+    /// probation begins.
+    pub(super) fn canary_ready(&mut self, now: Moment, generation: u32) {
+        let probation = self
+            .generations
+            .get(&generation)
+            .map_or(Duration::ZERO, |new| new.policy.reload_probation);
         if let Some(reload) = &mut self.reload
             && reload.generation == generation
+            && reload.stage == ReloadStage::Unproven
         {
-            reload.stage = ReloadStage::Proven;
+            reload.stage = if probation.is_zero() {
+                ReloadStage::Proven
+            } else {
+                let until = now + probation;
+                ReloadStage::Probation { until }
+            };
         }
+    }
+
+    /// A worker that served is lost to `fate`, a verb phrase. If it was on probation, the
+    /// reload fails.
+    pub(super) fn worker_lost(
+        &mut self,
+        now: Moment,
+        worker: Label,
+        fate: &str,
+        traceback: Option<String>,
+    ) {
+        let generation = worker.identity.generation;
+        if !self.is_on_probation(generation) {
+            return;
+        }
+        let slot = worker.identity.slot;
+        let cause = Cause {
+            traceback,
+            ..Cause::boot(format!(
+                "Worker {slot}, the first one of generation {generation}, {fate} within its \
+                 probation time (--reload-probation)"
+            ))
+        };
+        self.reload_failed(now, cause);
     }
 
     pub(super) fn reload_failed(&mut self, now: Moment, cause: Cause) {
@@ -137,6 +193,7 @@ impl State {
         for id in of_candidate(self, false) {
             self.cancel(now, id);
         }
+        self.withdraw_canary(now, generation);
         let switched = of_candidate(self, true).len();
         if let Some(candidate) = self.generations.get_mut(&generation) {
             candidate.standing = Standing::Rejected;
@@ -162,76 +219,24 @@ impl State {
             self.reload_waits = false;
             self.start_reload(now);
         }
-        match &self.reload {
-            Some(reload) if reload.stage == ReloadStage::Resolving => {}
-            Some(reload) => {
-                let candidate = reload.generation;
-                let proven = reload.stage == ReloadStage::Proven;
-                self.roll(now, candidate, proven);
-            }
-            None => self.roll_back(now),
-        }
-    }
-
-    fn roll(&mut self, now: Moment, candidate: u32, proven: bool) {
-        // Without slots there is nobody to prove the new generation.
-        if self.target() == 0
-            || !self
-                .generations
-                .get(&candidate)
-                .is_some_and(Generation::can_fork)
-        {
+        let Some(reload) = &mut self.reload else {
+            self.roll_back(now);
             return;
-        }
-        let under_way = self
-            .workers
-            .values()
-            .any(|worker| worker.identity.generation == candidate && worker.is_starting());
-        if under_way || self.slots.values().any(|slot| slot.replacement.is_some()) {
-            return;
-        }
-        let runs_candidate = |id: WorkerId| {
-            self.workers
-                .get(&id)
-                .is_some_and(|worker| worker.identity.generation == candidate)
         };
-        let next = self
-            .slots
-            .iter()
-            .find(|(_, slot)| match slot.current {
-                Some(id) => !runs_candidate(id),
-                // Once the generation is proven, an empty slot is filled from it anyway,
-                // with back-off.
-                None => !proven,
-            })
-            .map(|(number, slot)| (*number, slot.current.is_none()));
-        if let Some((number, empty)) = next {
-            let id = self.spawn(now, number, candidate);
-            if let Some(slot) = self.slots.get_mut(&number) {
-                *(if empty {
-                    &mut slot.current
-                } else {
-                    &mut slot.replacement
-                }) = id;
+        let candidate = reload.generation;
+        match reload.stage {
+            ReloadStage::Probation { until } if until <= now => {
+                reload.stage = ReloadStage::Proven;
+                self.admit_canary(now, candidate);
+                self.roll(now, candidate);
             }
-            return;
-        }
-        let all_switched = self
-            .slots
-            .values()
-            .all(|slot| slot.current.is_some_and(runs_candidate));
-        // The listeners that the new configuration no longer wants can go when none of
-        // the old workers accepts any more.
-        let old_accept = self
-            .workers
-            .values()
-            .any(|worker| worker.identity.generation != candidate && worker.may_accept());
-        if all_switched && !old_accept {
-            self.reload_done(now, candidate);
+            ReloadStage::Resolving | ReloadStage::Probation { .. } => {}
+            ReloadStage::Unproven => self.start_canary(now, candidate),
+            ReloadStage::Proven => self.roll(now, candidate),
         }
     }
 
-    fn reload_done(&mut self, now: Moment, candidate: u32) {
+    pub(super) fn reload_done(&mut self, now: Moment, candidate: u32) {
         self.reload = None;
         let former: Vec<u32> = self
             .generations
@@ -263,38 +268,5 @@ impl State {
         });
         // The new configuration may want another number of workers.
         self.settle_slots(now);
-    }
-
-    /// Replaces, one at a time, workers of a generation that was rejected after they
-    /// had taken over.
-    fn roll_back(&mut self, now: Moment) {
-        let current = self.current;
-        let can = self
-            .generations
-            .get(&current)
-            .is_some_and(|generation| generation.can_fork() && generation.policy.preload);
-        if !can || self.slots.values().any(|slot| slot.replacement.is_some()) {
-            return;
-        }
-        let is_rejected = |id: WorkerId| {
-            self.workers.get(&id).is_some_and(|worker| {
-                worker.is_serving()
-                    && self
-                        .generations
-                        .get(&worker.identity.generation)
-                        .is_some_and(|generation| generation.standing == Standing::Rejected)
-            })
-        };
-        let next = self
-            .slots
-            .iter()
-            .find(|(_, slot)| slot.backoff.may_try() && slot.current.is_some_and(is_rejected))
-            .map(|(number, _)| *number);
-        if let Some(number) = next {
-            let id = self.spawn(now, number, current);
-            if let Some(slot) = self.slots.get_mut(&number) {
-                slot.replacement = id;
-            }
-        }
     }
 }

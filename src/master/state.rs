@@ -23,7 +23,8 @@
 //!   one, and at most one more waits.
 //! * **Recycling** (`recycle.rs`) replaces single workers while no reload does, and
 //!   `health.rs` finds those that hang.
-//! * **Stopping** (`stop.rs`) only ever becomes more urgent.
+//! * **Stopping** (`stop.rs`) only ever becomes more urgent. With a drain delay the
+//!   server goes on Running until it begins, and wishes other than to stop count no more.
 //!
 //! Promises, which the property tests hold it to: a worker that serves is told to
 //! make room for a replacement only when that replacement is ready; every process
@@ -76,6 +77,8 @@ pub(super) struct State {
     pub(super) announced: bool,
     /// The operator is told at this time even if not all first workers are ready.
     pub(super) announce_by: Option<Moment>,
+    /// TERM was sent: the server goes on until then, and stops.
+    pub(super) departs_at: Option<Moment>,
     /// What TTIN and TTOU have added to the configured number of workers.
     pub(super) adjustment: i64,
     /// WINCH has sent all workers away, until HUP or TTIN.
@@ -112,6 +115,7 @@ impl State {
             lifecycle: Lifecycle::Booting,
             announced: false,
             announce_by: None,
+            departs_at: None,
             adjustment: 0,
             dismissed: false,
             slots: BTreeMap::new(),
@@ -205,8 +209,13 @@ impl State {
         };
         let running = !self.is_stopping();
         earliest(
-            [stop, self.announce_by.filter(|_| running), self.inspect_at]
+            [stop, self.inspect_at]
                 .into_iter()
+                .chain(
+                    [self.announce_by, self.departs_at, self.probation_end()]
+                        .into_iter()
+                        .filter(|_| running),
+                )
                 .chain(self.workers.values().map(Worker::deadline))
                 .chain(
                     self.generations
@@ -270,7 +279,11 @@ impl State {
     fn on_command(&mut self, now: Moment, command: Command) {
         match command {
             Command::Stop | Command::StopQuickly => self.stop_ordered(now, command),
-            _ if self.is_stopping() => {}
+            Command::ReopenLogs => {
+                self.act(Action::ReopenLogs { only: None });
+                self.notify(Notice::LogsReopened);
+            }
+            _ if self.is_stopping() || self.departs_at.is_some() => {}
             Command::Reload => {
                 self.recall();
                 self.reload_ordered(now);
@@ -283,10 +296,6 @@ impl State {
                 if !mem::replace(&mut self.dismissed, true) {
                     self.notify(Notice::Dismissed);
                 }
-            }
-            Command::ReopenLogs => {
-                self.act(Action::ReopenLogs { only: None });
-                self.notify(Notice::LogsReopened);
             }
             Command::Upgrade => self.notify(Notice::UpgradeUnsupported),
         }
@@ -446,10 +455,15 @@ impl State {
     fn settle(&mut self, now: Moment) -> Vec<Action> {
         self.expire(now);
         self.bury(now);
+        if self.departs_at.is_some_and(|at| at <= now) {
+            self.depart(now);
+        }
         if self.is_stopping() {
             self.settle_stop(now);
         } else {
-            self.settle_fork_server(now);
+            if self.departs_at.is_none() {
+                self.settle_fork_server(now);
+            }
             self.settle_slots(now);
             self.settle_reload(now);
             self.settle_recycling(now);

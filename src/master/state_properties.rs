@@ -6,12 +6,12 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use rsgun_core::config::Size;
+use rsgun_core::config::{ReloadStrategy, Size};
 use rsgun_core::ipc::WorkerId;
 
-use super::event::{Command, Event};
+use super::event::{Command, Event, Policy};
 use super::exit::Exit;
-use super::state_world::{KILLED, World, import_error};
+use super::state_world::{KILLED, World, import_error, policy};
 
 /// Something random; the numbers choose among what is there.
 #[derive(Debug, Clone)]
@@ -71,6 +71,31 @@ fn incident() -> impl Strategy<Value = Incident> {
         3 => (1_u64..40_000).prop_map(Incident::Time),
         3 => (1_u64..15).prop_map(Incident::Seconds),
     ]
+}
+
+/// Settings of every kind that decisions depend on.
+fn settings() -> impl Strategy<Value = Policy> {
+    let strategy = prop_oneof![
+        Just(ReloadStrategy::Rolling),
+        Just(ReloadStrategy::Parallel)
+    ];
+    (
+        1_u32..5,
+        any::<bool>(),
+        strategy,
+        0_u32..3,
+        0_u64..3,
+        0_u64..2,
+    )
+        .prop_map(
+            |(workers, preload, strategy, missing, probation, delay)| Policy {
+                reload_strategy: strategy,
+                reload_max_unavailable: missing,
+                reload_probation: Duration::from_secs(probation),
+                drain_delay: Duration::from_secs(delay * 20),
+                ..policy(workers, preload)
+            },
+        )
 }
 
 fn pick<T: Copy>(list: &[T], number: usize) -> Option<T> {
@@ -196,12 +221,11 @@ proptest! {
 
     #[test]
     fn a_server_that_has_served_survives_everything(
-        workers in 1_u32..5,
-        preload: bool,
+        settings in settings(),
         late: bool,
         incidents in prop::collection::vec(incident(), 0..120),
     ) {
-        let mut world = World::booted(workers, preload);
+        let mut world = World::booted_of(settings);
         world.signs_come_late = late;
         for incident in &incidents {
             apply(&mut world, incident);
@@ -220,7 +244,7 @@ proptest! {
 
     #[test]
     fn with_good_code_no_serving_worker_is_missed(
-        workers in 1_u32..5,
+        settings in settings(),
         incidents in prop::collection::vec(
             prop_oneof![
                 2 => Just(Incident::Reload),
@@ -235,24 +259,30 @@ proptest! {
             0..200,
         ),
     ) {
-        let mut world = World::booted(workers, true);
+        let missing = match settings.reload_strategy {
+            ReloadStrategy::Rolling => settings.reload_max_unavailable,
+            ReloadStrategy::Parallel => 0,
+        };
+        // The first worker of a reload is there beside the others before any may be missing.
+        let promised = settings.workers.saturating_sub(missing).max(1) as usize;
+        let mut world = World::booted_of(settings);
         for incident in &incidents {
             apply(&mut world, incident);
             // Nothing but the boot timeout may take a worker out of service, and
             // that one hits only those that never were in it.
-            prop_assert!(world.serving().len() >= workers as usize);
+            prop_assert!(world.serving().len() >= promised);
         }
     }
 
     #[test]
     fn a_second_int_always_ends(
-        workers in 1_u32..5,
+        settings in settings(),
         booted: bool,
         incidents in prop::collection::vec(incident(), 0..60),
         between in prop::collection::vec(incident(), 0..10),
     ) {
         let mut world =
-            if booted { World::booted(workers, false) } else { World::new(workers, false) };
+            if booted { World::booted_of(settings) } else { World::of(settings) };
         world.signs_come_late = true;
         for incident in &incidents {
             apply(&mut world, incident);
@@ -276,17 +306,18 @@ proptest! {
 
     #[test]
     fn a_graceful_stop_ends_in_time_whoever_hangs(
-        workers in 1_u32..5,
+        settings in settings(),
         incidents in prop::collection::vec(incident(), 0..60),
     ) {
-        let mut world = World::booted(workers, false);
+        let mut world = World::booted_of(settings);
         world.signs_come_late = true;
         for incident in &incidents {
             apply(&mut world, incident);
         }
         world.command(Command::Stop);
-        // The graceful time-out, its margin, and the time that stacks and SIGKILL may take.
-        for _ in 0..45 {
+        // The delay, the graceful time-out, its margin, and the time that stacks and SIGKILL
+        // may take.
+        for _ in 0..65 {
             if world.exit.is_none() {
                 world.pass(Duration::from_secs(1));
             }

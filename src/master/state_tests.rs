@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use rsgun_core::ipc::{DrainReason, FromForkServer, FromWorker, ToWorker, WorkerId};
+use rsgun_core::ipc::{FromForkServer, FromWorker, WorkerId};
 
 use super::event::{Command, Event};
 use super::exit::Exit;
 use super::notice::Notice;
 use super::state_world::{KILLED, World, count, import_error};
-use super::stop::Urgency;
 
 fn milliseconds(count: u64) -> Duration {
     Duration::from_millis(count)
@@ -198,7 +197,11 @@ fn a_worker_that_dies_is_replaced_at_once_and_then_with_delay() {
             .find(|id| world.workers[id].identity.slot == 1)
             .unwrap();
         world.worker_dies(victim, KILLED);
-        let Some(Notice::WorkerDied { retry_in, .. }) = world.notices.pop() else {
+        let Some(Notice::WorkerDied {
+            retry_in: Some(retry_in),
+            ..
+        }) = world.notices.pop()
+        else {
             panic!("nobody was told")
         };
         delays.push(retry_in.as_millis());
@@ -357,109 +360,6 @@ fn ttin_and_ttou_change_the_number_and_one_worker_remains() {
         2,
         "what had no effect does not count"
     );
-}
-
-// === stop ===
-
-#[test]
-fn term_drains_and_the_listeners_go_with_the_last_one_that_accepts() {
-    let mut world = World::booted(2, false);
-    let ids = world.serving();
-    world.command(Command::Stop);
-    for id in &ids {
-        assert_eq!(
-            world.workers[id].order,
-            Some(ToWorker::Drain {
-                within_ms: 30_000,
-                reason: DrainReason::Stop
-            })
-        );
-    }
-    world.worker_draining(ids[0]);
-    assert!(!world.listeners_closed);
-    world.worker_draining(ids[1]);
-    assert!(world.listeners_closed);
-    world.command(Command::Stop);
-    assert_eq!(world.exit, None);
-    world.cooperate();
-    assert_eq!(world.exit, Some(0));
-    assert_eq!(world.notices.last(), Some(&Notice::Finished));
-}
-
-#[test]
-fn whoever_outstays_the_graceful_timeout_is_killed() {
-    let mut world = World::booted(1, false);
-    let id = world.serving()[0];
-    world.command(Command::Stop);
-    world.worker_draining(id);
-    world.pass(Duration::from_secs(34));
-    assert!(!world.is_killed(id));
-    world.pass(Duration::from_secs(1));
-    assert!(!world.is_killed(id), "its stacks come first");
-    world.answer_stacks(Some("Thread 1"));
-    assert!(world.is_killed(id));
-    assert_eq!(
-        count(
-            &world,
-            |n| matches!(n, Notice::WorkerOverdue { stacks: Some(text), .. } if text == "Thread 1")
-        ),
-        1
-    );
-    world.cooperate();
-    assert_eq!(world.exit, Some(0));
-}
-
-#[test]
-fn int_after_term_is_quick_and_int_after_int_is_at_once() {
-    let mut world = World::booted(2, false);
-    world.command(Command::Stop);
-    world.command(Command::StopQuickly);
-    for id in world.workers.keys() {
-        assert_eq!(world.workers[id].order, Some(ToWorker::Quit));
-    }
-    world.command(Command::StopQuickly);
-    let ids: Vec<WorkerId> = world.workers.keys().copied().collect();
-    assert!(ids.iter().all(|id| world.is_killed(*id)));
-    assert!(world.is_killed_server(1));
-    world.cooperate();
-    assert_eq!(world.exit, Some(0));
-    let urgencies: Vec<Urgency> = world
-        .notices
-        .iter()
-        .filter_map(|notice| match notice {
-            Notice::Stopping { urgency } => Some(*urgency),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(urgencies, [Urgency::Graceful, Urgency::Quick, Urgency::Now]);
-}
-
-#[test]
-fn a_process_that_even_sigkill_does_not_end_is_left_behind() {
-    let mut world = World::booted(1, false);
-    world.command(Command::StopQuickly);
-    world.command(Command::Stop);
-    world.server_dies(1, KILLED);
-    world.pass(Duration::from_secs(5));
-    assert_eq!(world.exit, Some(0));
-    assert_eq!(count(&world, |n| matches!(n, Notice::LeftBehind { .. })), 1);
-}
-
-#[test]
-fn commands_after_the_stop_do_nothing() {
-    let mut world = World::booted(1, false);
-    world.command(Command::Stop);
-    for command in [
-        Command::Reload,
-        Command::More,
-        Command::Fewer,
-        Command::Upgrade,
-    ] {
-        world.command(command);
-    }
-    world.cooperate();
-    assert_eq!(world.exit, Some(0));
-    assert_eq!(world.resolving, None);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use rsgun_core::config::Size;
+use rsgun_core::config::{ReloadStrategy, Size};
 use rsgun_core::ipc::{
     DrainReason, Failure, FailureKind, FromForkServer, FromWorker, Identity, ToWorker, WorkerId,
 };
@@ -52,9 +52,30 @@ pub(super) struct Process {
     pub(super) ready: bool,
     pub(super) order: Option<ToWorker>,
     pub(super) draining: bool,
+    pub(super) stops_soon: bool,
     /// Its event loop has not come round since; `None`: it has just now.
     pub(super) silent_since: Option<Moment>,
     pub(super) resident: Size,
+}
+
+/// The settings of a plain world: no probation, no delay.
+pub(super) fn policy(workers: u32, preload: bool) -> Policy {
+    Policy {
+        workers,
+        preload,
+        graceful_timeout: Duration::from_secs(30),
+        drain_delay: Duration::ZERO,
+        reload_strategy: ReloadStrategy::Rolling,
+        reload_max_unavailable: 0,
+        reload_probation: Duration::ZERO,
+        boot_timeout: Some(Duration::from_secs(60)),
+        timeout: Some(TIMEOUT),
+        max_lifetime: None,
+        max_lifetime_jitter: Duration::ZERO,
+        max_rss: Some(Size::from_bytes(1000)),
+        hard_max_rss: Some(Size::from_bytes(2000)),
+        interpreter: "/usr/bin/python3".to_owned(),
+    }
 }
 
 /// The state machine and everything around it.
@@ -80,19 +101,12 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(workers: u32, preload: bool) -> Self {
+        Self::of(policy(workers, preload))
+    }
+
+    /// A world with these settings, in which the master was just started.
+    pub(super) fn of(policy: Policy) -> Self {
         let now = Moment::from_ms(1_000_000);
-        let policy = Policy {
-            workers,
-            preload,
-            graceful_timeout: Duration::from_secs(30),
-            boot_timeout: Some(Duration::from_secs(60)),
-            timeout: Some(TIMEOUT),
-            max_lifetime: None,
-            max_lifetime_jitter: Duration::ZERO,
-            max_rss: Some(Size::from_bytes(1000)),
-            hard_max_rss: Some(Size::from_bytes(2000)),
-            interpreter: "/usr/bin/python3".to_owned(),
-        };
         let (state, actions) = State::boot(now, policy.clone());
         let mut world = Self {
             state,
@@ -116,7 +130,13 @@ impl World {
 
     /// A world in which all workers serve.
     pub(super) fn booted(workers: u32, preload: bool) -> Self {
-        let mut world = Self::new(workers, preload);
+        Self::booted_of(policy(workers, preload))
+    }
+
+    /// The same with these settings.
+    pub(super) fn booted_of(policy: Policy) -> Self {
+        let workers = policy.workers;
+        let mut world = Self::of(policy);
         world.cooperate();
         assert_eq!(world.serving().len(), workers as usize);
         world.notices.clear();
@@ -179,6 +199,7 @@ impl World {
                         ready: false,
                         order: None,
                         draining: false,
+                        stops_soon: false,
                         silent_since: None,
                         resident: Size::from_bytes(100),
                     };
@@ -292,18 +313,28 @@ impl World {
                     && !other.draining
                     && other.order.is_none()
             });
+            let may_be_missing = self.state.slots_without_service() <= self.may_be_missing();
             assert!(
-                replaced || slot > self.state.target(),
+                replaced || slot > self.state.target() || may_be_missing,
                 "worker {id:?} of slot {slot} drains without a replacement"
             );
         }
         if let Some(worker) = self.workers.get_mut(&id) {
-            if order == ToWorker::Acknowledge {
-                worker.acknowledged = true;
-            } else {
-                worker.order = Some(order);
+            match order {
+                ToWorker::Acknowledge => worker.acknowledged = true,
+                ToWorker::StopsSoon => worker.stops_soon = true,
+                _ => worker.order = Some(order),
             }
         }
+    }
+
+    /// How many slots a reload in progress may leave without a worker that serves.
+    fn may_be_missing(&self) -> u32 {
+        let candidate = self.state.reload_generation();
+        candidate
+            .and_then(|number| self.state.generations.get(&number))
+            .filter(|new| new.policy.reload_strategy == ReloadStrategy::Rolling)
+            .map_or(0, |new| new.policy.reload_max_unavailable)
     }
 
     fn check(&self) {

@@ -1,5 +1,9 @@
 //! Stopping: gracefully, quickly, at once. It only ever becomes more urgent.
 //!
+//! With `--drain-delay` a TERM only announces the stop at first: the workers go on
+//! accepting, so that balancers have time to look elsewhere, and answer with
+//! `Connection: close`. When the delay is over, or another signal comes, it begins.
+//!
 //! * **Graceful** (TERM): each worker takes what waits to be accepted, shuts the
 //!   listeners down at once (new clients are refused from then on instead of waiting in
 //!   a queue that nobody reads), answers everything, and ends. A client that arrives
@@ -59,7 +63,15 @@ impl State {
         } else {
             Urgency::Quick
         };
+        let delay = self
+            .policy()
+            .map_or(Duration::ZERO, |policy| policy.drain_delay);
         let Lifecycle::Stopping(stop) = &mut self.lifecycle else {
+            let may_wait = wanted == Urgency::Graceful && !self.is_booting();
+            if may_wait && !delay.is_zero() && self.departs_at.is_none() {
+                self.stop_later(now, delay);
+                return;
+            }
             self.notify(Notice::Stopping { urgency: wanted });
             self.begin_stop(now, wanted, 0);
             return;
@@ -75,6 +87,35 @@ impl State {
         }
     }
 
+    /// Lets the server stop after a while.
+    fn stop_later(&mut self, now: Moment, delay: Duration) {
+        self.departs_at = Some(now + delay);
+        self.reload_waits = false;
+        self.notify(Notice::StopsSoon { delay });
+        let serving: Vec<WorkerId> = self
+            .workers
+            .values()
+            .filter(|worker| worker.is_serving())
+            .map(|worker| worker.identity.id)
+            .collect();
+        for id in serving {
+            self.announce_stop(id);
+        }
+    }
+
+    /// Tells a worker that the server stops soon.
+    pub(super) fn announce_stop(&mut self, id: WorkerId) {
+        let order = ToWorker::StopsSoon;
+        self.act(Action::Tell { id, order });
+    }
+
+    /// The delay of a stop is over.
+    pub(super) fn depart(&mut self, now: Moment) {
+        let urgency = Urgency::Graceful;
+        self.notify(Notice::Stopping { urgency });
+        self.begin_stop(now, urgency, 0);
+    }
+
     pub(super) fn begin_stop(&mut self, now: Moment, urgency: Urgency, code: u8) {
         self.lifecycle = Lifecycle::Stopping(Stop {
             urgency,
@@ -83,6 +124,7 @@ impl State {
             listeners_closed: false,
             over: false,
         });
+        self.departs_at = None;
         self.reload = None;
         self.reload_waits = false;
         self.hasten(now, urgency);

@@ -42,15 +42,30 @@ impl State {
             worker.retire_at = retire_at;
         }
         self.notify(Notice::WorkerReady { worker: label });
-        self.canary_ready(label.identity.generation);
-        if let Some(slot) = self.slots.get_mut(&label.identity.slot)
-            && slot.replacement == Some(id)
-        {
-            slot.replacement = None;
-            slot.backoff.reset();
-            if let Some(old) = slot.current.replace(id) {
-                self.retire(now, old);
-            }
+        if self.departs_at.is_some() {
+            self.announce_stop(id);
+        }
+        self.canary_ready(now, label.identity.generation);
+        let is_replacement = self
+            .slots
+            .get(&label.identity.slot)
+            .is_some_and(|slot| slot.replacement == Some(id));
+        if is_replacement && !self.is_on_probation(label.identity.generation) {
+            self.take_over(now, label.identity.slot);
+        }
+    }
+
+    /// The replacement in a slot becomes its current worker, and the old one goes.
+    pub(super) fn take_over(&mut self, now: Moment, number: u32) {
+        let Some(slot) = self.slots.get_mut(&number) else {
+            return;
+        };
+        let Some(id) = slot.replacement.take() else {
+            return;
+        };
+        slot.backoff.reset();
+        if let Some(old) = slot.current.replace(id) {
+            self.retire(now, old);
         }
     }
 

@@ -105,7 +105,7 @@ def test_master_stays(start: Start, module: Module) -> None:
 
 def test_old_code_serves_until_the_new_is_ready(start: Start, module: Module) -> None:
     """A slow start costs nothing: somebody serves at every moment."""
-    server = start(workers=1)
+    server = start("--reload-probation", "0", workers=1)
     module("main", versioned("second", startup="await asyncio.sleep(1.5)"))
     reload(server)
     seen = []

@@ -113,6 +113,8 @@ pub enum FromForkServer {
 pub enum ToWorker {
     /// The master knows the pid from [`FromWorker::Hello`]: go on.
     Acknowledge,
+    /// The whole server stops in a while: go on, but let each answer end its connection.
+    StopsSoon,
     /// Stop accepting, answer what was accepted, run the lifespan shutdown, exit.
     Drain {
         /// Milliseconds after which what still runs is cancelled.

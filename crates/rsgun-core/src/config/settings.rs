@@ -193,6 +193,37 @@ declare! {
                       not open connections or start threads while it is imported, since the \
                       workers would share the former and miss the latter.",
         }
+        /// How a reload replaces the workers: rolling (one after the other) or parallel.
+        reload_strategy: ReloadStrategy = value::reload_strategy, {
+            name: "reload-strategy",
+            section: Section::Workers,
+            placeholder: "rolling|parallel",
+            default: Some("rolling"),
+            details: "The first worker of the new code must be ready in any case before anything \
+                      else happens. With `parallel` the replacements of all other workers then \
+                      start at once, which is faster and needs room for twice as many workers.",
+        }
+        /// Workers that may be missing while a rolling reload starts their replacements.
+        reload_max_unavailable: u32 = |texts| value::number(texts, &(0..=511)), {
+            name: "reload-max-unavailable",
+            section: Section::Workers,
+            kind: Kind::Number,
+            placeholder: "N",
+            default: Some("0"),
+            details: "With 0 each replacement is ready before its old worker drains. With more, so \
+                      many old workers at a time drain first, where there is no memory for more \
+                      workers than usual; the first worker of the new code is one more even so.",
+        }
+        /// Seconds that the first worker of a reload must survive before old ones go.
+        reload_probation: Milliseconds = value::decimal_seconds, {
+            name: "reload-probation",
+            section: Section::Workers,
+            kind: Kind::Decimal,
+            placeholder: "SECONDS",
+            default: Some("1"),
+            details: "It serves beside the old workers so long. If it crashes or hangs, the reload \
+                      ends there, and the old workers serve on.",
+        }
         /// The Python interpreter.
         python: Option<PathBuf> = value::optional_path, {
             name: "python",
@@ -221,6 +252,19 @@ declare! {
             placeholder: "SECONDS",
             default: Some("30"),
             details: "What still runs then is cancelled.",
+        }
+        /// Seconds that the server goes on accepting after TERM, before it drains.
+        drain_delay: u32 = value::seconds, {
+            name: "drain-delay",
+            section: Section::Timeouts,
+            kind: Kind::Number,
+            placeholder: "SECONDS",
+            default: Some("0"),
+            details: "For load balancers that learn only after a while that this server leaves: \
+                      new connections are served meanwhile, and every answer says `Connection: \
+                      close`. A second `TERM` ends the delay. It comes on top of \
+                      `graceful-timeout`: the sum and 5 seconds must fit into the time that the \
+                      system gives a service to stop.",
         }
         /// Seconds that an idle connection is kept open; 0 closes it after each answer.
         keep_alive: u32 = value::seconds, {
@@ -619,6 +663,16 @@ pub enum WorkerCount {
     Fixed(u32),
     /// As many as there are processors to use.
     Auto,
+}
+
+/// `--reload-strategy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReloadStrategy {
+    /// One worker after the other.
+    Rolling,
+    /// All at once, after the first one.
+    Parallel,
 }
 
 /// `--access-logfile` and `--error-logfile`.

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::{Lifespan, LogTarget, Milliseconds, Size, WebSockets, WorkerCount};
+use super::{Lifespan, LogTarget, Milliseconds, ReloadStrategy, Size, WebSockets, WorkerCount};
 use crate::listeners::{Address, AddressError};
 use crate::log::Level;
 
@@ -318,6 +318,17 @@ pub(super) fn lifespan(texts: &[String]) -> Read<Lifespan> {
             ("auto", Lifespan::Auto),
             ("on", Lifespan::On),
             ("off", Lifespan::Off),
+        ],
+    )
+}
+
+/// `--reload-strategy`.
+pub(super) fn reload_strategy(texts: &[String]) -> Read<ReloadStrategy> {
+    choice(
+        texts,
+        &[
+            ("rolling", ReloadStrategy::Rolling),
+            ("parallel", ReloadStrategy::Parallel),
         ],
     )
 }

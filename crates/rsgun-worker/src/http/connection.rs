@@ -50,6 +50,8 @@ pub(crate) struct Common {
     pub(crate) keep_alive_ms: u64,
     /// When the worker began to drain, milliseconds of the reactor's clock.
     pub(crate) draining_since: Cell<Option<u64>>,
+    /// The worker is about to drain: no connection is kept for another request.
+    pub(crate) stops_soon: Cell<bool>,
     /// `None`: WebSockets are not served.
     pub(crate) websocket: Option<Limits>,
     /// How WebSockets are closed, once the worker drains.
@@ -60,7 +62,7 @@ pub(crate) struct Common {
 
 impl Common {
     fn closes_after_answer(&self) -> bool {
-        self.keep_alive_ms == 0 || self.draining_since.get().is_some()
+        self.keep_alive_ms == 0 || self.stops_soon.get() || self.draining_since.get().is_some()
     }
 }
 

@@ -177,6 +177,7 @@ impl Reactor {
             common: Rc::new(Common {
                 keep_alive_ms: parts.keep_alive_ms,
                 draining_since: Cell::new(None),
+                stops_soon: Cell::new(false),
                 websocket: parts.websocket,
                 farewell: Cell::new(None),
                 websockets: Cell::new(0),
@@ -272,6 +273,16 @@ impl Reactor {
     /// The scoreboard of this worker.
     pub(crate) fn board(&self) -> &SharedMemory<Scoreboard> {
         &self.board
+    }
+
+    /// Ends each connection with its next answer, although the worker goes on.
+    pub(crate) fn announce_stop(&self) {
+        self.common.stops_soon.set(true);
+    }
+
+    /// Whether the stop of the server was announced.
+    pub(crate) fn stops_soon(&self) -> bool {
+        self.common.stops_soon.get()
     }
 
     /// Tells every connection that the worker drains from now on, and WebSockets how

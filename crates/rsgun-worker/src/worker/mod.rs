@@ -368,8 +368,12 @@ impl Worker {
         Ok(())
     }
 
-    /// The master has not said anything about the SIGTERM.
+    /// The master has not said anything about the SIGTERM, or only that the server
+    /// stops soon, which is what the signal was about.
     fn _drain_alone(&self, py: Python<'_>) {
+        if reactor::current().is_ok_and(|reactor| reactor.stops_soon()) {
+            return;
+        }
         let within_ms = self.graceful_ms;
         self.carry_out(
             py,
@@ -395,6 +399,12 @@ impl Worker {
                     ToWorker::Acknowledge => continue,
                     ToWorker::ChangeLogs => {
                         change_logs(message.fds);
+                        continue;
+                    }
+                    ToWorker::StopsSoon => {
+                        if let Ok(reactor) = reactor::current() {
+                            reactor.announce_stop();
+                        }
                         continue;
                     }
                     ToWorker::Quit => Order::Quit,

@@ -1,0 +1,151 @@
+"""How a reload exchanges the workers: probation, one by one, all at once, some missing."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness.server import Server
+from harness.sources import versioned
+from harness.target import rsgun_only
+from harness.waiting import eventually, wait_gone
+
+pytestmark = rsgun_only
+
+Serve = Callable[..., Server]
+Module = Callable[[str, str], Path]
+Start = Callable[..., Server]
+
+SLOW = "await asyncio.sleep(0.7)"
+
+
+@pytest.fixture
+def start(serve: Serve, module: Module, tmp_path: Path) -> Start:
+    """Serves version ``first`` of ``main``."""
+
+    def begin(*arguments: str, workers: int = 2) -> Server:
+        module("main", versioned("first"))
+        server = serve("main:app", "--app-dir", str(tmp_path), "-w", str(workers), *arguments)
+        server.wait_for_workers(workers)
+        return server
+
+    return begin
+
+
+def generations(server: Server) -> list[int]:
+    """The generation of each worker that lives."""
+    found = (re.search(r"\[gen (\d+)\]", worker.title) for worker in server.workers())
+    return sorted(int(match[1]) for match in found if match)
+
+
+def reload(server: Server) -> int:
+    """Sends SIGHUP; returns where the output about it begins."""
+    since = server.output.mark()
+    server.send_signal(signal.SIGHUP)
+    return since
+
+
+class TestProbation:
+    def test_first_new_worker_serves_beside_all_old_ones(
+        self, start: Start, module: Module
+    ) -> None:
+        server = start("--reload-probation", "30")
+        before = {worker.pid for worker in server.workers()}
+        module("main", versioned("second"))
+        since = reload(server)
+        server.wait_for_line(r"Worker 1 started \[.*generation 2\]", since=since)
+        eventually(lambda: server.get().text.startswith("second "), "an answer of the new code")
+        assert before < {worker.pid for worker in server.workers()}
+
+    @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["plain", "preload"])
+    def test_crash_keeps_the_old_workers(
+        self, start: Start, module: Module, preload: tuple[str, ...]
+    ) -> None:
+        server = start("--reload-probation", "30", *preload)
+        before = {worker.pid for worker in server.workers()}
+        module("main", versioned("second"))
+        since = reload(server)
+        server.wait_for_line(r"Worker 1 started \[.*generation 2\]", since=since)
+        (canary,) = (worker for worker in server.workers() if "[gen 2]" in worker.title)
+        os.kill(canary.pid, signal.SIGSEGV)
+        server.wait_for_line(
+            r"^ERROR: .*Reload failed, generation 1 stays .* was killed by SIGSEGV", since=since
+        )
+        server.wait_for_generation(1, 2)
+        assert {worker.pid for worker in server.workers()} == before
+        assert server.get().text.startswith("first ")
+
+    def test_without_probation_old_workers_go_at_once(self, start: Start, module: Module) -> None:
+        server = start("--reload-probation", "0", workers=1)
+        module("main", versioned("second"))
+        reload(server)
+        server.wait_for_generation(2, 1)
+
+
+def test_parallel_starts_all_others_at_once(start: Start, module: Module) -> None:
+    server = start("--reload-strategy", "parallel", "--reload-probation", "0", workers=3)
+    module("main", versioned("second", startup=SLOW))
+    reload(server)
+    eventually(lambda: generations(server) == [1, 1, 1, 2], "the first new worker")
+    eventually(lambda: generations(server).count(2) == 3, "all new workers", 20)
+    server.wait_for_generation(2, 3)
+    assert server.get().text.startswith("second ")
+
+
+def test_workers_may_be_missing(start: Start, module: Module) -> None:
+    """Never more workers than usual, but for the first new one."""
+    server = start("--reload-max-unavailable", "1", "--reload-probation", "0", workers=3)
+    module("main", versioned("second", startup=SLOW))
+    reload(server)
+    seen = []
+
+    def over() -> bool:
+        seen.append(generations(server))
+        return seen[-1] == [2, 2, 2]
+
+    eventually(over, "the new generation", 30)
+    assert [1, 1, 1, 2] in seen
+    after = seen[max(i for i, found in enumerate(seen) if found == [1, 1, 1, 2]) + 1 :]
+    assert [1, 2, 2] in after, "an old one drained before its successor was ready"
+
+
+def test_strategy_is_checked(run: Callable[..., object]) -> None:
+    result = run("lab:app", "--reload-strategy", "blue-green")
+    assert result.returncode == 2
+    assert "--reload-strategy" in result.stderr
+    assert "rolling" in result.stderr
+
+
+def test_broken_code_and_ttin_harm_nobody(start: Start, module: Module) -> None:
+    """The worker that is to be added cannot start; those that serve are not touched."""
+    server = start()
+    before = {worker.pid for worker in server.workers()}
+    module("main", "raise RuntimeError('broken on the disk')\n")
+    server.tolerates_tracebacks = True
+    since = server.output.mark()
+    server.send_signal(signal.SIGTTIN)
+    server.wait_for_line(r"^ERROR: .*Worker 3 .*could not start", since=since)
+    assert "broken on the disk" in "\n".join(server.lines("stderr", since))
+    assert before <= {worker.pid for worker in server.workers()}
+    for _ in range(5):
+        assert server.get().text.startswith("first ")
+    module("main", versioned("second"))
+    server.wait_for_line(r"Worker 3 started", since=since)
+
+
+def test_worker_killed_while_it_drains_changes_nothing(start: Start, module: Module) -> None:
+    server = start("--reload-probation", "0", workers=1)
+    (old,) = server.workers()
+    with server.connect() as connection:
+        connection.request("/slow?20000")
+        connection.silent(0.2)
+        module("main", versioned("second"))
+        since = reload(server)
+        server.wait_for_line("Reload complete", since=since)
+        os.kill(old.pid, signal.SIGKILL)
+        assert wait_gone(old.pid)
+    server.wait_for_generation(2, 1)
