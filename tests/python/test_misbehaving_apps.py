@@ -154,7 +154,7 @@ def test_mistake_before_the_head_is_a_500(server: Server, name: str) -> None:
     assert b"Mistake" not in response.body, "the traceback is not for the client"
     lines = logged(server, since)
     if name not in WITHOUT_TRACEBACK and TARGET == "rsgun":
-        assert server.tracebacks(since) >= 1, lines
+        eventually(lambda: server.tracebacks(since) >= 1, f"a traceback after {lines}")
     still_serves(server)
 
 
@@ -170,10 +170,15 @@ def test_mistake_after_the_head_ends_the_connection_early(server: Server, name: 
 @pytest.mark.parametrize("name", ["raises_in_a_stream", "raises_in_a_stream_with_length"])
 def test_connection_ends_at_once_after_a_mistake(server: Server, name: str) -> None:
     """The client does not wait for a time-out to learn that there is no more."""
-    with server.connect() as connection:
-        began = time.monotonic()
-        assert outcome(connection, name) is None
-        assert time.monotonic() - began < 0.7
+
+    def takes() -> float:
+        with server.connect() as connection:
+            began = time.monotonic()
+            assert outcome(connection, name) is None
+            return time.monotonic() - began
+
+    # Whatever else the machine does, one of several is fast.
+    assert min(takes() for _ in range(5)) < 0.7
 
 
 @pytest.mark.parametrize("name", cases(EITHER, {"body_is_none"}))
@@ -236,18 +241,24 @@ def test_body_where_none_is_allowed_is_not_sent(server: Server, name: str) -> No
         ("unknown_message", "http.response.nonsense"),
     ],
 )
-def test_log_names_the_mistake_once(server: Server, name: str, text: str) -> None:
+def test_log_names_the_mistake_once(serve: Serve, name: str, text: str) -> None:
     """One traceback of the application, which names the thing and shows its file."""
+    # A server of its own: what a test before has caused may be logged late.
+    server = serve("misbehaving:app")
+    server.tolerates_tracebacks = True
     since = server.output.mark()
     with server.connect() as connection:
         outcome(connection, name)
     logged(server, since)
     still_serves(server)
-    found = "\n".join(server.lines("stderr", since))
-    assert text in found
+
+    def is_complete() -> str:
+        found = "\n".join(server.lines("stderr", since))
+        return found if text in found and "misbehaving.py" in found else ""
+
+    found = eventually(is_complete, f"{text} and its file in the log")
     count = server.tracebacks(since)
     assert count == 1 or (name == "raises_a_group" and count <= 2), found
-    assert "misbehaving.py" in found
 
 
 @rsgun_only

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -71,7 +72,7 @@ def test_broken_code_keeps_the_old_one_serving(start: Start, module: Module, how
     server.tolerates_tracebacks = True
     since = reload(server)
     server.wait_for_line(r"(?i)^(ERROR|CRITICAL): .*(reload|generation)", since=since)
-    assert text in "\n".join(server.lines("stderr", since))
+    server.wait_for_line(re.escape(text), stream="stderr", since=since)
     server.wait_for_generation(1, 2)
     assert {worker.pid for worker in server.workers()} == before
     for _ in range(10):
@@ -115,7 +116,7 @@ def test_old_code_serves_until_the_new_is_ready(start: Start, module: Module) ->
         return seen[-1] == "second"
 
     eventually(both, "the new code", 20)
-    assert seen.count("first") > 50, "requests were not answered while the new code started"
+    assert seen.count("first") > 10, "requests were not answered while the new code started"
     assert "first" not in seen[seen.index("second") + 5 :]
 
 
@@ -257,5 +258,4 @@ def test_log_tells_about_the_reload(start: Start, module: Module) -> None:
     module("main", versioned("second"))
     since = reload(server)
     server.wait_for_generation(2, 2)
-    lines = "\n".join(server.lines("stderr", since))
-    assert "generation 2" in lines or "gen=2" in lines or "generation=2" in lines
+    server.wait_for_line("generation 2", stream="stderr", since=since)

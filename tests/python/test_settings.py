@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -322,7 +323,7 @@ class TestPrecedence:
         since = server.output.mark()
         server.send_signal(signal.SIGHUP)
         server.wait_for_line("^ERROR: .*[Rr]eload", since=since)
-        assert any(str(path) in line for line in server.lines("stderr", since))
+        server.wait_for_line(re.escape(str(path)), stream="stderr", since=since)
         assert {worker.pid for worker in server.workers()} == before
         assert server.get("/ping").body == b"pong"
 

@@ -365,7 +365,7 @@ def test_application_is_told_at_once(
         start = time.monotonic()
         end(socket)
         server.wait_for_line(f"^noted disconnect {expected}$", since=since)
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 10
 
 
 def test_messages_come_before_the_disconnect(server: Server) -> None:
@@ -556,7 +556,7 @@ def test_quick_stop_closes_at_once(serve: Serve, number: int) -> None:
             assert socket.receive().code == 1001
             assert socket.ends()
         assert server.wait() == 0
-        assert time.monotonic() - start < 4
+        assert time.monotonic() - start < 10
 
 
 # --- many -------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import IO
 
 from . import processes
 from .target import APPS, TARGET, command
-from .waiting import DEADLINE, DeadlineMissed, eventually, wait_gone
+from .waiting import DEADLINE, PATIENCE, DeadlineMissed, eventually, wait_gone
 from .wire import Connection, Response
 
 RUNNING = re.compile(
@@ -266,7 +266,7 @@ class Server:
             raise DeadlineMissed(f"{missed}, there are {titles}\n{self.report()}") from None
         return found if isinstance(found, list) else []
 
-    def wait_for_generation(self, number: int, count: int, deadline: float = 20) -> None:
+    def wait_for_generation(self, number: int, count: int, deadline: float = 20 * PATIENCE) -> None:
         """Waits until fork server and workers are of this generation, and no others are left."""
         expected = [f"rsgun: fork server [gen {number}]"]
         expected += [f"rsgun: worker {slot} [gen {number}]" for slot in range(1, count + 1)]
@@ -296,7 +296,7 @@ class Server:
         except subprocess.TimeoutExpired:
             raise DeadlineMissed(f"still runs after {deadline:.0f} s\n{self.report()}") from None
         for reader in self._readers:
-            reader.join(2)
+            reader.join(5 * PATIENCE)
         return code
 
     def stop(self, number: int = signal.SIGTERM, deadline: float = DEADLINE) -> int:
@@ -304,7 +304,7 @@ class Server:
         self.send_signal(number)
         return self.wait(deadline)
 
-    def leftovers(self, deadline: float = 5) -> list[processes.Process]:
+    def leftovers(self, deadline: float = DEADLINE) -> list[processes.Process]:
         """Processes that outlive the master for longer than the deadline."""
         end = time.monotonic() + deadline
         for process in self.family():

@@ -24,6 +24,8 @@ async def app(scope, receive, send):
                 return
     if scope["path"] == "/slow":
         await asyncio.sleep(int(scope["query_string"] or b"20") / 1000)
+    while scope["path"] == "/wait" and not os.path.exists("released"):
+        await asyncio.sleep(0.02)
     body = f"{{VERSION}} {{os.getpid()}} {{os.getppid()}}".encode()
     headers = [(b"content-length", str(len(body)).encode())]
     await send({{"type": "http.response.start", "status": 200, "headers": headers}})
@@ -33,6 +35,8 @@ async def app(scope, receive, send):
 
 def versioned(version: str, *, top: str = "", startup: str = "pass", shutdown: str = "pass") -> str:
     """An application that answers with its version, its pid and that of its parent.
+
+    ``/slow?MS`` takes so long, ``/wait`` until there is a file ``released``.
 
     ``top`` runs at import, ``startup`` and ``shutdown`` (one line each) in the lifespan.
     """
