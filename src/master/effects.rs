@@ -17,7 +17,8 @@ use rsgun_core::config::{Settings, Source};
 use rsgun_core::ipc::{Identity, ToForkServer, WorkerId};
 use rsgun_core::listeners::{self, Change, Listener, Manner, Origin};
 use rsgun_core::log::output::{self, Files};
-use rsgun_core::scoreboard::{Roster, now_ms};
+use rsgun_core::roster::Roster;
+use rsgun_core::scoreboard::now_ms;
 use rsgun_core::sys::process;
 use rsgun_core::sys::shared::Shared;
 use rsgun_core::sys::stacks::Report;
@@ -34,7 +35,7 @@ use super::link::Link;
 use super::moment::Moment;
 use super::notice::{InFlight, Notice, seconds};
 use super::spawn::{Interpreter, WorkerHandle};
-use super::{memory, stacks};
+use super::{memory, processors, stacks};
 use crate::python::Surroundings;
 
 /// The processes, sockets and files of the master.
@@ -369,20 +370,18 @@ impl Effects {
             .get_mut(&generation)
             .and_then(|new| new.change.take());
         if let Some(change) = change {
-            let before: Vec<String> = self.listeners.iter().map(Listener::url).collect();
+            let before = urls(&self.listeners);
             let (kept, retired) = change.apply(std::mem::take(&mut self.listeners));
             self.listeners = kept;
-            for listener in self
-                .listeners
-                .iter()
-                .filter(|one| !before.contains(&one.url()))
-            {
-                tracing::info!("rsgun running on {} from now on", listener.url());
+            for url in urls(&self.listeners) {
+                if !before.contains(&url) {
+                    tracing::info!("rsgun running on {url} from now on");
+                }
             }
-            for listener in &retired {
-                tracing::info!("rsgun no longer listens on {}", listener.url());
-                give_up(listener);
+            for url in urls(&retired) {
+                tracing::info!("rsgun no longer listens on {url}");
             }
+            retired.iter().for_each(give_up);
         }
     }
 
@@ -426,8 +425,8 @@ impl Effects {
             if let Some(launcher) = self.launcher.take() {
                 launcher.release();
             }
-            for listener in &self.listeners {
-                tracing::info!("rsgun running on {} (Press CTRL+C to quit)", listener.url());
+            for url in urls(&self.listeners) {
+                tracing::info!("rsgun running on {url} (Press CTRL+C to quit)");
             }
         }
     }
@@ -468,8 +467,19 @@ pub(super) fn manner(settings: &Settings, umask: Option<u32>) -> Manner {
     Manner {
         backlog: settings.backlog,
         mode: Manner::MODE & !umask.unwrap_or(0),
+        reuse_port: settings.reuse_port.then(|| {
+            let workers = usize::try_from(processors::workers(settings.workers)).unwrap_or(1);
+            workers.min(Manner::QUEUES_MAX)
+        }),
         owner: (settings.run_as.as_ref()).map(|run_as| (run_as.uid, run_as.gid)),
     }
+}
+
+/// Where listeners listen, each address once.
+fn urls(listeners: &[Listener]) -> Vec<String> {
+    let mut urls: Vec<String> = listeners.iter().map(Listener::url).collect();
+    urls.dedup();
+    urls
 }
 
 /// The process title of the master.

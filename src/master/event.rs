@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use rsgun_core::config::{ReloadStrategy, Settings, Size, WorkerCount};
+use rsgun_core::config::{ReloadStrategy, Settings, Size};
 use rsgun_core::ipc::{FromForkServer, FromWorker, Identity, ToWorker, WorkerId};
 use rsgun_core::scoreboard::Phase;
 
@@ -185,10 +185,7 @@ impl Policy {
     pub(super) fn new(settings: &Settings, interpreter: &Path) -> Self {
         let limit = |seconds: u32| (seconds > 0).then(|| Duration::from_secs(seconds.into()));
         Self {
-            workers: match settings.workers {
-                WorkerCount::Fixed(number) => number,
-                WorkerCount::Auto => processors::workers(),
-            },
+            workers: processors::workers(settings.workers),
             preload: settings.preload,
             graceful_timeout: Duration::from_secs(settings.graceful_timeout.into()),
             drain_delay: Duration::from_secs(settings.drain_delay.into()),

@@ -17,10 +17,15 @@
 use std::fs;
 use std::path::Path;
 
+use rsgun_core::config::WorkerCount;
+
 use super::state::SLOTS_MAX;
 
-/// How many workers there should be in this process's surroundings.
-pub(super) fn workers() -> u32 {
+/// How many workers a setting stands for in this process's surroundings.
+pub(super) fn workers(setting: WorkerCount) -> u32 {
+    if let WorkerCount::Fixed(number) = setting {
+        return number;
+    }
     let text = |path| fs::read_to_string(path).unwrap_or_default();
     count(
         &text("/proc/self/status"),

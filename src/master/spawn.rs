@@ -7,10 +7,11 @@ use std::process::Command;
 
 use rsgun_core::bootstrap;
 use rsgun_core::ipc::{
-    Channel, Extension, FromForkServer, FromWorker, Identity, ToForkServer, ToWorker,
+    Channel, Extension, FromForkServer, FromWorker, Identity, Role, ToForkServer, ToWorker,
 };
 use rsgun_core::listeners::{Listener, Origin};
-use rsgun_core::scoreboard::{Roster, Scoreboard};
+use rsgun_core::roster::Roster;
+use rsgun_core::scoreboard::Scoreboard;
 use rsgun_core::sys::credentials::Credentials;
 use rsgun_core::sys::shared::Shared;
 use rsgun_core::sys::signals::HeldBack;
@@ -176,14 +177,11 @@ impl WorkerHandle {
             move |message| Event::Worker { id, message },
             Event::WorkerClosed { id },
         )?;
-        let inherited = listeners
-            .iter()
-            .map(|listener| listener.origin() == Origin::Inherited)
-            .collect();
+        let listeners = roles(listeners, identity.slot);
         server.send(
             ToForkServer::Spawn {
                 identity,
-                inherited,
+                listeners,
             },
             fds,
         );
@@ -194,6 +192,29 @@ impl WorkerHandle {
             report,
         })
     }
+}
+
+/// What each listener is to the worker of a slot. Of several sockets with the same
+/// address each belongs to a slot, in turn; a slot's next worker gets the same one.
+fn roles(listeners: &[&Listener], slot: u32) -> Vec<Role> {
+    let turn = usize::try_from(slot.saturating_sub(1)).unwrap_or(0);
+    let same = |one: &Listener, other: &Listener| {
+        one.local() == other.local() && one.requested() == other.requested()
+    };
+    let role = |(index, listener): (usize, &&Listener)| {
+        let before = (listeners[..index].iter())
+            .filter(|other| same(other, listener))
+            .count();
+        let all = listeners
+            .iter()
+            .filter(|other| same(other, listener))
+            .count();
+        Role {
+            inherited: listener.origin() == Origin::Inherited,
+            own: turn % all == before,
+        }
+    };
+    listeners.iter().enumerate().map(role).collect()
 }
 
 fn copy(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {

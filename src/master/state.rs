@@ -37,7 +37,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use rsgun_core::ipc::{FromForkServer, FromWorker, Identity, ToWorker, WorkerId};
-use rsgun_core::scoreboard::SEATS;
+use rsgun_core::roster::SEATS;
 
 use super::event::{Action, Command, Event, Policy};
 use super::exit::Exit;

@@ -6,10 +6,8 @@
 //!
 //! * **Graceful** (TERM): each worker takes what waits to be accepted, shuts the
 //!   listeners down at once (new clients are refused from then on instead of waiting in
-//!   a queue that nobody reads), answers everything, and ends. A client that arrives
-//!   between the last look of the first worker and its shutdown, two system calls, is
-//!   reset by the kernel. If every worker is too busy to do it, the master shuts the
-//!   listeners down when the last one has stopped accepting.
+//!   a queue that nobody reads), answers everything, and ends. If no worker comes to do
+//!   it, the master shuts the listeners down when the last one has stopped accepting.
 //! * **Quick** (INT, QUIT): workers cancel what runs, and run the lifespan shutdown.
 //! * **At once** (a signal after INT or QUIT): SIGKILL.
 //!

@@ -42,8 +42,17 @@ pub struct Identity {
     pub slot: u32,
     /// The load of the code that it runs.
     pub generation: u32,
-    /// Its place in the [`crate::scoreboard::Roster`].
+    /// Its place in the [`crate::roster::Roster`].
     pub seat: u32,
+}
+
+/// What a listener is to a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Role {
+    /// The master has inherited it: it is others' too, and must never be shut down.
+    pub inherited: bool,
+    /// This worker comes first here: the queue is its own, or everybody's.
+    pub own: bool,
 }
 
 /// Master to fork server.
@@ -59,14 +68,13 @@ pub enum ToForkServer {
         settings: Box<Settings>,
     },
     /// Fork one worker. Carries, in this order: the worker's end of its channel, its
-    /// [`crate::scoreboard::Scoreboard`], the [`crate::scoreboard::Roster`], its
+    /// [`crate::scoreboard::Scoreboard`], the [`crate::roster::Roster`], its
     /// [`crate::sys::stacks::Report`], and all listeners.
     Spawn {
         /// Who the new worker will be.
         identity: Identity,
-        /// For each listener whether it was inherited: then it is others' too, and must
-        /// never be shut down.
-        inherited: Vec<bool>,
+        /// What each listener is to this worker.
+        listeners: Vec<Role>,
     },
     /// Log to other files from now on, which it carries.
     ChangeLogs,

@@ -1,7 +1,7 @@
 //! What the three kinds of rsgun process share.
 //!
 //! This crate loads neither Python nor an async runtime, so that the master can
-//! use it without either. It holds the vocabulary ([`ipc`], [`scoreboard`]), the
+//! use it without either. It holds the vocabulary ([`ipc`], [`scoreboard`], [`roster`]), the
 //! settings ([`config`]), the sockets ([`listeners`]), the log line format
 //! ([`log`]), and, in [`sys`], every piece of `unsafe` outside the Python bridge.
 
@@ -11,6 +11,7 @@ pub mod ipc;
 pub mod jitter;
 pub mod listeners;
 pub mod log;
+pub mod roster;
 pub mod scoreboard;
 pub mod sys;
 

@@ -3,8 +3,8 @@
 //! One [`Scoreboard`] belongs to one worker process, not to a slot, since the old
 //! and the new worker of a slot live side by side. The worker writes it with
 //! relaxed atomics on the hot path; the master reads it for liveness and reports,
-//! also when the worker is stuck or dead. A [`Roster`] is shared by all workers: it
-//! tells each how many connections its siblings hold, for the accept gate.
+//! also when the worker is stuck or dead. What workers tell each other is in the
+//! [`crate::roster`].
 //!
 //! Times are milliseconds of `CLOCK_MONOTONIC`, which all processes share.
 
@@ -21,8 +21,6 @@ pub const RUNNING: usize = 32;
 /// Bytes of a request line that are kept.
 pub const LINE_BYTES: usize = 104;
 const LINE_WORDS: usize = LINE_BYTES / 8;
-/// Seats of a [`Roster`]: the most workers, old and new together, of one master.
-pub const SEATS: usize = 1024;
 /// How often a reader tries to get a consistent request line.
 const READ_TRIES: usize = 8;
 
@@ -262,76 +260,6 @@ pub fn add(counter: &AtomicU64, amount: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);
 }
 
-/// What each worker tells its siblings.
-#[derive(Debug)]
-#[repr(C)]
-pub struct Roster {
-    seats: [Seat; SEATS],
-    /// No seat at or above this number was ever taken.
-    limit: AtomicU32,
-}
-
-// SAFETY: `Roster` is `repr(C)` and consists of atomics only; zero is its start.
-#[expect(unsafe_code, reason = "states a property of the layout above")]
-unsafe impl Shareable for Roster {}
-
-/// One worker's line in the roster, a cache line of its own.
-#[derive(Debug)]
-#[repr(C, align(64))]
-struct Seat {
-    /// Last sign of life while accepting; 0: not accepting.
-    alive_ms: AtomicU64,
-    connections: AtomicU32,
-}
-
-impl Roster {
-    /// A worker reports: it accepts, it is alive, it holds so many connections.
-    pub fn report(&self, seat: u32, now_ms: u64, connections: u32) {
-        if let Some(entry) = self.seat(seat) {
-            entry.connections.store(connections, Relaxed);
-            entry.alive_ms.store(now_ms.max(1), Relaxed);
-            self.limit.fetch_max(seat + 1, Relaxed);
-        }
-    }
-
-    /// A worker has accepted or closed a connection.
-    pub fn set_connections(&self, seat: u32, connections: u32) {
-        if let Some(entry) = self.seat(seat) {
-            entry.connections.store(connections, Relaxed);
-        }
-    }
-
-    /// A seat no longer accepts: its worker drains or is dead.
-    pub fn leave(&self, seat: u32) {
-        if let Some(entry) = self.seat(seat) {
-            entry.alive_ms.store(0, Relaxed);
-        }
-    }
-
-    /// The fewest connections that any other accepting worker holds which has shown
-    /// itself alive since `alive_since_ms`; `None` when there is no other.
-    #[must_use]
-    pub fn fewest_of_others(&self, seat: u32, alive_since_ms: u64) -> Option<u32> {
-        let limit = usize::try_from(self.limit.load(Relaxed))
-            .unwrap_or(SEATS)
-            .min(SEATS);
-        let own = usize::try_from(seat).unwrap_or(SEATS);
-        self.seats[..limit]
-            .iter()
-            .enumerate()
-            .filter(|(index, entry)| {
-                let alive = entry.alive_ms.load(Relaxed);
-                *index != own && alive != 0 && alive >= alive_since_ms
-            })
-            .map(|(_, entry)| entry.connections.load(Relaxed))
-            .min()
-    }
-
-    fn seat(&self, seat: u32) -> Option<&Seat> {
-        self.seats.get(usize::try_from(seat).ok()?)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -402,20 +330,5 @@ mod tests {
         let lines: Vec<_> = ours.running().into_iter().filter_map(|r| r.line).collect();
         assert_eq!(lines[0].len(), LINE_BYTES);
         assert_eq!(lines[1], "GET /\\u{1b}[2J\\n");
-    }
-
-    #[test]
-    fn the_roster_counts_only_siblings_that_accept_and_live() {
-        let roster: Shared<Roster> = Shared::create(c"test").unwrap();
-        assert_eq!(roster.fewest_of_others(0, 0), None);
-        roster.report(0, 100, 9);
-        roster.report(1, 100, 5);
-        roster.report(2, 10, 1);
-        assert_eq!(roster.fewest_of_others(0, 50), Some(5));
-        roster.set_connections(1, 7);
-        assert_eq!(roster.fewest_of_others(0, 50), Some(7));
-        roster.leave(1);
-        assert_eq!(roster.fewest_of_others(0, 50), None);
-        assert_eq!(roster.fewest_of_others(0, 0), Some(1));
     }
 }

@@ -553,6 +553,20 @@ declare! {
                       sockets keep the queue that they have, and so does, at a reload, every \
                       socket that stays open.",
         }
+        /// Give each worker a TCP queue of its own (`SO_REUSEPORT`).
+        reuse_port: bool = value::switch, {
+            name: "reuse-port",
+            section: Section::Listening,
+            kind: Kind::Switch,
+            default: Some("false"),
+            reload: false,
+            details: "The kernel then spreads the clients among as many sockets for each address \
+                      as there are workers at the start, 32 at most, and other servers of the \
+                      same user may listen at the same port. The master keeps all of them open, \
+                      a worker hands its own on to its successor, and what waits for one that is \
+                      busy or gone is taken by the others, so no connection is lost. Without it \
+                      all workers share one queue for each address, which balances as well.",
+        }
     }
     inputs {
         /// The configuration file, in TOML.

@@ -22,6 +22,8 @@ pub(super) struct Request<'a> {
     pub(super) port: u16,
     /// Connections that may wait to be accepted.
     pub(super) backlog: u32,
+    /// Sockets for each address, if others may listen there too.
+    pub(super) reuse_port: Option<usize>,
     /// Leave IPv4 to another address of the list.
     pub(super) only_ipv6: bool,
 }
@@ -67,8 +69,8 @@ fn open_each(request: Request<'_>, addresses: &[SocketAddr]) -> Result<Vec<Liste
         if let Some(Address::Tcp { port, .. }) = opened.first().map(Listener::local) {
             address.set_port(*port);
         }
-        match open_one(request, address) {
-            Ok(listener) => opened.push(listener),
+        match open_queues(request, address) {
+            Ok(listeners) => opened.extend(listeners),
             Err(error) if is_absent(&error) => {
                 tracing::debug!("passed over an address: {error}");
                 passed_over = Some(error);
@@ -129,6 +131,22 @@ fn resolve(request: Request<'_>) -> Result<Vec<SocketAddr>, ListenError> {
     Ok(addresses)
 }
 
+/// Opens as many sockets for one address as are asked for.
+fn open_queues(
+    request: Request<'_>,
+    mut address: SocketAddr,
+) -> Result<Vec<Listener>, ListenError> {
+    let mut opened = Vec::new();
+    for _ in 0..request.reuse_port.unwrap_or(1).max(1) {
+        let listener = open_one(request, address)?;
+        if let Address::Tcp { port, .. } = listener.local() {
+            address.set_port(*port);
+        }
+        opened.push(listener);
+    }
+    Ok(opened)
+}
+
 fn open_one(request: Request<'_>, address: SocketAddr) -> Result<Listener, ListenError> {
     let failed = |action: &'static str| {
         move |error: io::Error| ListenError::tcp(request.asked, address, action, error)
@@ -144,6 +162,11 @@ fn open_one(request: Request<'_>, address: SocketAddr) -> Result<Listener, Liste
     socket
         .set_reuse_address(true)
         .map_err(failed("SO_REUSEADDR"))?;
+    if request.reuse_port.is_some() {
+        socket
+            .set_reuse_port(true)
+            .map_err(failed("SO_REUSEPORT"))?;
+    }
     if address.is_ipv6() {
         let both = is_wildcard(request.host) && !request.only_ipv6;
         socket.set_only_v6(!both).map_err(failed("IPV6_V6ONLY"))?;
@@ -170,7 +193,7 @@ mod tests {
     use socket2::SockRef;
 
     use super::*;
-    use crate::listeners::{Origin, open_all};
+    use crate::listeners::{Manner, Origin, open_all};
 
     fn open(text: &str) -> Result<Vec<Listener>, ListenError> {
         open_all(&[text.parse().unwrap()], 16)
@@ -283,6 +306,26 @@ mod tests {
             text.contains(&format!("sport = :{}", address.port())),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_shared_port_has_several_queues() {
+        let manner = Manner {
+            reuse_port: Some(3),
+            ..Manner::from(16)
+        };
+        let listeners = open_all(&["127.0.0.1:0".parse().unwrap()], manner).unwrap();
+        assert_eq!(listeners.len(), 3);
+        let port = port_of(&listeners[0]);
+        assert!(listeners.iter().all(|listener| port_of(listener) == port));
+        for _ in 0..30 {
+            TcpStream::connect(("127.0.0.1", port)).unwrap();
+        }
+        let waiting = |listener: &&Listener| SockRef::from(*listener).accept().is_ok();
+        assert!(listeners.iter().filter(waiting).count() > 1);
+        let other = [format!("127.0.0.1:{port}").parse().unwrap()];
+        open_all(&other, manner).unwrap();
+        assert!(open_all(&other, 16).unwrap_err().is_address_in_use());
     }
 
     #[test]

@@ -77,6 +77,7 @@ fn open_missing(
                     host,
                     port,
                     backlog: manner.backlog,
+                    reuse_port: manner.reuse_port,
                     only_ipv6,
                 })?);
             }

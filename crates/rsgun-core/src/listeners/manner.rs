@@ -7,6 +7,9 @@ pub struct Manner {
     pub backlog: u32,
     /// The mode of UNIX sockets.
     pub mode: u32,
+    /// Sockets for each TCP address, among which the kernel spreads the clients
+    /// (`SO_REUSEPORT`); `None`: one, and nobody else may listen there.
+    pub reuse_port: Option<usize>,
     /// The user and the group that UNIX sockets belong to, if not to this process's.
     pub owner: Option<(u32, u32)>,
 }
@@ -16,6 +19,9 @@ impl Manner {
     /// a TCP port of this machine: the proxy in front runs as another user. Who shall
     /// not, is kept out by the mode of the directory, or by `--umask`.
     pub const MODE: u32 = 0o666;
+    /// The most sockets for one address: each worker has all of them open, and they must
+    /// fit into one message.
+    pub const QUEUES_MAX: usize = 32;
 }
 
 impl From<u32> for Manner {
@@ -24,6 +30,7 @@ impl From<u32> for Manner {
         Self {
             backlog,
             mode: Self::MODE,
+            reuse_port: None,
             owner: None,
         }
     }

@@ -38,6 +38,7 @@ pub(super) fn open(path: &Path, manner: impl Into<Manner>) -> Result<Listener, L
         backlog,
         mode,
         owner,
+        ..
     } = manner.into();
     let asked = Address::Unix(path.to_owned());
     let length = path.as_os_str().len();

@@ -108,7 +108,7 @@ pub(crate) fn main_of_worker(native: &Bound<'_, PyModule>, number: RawFd) -> PyR
     };
     let ToForkServer::Spawn {
         identity,
-        inherited,
+        listeners: roles,
     } = message.body
     else {
         return Ok(1);
@@ -121,7 +121,7 @@ pub(crate) fn main_of_worker(native: &Bound<'_, PyModule>, number: RawFd) -> PyR
         loader: loader.unbind(),
         master: getppid(),
     };
-    worker::main(native, loaded, identity, &inherited, message.fds)
+    worker::main(native, loaded, identity, &roles, message.fds)
 }
 
 /// The loop of the fork server. In a forked worker it returns what the worker
@@ -142,11 +142,11 @@ fn serve(
             process::exit_now(0);
         };
         let order = message.body;
-        let (identity, inherited) = match &order {
+        let (identity, roles) = match &order {
             ToForkServer::Spawn {
                 identity,
-                inherited,
-            } => (identity, inherited),
+                listeners: roles,
+            } => (identity, roles),
             ToForkServer::ChangeLogs => {
                 if let Some(logs) = Files::from_fds(message.fds) {
                     output::replace(&logs);
@@ -160,7 +160,7 @@ fn serve(
             Ok(Forked::Parent(_)) => {}
             Ok(Forked::Child) => {
                 drop(master);
-                return worker::main(native, loaded, *identity, inherited, message.fds);
+                return worker::main(native, loaded, *identity, roles, message.fds);
             }
             Err(error) => {
                 tell(

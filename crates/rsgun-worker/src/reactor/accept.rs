@@ -3,8 +3,15 @@
 //! All workers poll the same listeners, level-triggered, through the event loop. A
 //! worker takes one connection at a time. When a sibling that is alive holds fewer
 //! connections, it first looks away for a moment, so that the sibling can take this
-//! one; afterwards it takes what is still there. So the gate delays by about a
-//! millisecond and never refuses.
+//! one, and for some moments if the difference is great; afterwards it takes what is
+//! still there. So the gate delays by milliseconds and never refuses. A sibling that is
+//! blocked is soon not waited for any more ([`rsgun_core::roster`]).
+//!
+//! With `--reuse-port` each slot has a queue of its own, among which the kernel
+//! spreads the clients. Each worker polls all of them: it comes first at its own, and
+//! takes from another's what is still there a moment later, or at once if it holds
+//! fewer connections than anybody else. So nobody waits in the queue of a worker that is
+//! blocked, dead, or gone.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -14,8 +21,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
+use rsgun_core::ipc::{Channel, FromWorker, Role, ToWorker};
 use rsgun_core::listeners;
-use rsgun_core::scoreboard::{Roster, now_ms};
+use rsgun_core::roster::{Roster, Siblings};
+use rsgun_core::scoreboard::now_ms;
 use rsgun_core::sys::parent_death;
 use rsgun_core::sys::shared::Shared;
 use socket2::{SockAddr, Socket};
@@ -26,6 +35,10 @@ use super::{Reactor, clock};
 
 /// Seconds that a worker looks away in favour of a sibling.
 const YIELD: f64 = 0.001;
+/// How often it does so again for each connection that the sibling holds fewer, beyond
+/// the first, and how often at most before it takes what is still there.
+const YIELDS: u32 = 4;
+const YIELDS_MAX: u32 = 16;
 /// Seconds without accepting after the system has run out of descriptors.
 const EXHAUSTED: f64 = 0.1;
 /// Milliseconds between two complaints about that.
@@ -40,37 +53,41 @@ pub(crate) struct Gate {
     listeners: RefCell<Vec<Listener>>,
     roster: Shared<Roster>,
     seat: u32,
+    siblings: RefCell<Siblings>,
+    master: Arc<Channel<FromWorker, ToWorker>>,
     closed: Cell<bool>,
+    /// Closed, but clients that are about to arrive are taken still.
+    pub(super) last_call: Cell<bool>,
     complain_again_at: Cell<u64>,
 }
 
-struct Listener {
-    socket: Socket,
+pub(super) struct Listener {
+    pub(super) socket: Socket,
     /// Address of a UNIX listener; an accepted TCP socket knows its own.
-    unix: Option<Arc<str>>,
-    /// It belongs to others too.
-    inherited: bool,
-    /// The gate has looked away already: take what is there.
-    yielded: Cell<bool>,
+    pub(super) unix: Option<Arc<str>>,
+    pub(super) role: Role,
+    /// How often the gate has looked away from what waits here.
+    yields: Cell<u32>,
 }
 
 impl Gate {
     /// Takes the listeners that the master has handed over.
     pub(crate) fn new(
-        listeners: Vec<(OwnedFd, bool)>,
+        listeners: Vec<(OwnedFd, Role)>,
         roster: Shared<Roster>,
         seat: u32,
+        master: Arc<Channel<FromWorker, ToWorker>>,
     ) -> io::Result<Self> {
         let listeners = listeners
             .into_iter()
-            .map(|(fd, inherited)| {
+            .map(|(fd, role)| {
                 let socket = Socket::from(fd);
                 let unix = socket.local_addr()?.as_unix_name();
                 Ok(Listener {
                     socket,
                     unix,
-                    inherited,
-                    yielded: Cell::new(false),
+                    role,
+                    yields: Cell::new(0),
                 })
             })
             .collect::<io::Result<Vec<_>>>()?;
@@ -78,7 +95,10 @@ impl Gate {
             listeners: RefCell::new(listeners),
             roster,
             seat,
+            siblings: RefCell::default(),
+            master,
             closed: Cell::new(false),
+            last_call: Cell::new(false),
             complain_again_at: Cell::new(0),
         })
     }
@@ -107,12 +127,61 @@ impl Gate {
         }
     }
 
+    /// The listeners, for as long as this worker has not let go of them.
+    pub(super) fn listeners(&self) -> std::cell::Ref<'_, [Listener]> {
+        std::cell::Ref::map(self.listeners.borrow(), Vec::as_slice)
+    }
+
     fn descriptors(&self) -> Vec<RawFd> {
         self.listeners
             .borrow()
             .iter()
             .map(|listener| listener.socket.as_raw_fd())
             .collect()
+    }
+
+    /// Whether to look away from what waits at a listener, because a sibling may take
+    /// it, while this worker holds so many connections.
+    fn yields(&self, index: usize, held: u32) -> bool {
+        let listeners = self.listeners.borrow();
+        let Some(listener) = listeners.get(index) else {
+            return false;
+        };
+        let alive_since = now_ms().saturating_sub(ALIVE_MS);
+        let mut siblings = self.siblings.borrow_mut();
+        let patience = match siblings.fewest(&self.roster, self.seat, alive_since) {
+            Some(fewest) if fewest < held => (held - fewest - 1)
+                .saturating_mul(YIELDS)
+                .saturating_add(1)
+                .min(YIELDS_MAX),
+            // Its owner comes first, as long as it holds no more than this worker.
+            Some(fewest) if fewest == held && !listener.role.own => 1,
+            _ => 0,
+        };
+        let yields = listener.yields.get();
+        if yields < patience {
+            siblings.give_chance(&self.roster, self.seat);
+            listener.yields.set(yields + 1);
+            return true;
+        }
+        listener.yields.set(0);
+        false
+    }
+
+    /// Whether no other worker accepts.
+    fn is_alone(&self) -> bool {
+        let alive_since = now_ms().saturating_sub(ALIVE_MS);
+        Siblings::default()
+            .fewest(&self.roster, self.seat, alive_since)
+            .is_none()
+    }
+
+    /// Tells the master that this worker takes no more connections.
+    pub(super) fn tell_closed(&self) {
+        if let Err(error) = self.master.send(&FromWorker::Draining, &[]) {
+            // Its end of the channel says so too, and that is acted on.
+            tracing::debug!("the master cannot be told anything: {error}");
+        }
     }
 
     /// Stops accepting, for good.
@@ -123,17 +192,6 @@ impl Gate {
         self.roster.leave(self.seat);
         for number in self.descriptors() {
             bridge.remove_reader(py, number);
-        }
-    }
-
-    /// Lets the kernel refuse new clients from now on: nobody would accept them. What
-    /// waits was taken just before.
-    pub(crate) fn shut(&self) {
-        for listener in self.listeners.borrow().iter() {
-            if !listener.inherited {
-                // A sibling was faster.
-                let _ = listener.socket.shutdown(std::net::Shutdown::Both);
-            }
         }
     }
 
@@ -160,21 +218,13 @@ impl Reactor {
         if self.gate.closed.get() {
             return;
         }
-        let fewest = self
-            .gate
-            .roster
-            .fewest_of_others(self.gate.seat, now_ms().saturating_sub(ALIVE_MS));
-        let yielded = self
-            .gate
-            .listeners
-            .borrow()
-            .get(index)
-            .is_some_and(|listener| listener.yielded.replace(false));
-        if !yielded && fewest.is_some_and(|fewest| fewest < self.open_connections()) {
+        let gate = &self.gate;
+        gate.roster.look(gate.seat);
+        if gate.yields(index, self.open_connections()) {
             self.look_away(py, index, YIELD);
             return;
         }
-        let most = if fewest.is_none() { ALONE } else { 1 };
+        let most = if gate.is_alone() { ALONE } else { 1 };
         for _ in 0..most {
             match self.accept_one(index) {
                 Ok(true) => {}
@@ -189,17 +239,8 @@ impl Reactor {
         self.turn(py);
     }
 
-    /// Takes everything that is waiting, before the listeners go for good.
-    pub(crate) fn accept_rest(self: &Rc<Self>) {
-        clock::refresh();
-        let count = self.gate.listeners.borrow().len();
-        for index in 0..count {
-            while let Ok(true) = self.accept_one(index) {}
-        }
-    }
-
     /// Takes one connection; `false` when none is waiting.
-    fn accept_one(self: &Rc<Self>, index: usize) -> io::Result<bool> {
+    pub(super) fn accept_one(self: &Rc<Self>, index: usize) -> io::Result<bool> {
         let (socket, address, unix) = {
             let listeners = self.gate.listeners.borrow();
             let Some(listener) = listeners.get(index) else {
@@ -225,10 +266,7 @@ impl Reactor {
     /// Polls a listener no more for a moment.
     fn look_away(&self, py: Python<'_>, index: usize, seconds: f64) {
         // Not borrowed while Python runs, which may fork and then drop the listeners.
-        let number = self.gate.listeners.borrow().get(index).map(|listener| {
-            listener.yielded.set(true);
-            listener.socket.as_raw_fd()
-        });
+        let number = self.gate.descriptors().get(index).copied();
         if let Some(number) = number {
             self.bridge.remove_reader(py, number);
             self.bridge.resume_later(py, seconds, index);

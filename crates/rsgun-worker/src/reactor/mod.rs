@@ -23,6 +23,7 @@ pub(crate) mod bridge;
 pub(crate) mod clock;
 pub(crate) mod deadlines;
 mod descriptor;
+mod last_call;
 mod pending;
 pub(crate) mod queue;
 pub(crate) mod quota;

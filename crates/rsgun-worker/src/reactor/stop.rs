@@ -6,6 +6,7 @@
 //! moment to clean up. *Quit*: cancels at once and waits for running requests only.
 
 use std::cell::{Cell, OnceCell};
+use std::rc::Rc;
 
 use pyo3::prelude::*;
 use rsgun_core::ipc::CLEAN_UP_MS;
@@ -45,15 +46,27 @@ impl Stop {
 }
 
 impl Reactor {
-    /// Begins to drain; what still runs after `within_ms` is cancelled.
+    /// Begins to drain; what still runs after `within_ms` is cancelled. WebSockets are
+    /// closed with `code`. If this is the `end` of the server, whoever waits is taken
+    /// before nobody listens any more.
     ///
     /// Returns whether it had not begun before.
-    /// WebSockets are closed with `code`.
-    pub(crate) fn drain(&self, py: Python<'_>, within_ms: u64, code: u16) -> bool {
+    pub(crate) fn drain(
+        self: &Rc<Self>,
+        py: Python<'_>,
+        within_ms: u64,
+        code: u16,
+        end: bool,
+    ) -> bool {
         if self.stop.draining.replace(true) {
             return false;
         }
         self.gate.close(py, &self.bridge);
+        if end {
+            self.last_call(py);
+        } else {
+            self.gate.tell_closed();
+        }
         let farewell = Farewell {
             code,
             at_once: false,
@@ -70,7 +83,9 @@ impl Reactor {
     /// Once requests are cancelled, connections are not waited for.
     pub(super) fn settle_stop(&self, py: Python<'_>) {
         let may_end = self.stop.cancelling.get()
-            || (self.stop.draining.get() && self.open_connections() == 0);
+            || (self.stop.draining.get()
+                && self.open_connections() == 0
+                && !self.gate.last_call.get());
         if may_end && self.is_idle() {
             self.stop.drained(py, &self.bridge);
         }

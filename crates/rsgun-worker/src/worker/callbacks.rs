@@ -27,6 +27,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(flush, module)?)?;
     module.add_function(wrap_pyfunction!(accept, module)?)?;
     module.add_function(wrap_pyfunction!(look_again, module)?)?;
+    module.add_function(wrap_pyfunction!(refuse, module)?)?;
     module.add_function(wrap_pyfunction!(drain_deadline, module)?)?;
     module.add_function(wrap_pyfunction!(stop_now, module)?)?;
     module.add_function(wrap_pyfunction!(expire, module)?)?;
@@ -92,6 +93,14 @@ fn accept(py: Python<'_>, index: usize) {
 #[pyo3(name = "_look_again")]
 fn look_again(py: Python<'_>, index: usize) -> PyResult<()> {
     serving().map_or(Ok(()), |reactor| reactor.look_again(py, index))
+}
+
+#[pyfunction]
+#[pyo3(name = "_refuse")]
+fn refuse(py: Python<'_>) {
+    if let Some(reactor) = serving() {
+        reactor.refuse(py);
+    }
 }
 
 #[pyfunction]

@@ -20,10 +20,11 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rsgun_core::config::{Lifespan, Settings};
 use rsgun_core::ipc::{
-    Channel, ChannelError, DRAIN_MARGIN_MS, DrainReason, FromWorker, Identity, ToWorker,
+    Channel, ChannelError, DRAIN_MARGIN_MS, DrainReason, FromWorker, Identity, Role, ToWorker,
 };
 use rsgun_core::log::output::{self, Files};
-use rsgun_core::scoreboard::{Phase, Roster, Scoreboard, now_ms};
+use rsgun_core::roster::Roster;
+use rsgun_core::scoreboard::{Phase, Scoreboard, now_ms};
 use rsgun_core::sys::shared::Shared;
 use rsgun_core::sys::{channel, parent_death, process, title};
 use rsgun_websocket::close;
@@ -51,12 +52,12 @@ struct Inheritance {
     board: Shared<Scoreboard>,
     roster: Shared<Roster>,
     stack_report: OwnedFd,
-    /// Each with whether it was inherited by the master.
-    listeners: Vec<(OwnedFd, bool)>,
+    /// Each with what it is to this worker.
+    listeners: Vec<(OwnedFd, Role)>,
 }
 
 impl Inheritance {
-    fn new(fds: Vec<OwnedFd>, inherited: &[bool]) -> std::io::Result<Self> {
+    fn new(fds: Vec<OwnedFd>, roles: &[Role]) -> std::io::Result<Self> {
         let mut fds = fds.into_iter();
         let mut next = || {
             fds.next()
@@ -71,7 +72,7 @@ impl Inheritance {
             board,
             roster,
             stack_report,
-            listeners: fds.zip(inherited.iter().copied()).collect(),
+            listeners: fds.zip(roles.iter().copied()).collect(),
         })
     }
 }
@@ -81,7 +82,7 @@ pub(crate) fn main(
     native: &Bound<'_, PyModule>,
     loaded: Loaded,
     identity: Identity,
-    inherited: &[bool],
+    roles: &[Role],
     fds: Vec<OwnedFd>,
 ) -> PyResult<i32> {
     let py = native.py();
@@ -91,7 +92,7 @@ pub(crate) fn main(
         roster,
         stack_report,
         listeners,
-    } = Inheritance::new(fds, inherited)?;
+    } = Inheritance::new(fds, roles)?;
     title::set(&format!(
         "rsgun: worker {} [{}]",
         identity.slot,
@@ -105,7 +106,7 @@ pub(crate) fn main(
     }
     let created: Vec<_> = listeners
         .iter()
-        .filter(|(_, inherited)| !inherited)
+        .filter(|(_, role)| !role.inherited)
         .map(|(listener, _)| listener.as_fd())
         .collect();
     parent_death::watch_listeners(&created);
@@ -131,7 +132,7 @@ pub(crate) fn main(
     };
     let serve = glue::serve(py)?;
     let master = Arc::new(master);
-    let gate = Gate::new(listeners, roster, identity.seat)?;
+    let gate = Gate::new(listeners, roster, identity.seat, Arc::clone(&master))?;
     let lifespan = match settings.lifespan {
         Lifespan::Auto => "auto",
         Lifespan::On => "on",
@@ -489,18 +490,13 @@ impl Worker {
                 sweep,
                 orphaned,
             } => {
-                if sweep {
-                    reactor.accept_rest();
-                    reactor.gate.shut();
-                }
                 let code = if sweep {
                     close::GOING_AWAY
                 } else {
                     close::SERVICE_RESTART
                 };
-                if reactor.drain(py, within_ms, code) {
+                if reactor.drain(py, within_ms, code, sweep) {
                     reactor.board().set_phase(Phase::Draining);
-                    self.tell(&FromWorker::Draining);
                 }
                 if orphaned {
                     reactor.gate.drop_listeners();

@@ -1,0 +1,81 @@
+//! The end of listening, without a client that is reset.
+//!
+//! When the server stops, whoever waits in a queue is served, and whoever comes later is
+//! refused. Between the two lies a trap: closing or shutting down a TCP listener makes
+//! the kernel reset those that have just arrived in its queue. So it is done in two
+//! steps. First the listener's packets go through a filter that drops only `SYN`, the
+//! first packet of a new client, which the client sends again a second later. Whoever has
+//! got an answer to its own is let in. After the time that such a handshake takes to
+//! complete nobody is on the way any more: the queue is emptied for the last time, and
+//! the listener is shut down.
+//!
+//! A UNIX listener needs none of it: what waits in its queue can be accepted after it was
+//! shut down.
+
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+
+use pyo3::prelude::*;
+use rsgun_core::listeners;
+
+use super::Reactor;
+
+/// Seconds that the last packet of a handshake may be on its way.
+const HANDSHAKE: f64 = 0.05;
+impl Reactor {
+    /// Takes everything that waits, and ends listening for all workers. Those that were
+    /// inherited by the master are others' too and are left alone.
+    pub(super) fn last_call(self: &Rc<Self>, py: Python<'_>) {
+        let mut waits = false;
+        for listener in &*self.gate.listeners() {
+            if listener.role.inherited {
+                continue;
+            }
+            if listener.unix.is_some() {
+                // A sibling was faster.
+                let _ = listener.socket.shutdown(Shutdown::Both);
+            } else {
+                match listeners::leave_out_new_clients(listener.socket.as_fd()) {
+                    Ok(()) => waits = true,
+                    // A sibling has shut it down already, or there are no filters here.
+                    Err(error) => tracing::debug!("new clients may be reset: {error}"),
+                }
+            }
+        }
+        self.accept_rest();
+        if waits {
+            self.gate.last_call.set(true);
+            self.bridge.call_later(py, HANDSHAKE, &self.bridge.refuse);
+        } else {
+            self.shut();
+        }
+    }
+
+    /// Whoever was on the way has arrived.
+    pub(crate) fn refuse(self: &Rc<Self>, py: Python<'_>) {
+        if self.gate.last_call.replace(false) {
+            self.accept_rest();
+            self.shut();
+            self.turn(py);
+        }
+    }
+
+    /// Lets the kernel refuse new clients from now on.
+    fn shut(&self) {
+        for listener in &*self.gate.listeners() {
+            if !listener.role.inherited {
+                // A sibling was faster.
+                let _ = listener.socket.shutdown(Shutdown::Both);
+            }
+        }
+        self.gate.tell_closed();
+    }
+
+    fn accept_rest(self: &Rc<Self>) {
+        let count = self.gate.listeners().len();
+        for index in 0..count {
+            while let Ok(true) = self.accept_one(index) {}
+        }
+    }
+}

@@ -1,0 +1,213 @@
+"""Connections are shared fairly among the workers, and none waits for a busy one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness.load import Load
+from harness.server import Server, port_is_free
+from harness.sources import versioned
+from harness.target import rsgun_only
+from harness.waiting import eventually, wait_gone
+from test_load import nothing_lost, under_load, until
+
+pytestmark = rsgun_only
+
+Serve = Callable[..., Server]
+Module = Callable[[str, str], Path]
+Start = Callable[..., Server]
+
+APP = """
+import os
+import time
+
+
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        raise RuntimeError("only http")
+    if scope["path"] == "/block":
+        print("blocked", os.getpid(), flush=True)
+        while not os.path.exists("released"):
+            time.sleep(0.02)
+    body = str(os.getpid()).encode()
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+"""
+
+MANNERS = pytest.mark.parametrize(
+    "manner", [(), ("--reuse-port",)], ids=["one queue", "reuse-port"]
+)
+
+
+@pytest.fixture
+def start(serve: Serve, module: Module, tmp_path: Path) -> Start:
+    def begin(workers: int, *arguments: str) -> Server:
+        module("main", APP)
+        server = serve(
+            "main:app",
+            *("--app-dir", str(tmp_path), "-w", str(workers), "-t", "0", "--no-access-log"),
+            *arguments,
+        )
+        server.wait_for_workers(workers)
+        return server
+
+    return begin
+
+
+async def requests_of_each(port: int, clients: int, seconds: float) -> Counter[str]:
+    """How many requests each worker answers to clients that keep their connections."""
+    answered: Counter[str] = Counter()
+    over = asyncio.Event()
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while not over.is_set():
+            writer.write(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]
+            answered[(await reader.readexactly(int(length))).decode()] += 1
+        writer.close()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(clients):
+            group.create_task(client())
+        await asyncio.sleep(seconds)
+        over.set()
+    return answered
+
+
+@MANNERS
+def test_keep_alive_clients_are_shared_fairly(start: Start, manner: tuple[str, ...]) -> None:
+    """40 clients, 4 workers: the busiest answers at most 1.3 times what the idlest does."""
+    server = start(4, *manner)
+    seen = []
+
+    def fair() -> bool:
+        # Other work on the machine may slow one worker down for a moment.
+        answered = asyncio.run(requests_of_each(server.port, 40, 1.0)).values()
+        seen.append(sorted(answered))
+        return len(answered) == 4 and max(answered) <= 1.3 * min(answered)
+
+    try:
+        eventually(fair, "a fair share for each worker")
+    finally:
+        print(seen)
+
+
+@MANNERS
+@pytest.mark.parametrize("workers", [2, 4])
+def test_nobody_waits_for_a_worker_that_is_blocked(
+    start: Start, tmp_path: Path, manner: tuple[str, ...], workers: int
+) -> None:
+    """As many as would fill the blocked one first: it holds the fewest connections."""
+    server = start(workers, *manner)
+    with server.connect() as stuck, server.connections(10) as held:
+        assert {connection.get("/").status for connection in held} == {200}
+        stuck.request("/block")
+        blocked = server.wait_for_line(r"^blocked (\d+)")[1]
+        for _ in range(100):
+            with server.connect() as connection:
+                assert connection.get("/", close=True).text != blocked
+        with server.connections(20) as more:
+            assert blocked not in {connection.get("/").text for connection in more}
+        (tmp_path / "released").touch()
+        assert stuck.response().text == blocked
+
+
+class TestReusePort:
+    """``--reuse-port``: a queue for each worker, and nothing is lost in it."""
+
+    @pytest.mark.slow
+    def test_reload_under_load(self, serve: Serve, module: Module, tmp_path: Path) -> None:
+        module("main", versioned("version-1"))
+        server = serve(
+            "main:app",
+            *("--app-dir", str(tmp_path), "-w", "3", "--no-access-log", "--reuse-port"),
+        )
+        server.wait_for_workers(3)
+        load = Load(server.port, "/slow?5", keep_alive=6, one_shot=12)
+
+        async def story() -> None:
+            for number in (2, 3, 4):
+                module("main", versioned(f"version-{number}"))
+                server.send_signal(signal.SIGHUP)
+                await until(
+                    lambda number=number: (
+                        sorted(process.title for process in server.workers())
+                        == [f"rsgun: worker {slot} [gen {number}]" for slot in (1, 2, 3)]
+                    ),
+                    f"generation {number}",
+                    30,
+                )
+
+        under_load(load, story)
+        nothing_lost(load)
+
+    @pytest.mark.slow
+    def test_worker_killed_under_load(self, serve: Serve, module: Module, tmp_path: Path) -> None:
+        """Only what it was serving is lost, not what waited in its queue."""
+        module("main", versioned("main"))
+        server = serve(
+            "main:app",
+            *("--app-dir", str(tmp_path), "-w", "3", "--no-access-log", "--reuse-port"),
+        )
+        load = Load(server.port, "/slow?5", keep_alive=0, one_shot=12)
+
+        async def story() -> None:
+            for _ in range(3):
+                victim = server.wait_for_workers(3)[0]
+                os.kill(victim.pid, signal.SIGKILL)
+                await until(
+                    lambda pid=victim.pid: pid not in [each.pid for each in server.workers()],
+                    "its end",
+                )
+                await until(lambda: len(server.workers()) == 3, "a new worker")
+
+        under_load(load, story, account=load.one_shot)
+        assert not any(reason.startswith("connect") for reason in load.one_shot.lost), load.one_shot
+        assert sum(load.one_shot.lost.values()) <= 3 * 12
+
+    def test_queue_of_a_worker_that_is_gone(self, start: Start) -> None:
+        """TTOU leaves a queue without an owner: the others take what arrives there."""
+        server = start(3, "--reuse-port")
+        for count in (2, 1):
+            server.send_signal(signal.SIGTTOU)
+            server.wait_for_workers(count)
+            for _ in range(40):
+                assert server.get("/").status == 200
+
+    def test_more_workers_than_queues(self, start: Start) -> None:
+        server = start(1, "--reuse-port")
+        server.send_signal(signal.SIGTTIN)
+        workers = server.wait_for_workers(2)
+
+        def both() -> bool:
+            with server.connections(10) as connections:
+                answers = {int(connection.get("/").text) for connection in connections}
+            return answers == {worker.pid for worker in workers}
+
+        eventually(both, "both serve")
+
+    def test_two_servers_share_a_port(self, start: Start) -> None:
+        first = start(2, "--reuse-port")
+        second = start(1, "--reuse-port", "-b", f"127.0.0.1:{first.port}")
+        assert len([line for line in first.lines() if "running on" in line]) == 1
+        theirs = {str(worker.pid) for worker in second.workers()}
+        eventually(lambda: first.get("/").text in theirs, "an answer of the second server")
+        assert second.stop() == 0
+        for _ in range(20):
+            assert first.get("/").text not in theirs
+
+    def test_nothing_is_left_of_it(self, start: Start) -> None:
+        server = start(2, "--reuse-port")
+        server.send_signal(signal.SIGKILL)
+        for worker in server.workers():
+            assert wait_gone(worker.pid)
+        assert port_is_free(server.port)
