@@ -5,6 +5,10 @@ use super::value::ValueError;
 
 /// Everything about one setting but its value.
 #[derive(Debug, Clone, Copy)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, each named in a table"
+)]
 pub struct Declaration {
     /// The name in the file, and after `--` on the command line.
     pub name: &'static str,
@@ -32,6 +36,8 @@ pub struct Declaration {
     pub example: &'static str,
     /// Whether a reload (`SIGHUP`) applies a change.
     pub reload: bool,
+    /// Only a master can do it: a program that serves in its own process has none.
+    pub needs_master: bool,
     /// What it does.
     pub description: &'static str,
     /// What only the documentation says about it.
@@ -56,6 +62,7 @@ impl Declaration {
         otherwise: "",
         example: "",
         reload: true,
+        needs_master: false,
         description: "",
         details: "",
         check: |_| Ok(()),

@@ -1,5 +1,5 @@
-//! The files that are generated from the declarations: `docs/settings.md` and
-//! `config/rsgun.toml`.
+//! The files that are generated from the declarations: `docs/settings.md`,
+//! `config/rsgun.toml`, and the keyword arguments in `python/rsgun/_settings.pyi`.
 //!
 //! The tests compare them with what is in the repository; with `RSGUN_BLESS` set they
 //! write them instead.
@@ -28,6 +28,9 @@ An empty variable counts as not set. A switch such as `--preload` has an opposit
 `--no-preload`, which overrides what a variable or the file says. Unknown flags and keys
 are errors. A wrong command line ends rsgun with exit code 2, any other mistake in the
 configuration with 1.
+
+In a Python program they are keyword arguments of `rsgun.run`, with `_` for `-`, which
+take the place of the command line: [in a Python program](programmatic.md).
 
 A reload (`SIGHUP`) reads the file again; flags and variables of a running process do
 not change. Where it says below that a setting needs a restart, a reload leaves the old
@@ -93,6 +96,12 @@ fn entry(declaration: &Declaration) -> String {
             "needs a restart"
         },
     );
+    if declaration.needs_master {
+        line(
+            "In a Python program",
+            "not for an application object, which has no process manager",
+        );
+    }
     text
 }
 
@@ -152,6 +161,56 @@ fn sample() -> String {
     text
 }
 
+const STUB_INTRODUCTION: &str = "\
+# Generated from the declarations in crates/rsgun-core/src/config/settings.rs: change them
+# there and run `RSGUN_BLESS=1 cargo test -p rsgun-core`.
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import TypeAlias, TypedDict
+
+Text: TypeAlias = str | PathLike[str]
+
+class Settings(TypedDict, total=False):
+    \"\"\"The settings as keyword arguments. None means that one is not given.\"\"\"
+";
+
+/// The text of `python/rsgun/_settings.pyi`.
+fn stub() -> String {
+    let mut text = STUB_INTRODUCTION.to_owned();
+    for section in Section::ALL {
+        for declaration in in_section(section).filter(|each| !each.positional) {
+            let kind = match declaration.kind {
+                // Those of Python's logging.
+                _ if declaration.name == "log-level" => "Text | int | None",
+                Kind::Text => "Text | None",
+                Kind::Number => "int | None",
+                Kind::Count => "int | str | None",
+                Kind::Decimal => "float | None",
+                Kind::Switch => "bool | None",
+                Kind::List => "Text | Sequence[Text] | None",
+            };
+            let name = declaration.name.replace('-', "_");
+            let help = declaration.help().replace("--", "");
+            write!(text, "\n    {name}: {kind}\n    \"\"\"").unwrap();
+            let lines = wrap(&help, "    ", 90);
+            text.push_str(lines.trim());
+            let end = if lines.lines().count() > 1 {
+                "\n    "
+            } else {
+                ""
+            };
+            writeln!(text, "{end}\"\"\"").unwrap();
+            for alias in declaration.aliases {
+                let alias = alias.replace('-', "_");
+                write!(text, "\n    {alias}: {kind}\n    \"\"\"").unwrap();
+                writeln!(text, "The same as `{name}`.\"\"\"").unwrap();
+            }
+        }
+    }
+    text
+}
+
 /// The default, or the example, as TOML has it.
 fn literal(declaration: &Declaration) -> String {
     match (declaration.default, declaration.kind) {
@@ -199,6 +258,11 @@ fn check(path: &str, generated: &str) {
 #[test]
 fn the_reference_is_up_to_date() {
     check("docs/settings.md", &reference());
+}
+
+#[test]
+fn the_keyword_arguments_are_up_to_date() {
+    check("python/rsgun/_settings.pyi", &stub());
 }
 
 #[test]

@@ -111,6 +111,31 @@ pub enum ConfigError {
         /// What it must be, with an example.
         wanted: &'static str,
     },
+    /// A Python program gives an argument that is no setting.
+    #[error("unexpected keyword argument `{name}`{}", suggestion(nearest.as_deref()))]
+    UnknownArgument {
+        /// The argument.
+        name: String,
+        /// The setting that may have been meant, as Python writes it.
+        nearest: Option<String>,
+    },
+    /// A Python program gives a setting twice, by its name and by another one.
+    #[error("the argument {name} sets the same as another one, {setting}; keep one of them")]
+    DuplicateArgument {
+        /// The second one.
+        name: String,
+        /// The setting, as Python writes it.
+        setting: String,
+    },
+    /// A Python program that serves in its own process asks for what a master does.
+    #[error(
+        "{origin} needs the process manager, which has to import the application itself: pass an \
+         import string to rsgun.run(), such as \"MODULE:ATTRIBUTE\", or leave it out"
+    )]
+    NeedsMaster {
+        /// Where it stands.
+        origin: Box<Origin>,
+    },
     /// The process lacks the right to become somebody else.
     #[error("{origin}: {}", not_permitted(*uid))]
     NotPermitted {
@@ -159,6 +184,6 @@ fn not_permitted(uid: u32) -> String {
 fn suggestion(nearest: Option<&str>) -> String {
     match nearest {
         Some(name) => format!("; did you mean `{name}`?"),
-        None => "; docs/settings.md lists all keys".to_owned(),
+        None => "; docs/settings.md lists all settings".to_owned(),
     }
 }

@@ -172,7 +172,7 @@ mod tests {
             ),
             (
                 "zzz = 1",
-                "/etc/rsgun.toml, line 1: unknown key `zzz`; docs/settings.md lists all keys",
+                "/etc/rsgun.toml, line 1: unknown key `zzz`; docs/settings.md lists all settings",
             ),
             (
                 "# comment\n\nbacklog = \"4\"",
@@ -196,7 +196,7 @@ mod tests {
             ),
             (
                 "config = \"other.toml\"",
-                "/etc/rsgun.toml, line 1: unknown key `config`; docs/settings.md lists all keys",
+                "/etc/rsgun.toml, line 1: unknown key `config`; docs/settings.md lists all settings",
             ),
         ] {
             assert_eq!(message(text), expected, "{text}");

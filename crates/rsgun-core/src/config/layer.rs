@@ -16,6 +16,11 @@ pub enum Origin {
         /// The flag, with its dashes, or the name of the argument.
         option: String,
     },
+    /// Among the keyword arguments that a Python program gives.
+    Argument {
+        /// The argument as it is written there.
+        name: String,
+    },
     /// In the environment.
     Environment {
         /// The variable.
@@ -41,6 +46,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CommandLine { option } => formatter.write_str(option),
+            Self::Argument { name } => write!(formatter, "the argument {name}"),
             Self::Environment { variable } => {
                 write!(formatter, "the environment variable {variable}")
             }

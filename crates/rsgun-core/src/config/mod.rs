@@ -25,6 +25,7 @@ mod error;
 mod file;
 mod layer;
 mod listen;
+pub mod program;
 mod run_as;
 mod settings;
 mod size;

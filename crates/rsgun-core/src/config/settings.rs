@@ -145,6 +145,7 @@ declare! {
         /// The directory to change to before anything is loaded.
         chdir: Option<PathBuf> = value::optional_path, {
             name: "chdir",
+            needs_master: true,
             section: Section::Application,
             placeholder: "DIR",
             otherwise: "the current directory",
@@ -170,6 +171,7 @@ declare! {
         /// The number of worker processes.
         workers: WorkerCount = value::workers, {
             name: "workers",
+            needs_master: true,
             section: Section::Workers,
             kind: Kind::Count,
             short: Some('w'),
@@ -185,6 +187,7 @@ declare! {
         /// Import the application once, before the workers are forked.
         preload: bool = value::switch, {
             name: "preload",
+            needs_master: true,
             section: Section::Workers,
             kind: Kind::Switch,
             aliases: &["preload-app"],
@@ -227,6 +230,7 @@ declare! {
         /// The Python interpreter.
         python: Option<PathBuf> = value::optional_path, {
             name: "python",
+            needs_master: true,
             section: Section::Workers,
             placeholder: "PATH",
             otherwise: "the virtual environment that rsgun is installed in, else `$VIRTUAL_ENV`, \
@@ -281,6 +285,7 @@ declare! {
         /// Seconds that a worker has from its start until it serves; 0 means no limit.
         boot_timeout: u32 = value::seconds, {
             name: "boot-timeout",
+            needs_master: true,
             section: Section::Timeouts,
             kind: Kind::Number,
             placeholder: "SECONDS",
@@ -292,6 +297,7 @@ declare! {
         /// never.
         timeout: u32 = value::seconds, {
             name: "timeout",
+            needs_master: true,
             section: Section::Timeouts,
             kind: Kind::Number,
             short: Some('t'),
@@ -336,6 +342,7 @@ declare! {
         /// Seconds of service after which a worker is replaced; 0 means never.
         max_lifetime: u32 = value::seconds, {
             name: "max-lifetime",
+            needs_master: true,
             section: Section::Workers,
             kind: Kind::Number,
             placeholder: "SECONDS",
@@ -344,6 +351,7 @@ declare! {
         /// The most seconds that are added at random to --max-lifetime, for each worker.
         max_lifetime_jitter: u32 = value::seconds, {
             name: "max-lifetime-jitter",
+            needs_master: true,
             section: Section::Workers,
             kind: Kind::Number,
             placeholder: "SECONDS",
@@ -352,6 +360,7 @@ declare! {
         /// The resident memory above which a worker is replaced, such as 512M or 1G.
         max_rss: Option<Size> = value::optional_size, {
             name: "max-rss",
+            needs_master: true,
             section: Section::Workers,
             placeholder: "SIZE",
             otherwise: "no limit",
@@ -362,6 +371,7 @@ declare! {
         /// The resident memory above which a worker is killed at once, such as 2G.
         hard_max_rss: Option<Size> = value::optional_size, {
             name: "hard-max-rss",
+            needs_master: true,
             section: Section::Workers,
             placeholder: "SIZE",
             otherwise: "no limit",
@@ -460,6 +470,7 @@ declare! {
         /// Write what the application prints to the file of error-logfile.
         capture_output: bool = value::switch, {
             name: "capture-output",
+            needs_master: true,
             section: Section::Logging,
             kind: Kind::Switch,
             default: Some("false"),
@@ -470,6 +481,7 @@ declare! {
         /// Run in the background, apart from the terminal.
         daemon: bool = value::switch, {
             name: "daemon",
+            needs_master: true,
             section: Section::Service,
             kind: Kind::Switch,
             short: Some('D'),
@@ -484,6 +496,7 @@ declare! {
         /// The file that the process id of the master is written to.
         pid: Option<PathBuf> = value::optional_path, {
             name: "pid",
+            needs_master: true,
             section: Section::Service,
             short: Some('p'),
             aliases: &["pidfile"],
@@ -499,6 +512,7 @@ declare! {
         /// The mask for the modes of new files, in octal, such as 027.
         umask: Option<u32> = value::optional_umask, {
             name: "umask",
+            needs_master: true,
             section: Section::Service,
             short: Some('m'),
             placeholder: "MASK",
@@ -511,6 +525,7 @@ declare! {
         /// A variable for the application's processes, NAME=VALUE; repeatable.
         env: Vec<String> = value::variables, {
             name: "env",
+            needs_master: true,
             section: Section::Service,
             kind: Kind::List,
             short: Some('e'),
@@ -523,6 +538,7 @@ declare! {
         /// A name that process titles show.
         name: Option<String> = value::optional_name, {
             name: "name",
+            needs_master: true,
             section: Section::Service,
             short: Some('n'),
             aliases: &["proc-name"],
@@ -534,6 +550,7 @@ declare! {
         /// Accepted from gunicorn; no such directory is needed.
         worker_tmp_dir: Option<PathBuf> = value::optional_path, {
             name: "worker-tmp-dir",
+            needs_master: true,
             section: Section::Service,
             placeholder: "DIR",
             otherwise: "none",
@@ -618,6 +635,7 @@ declare! {
         /// The user that the application runs as: a name or a number.
         user: Option<String> = value::optional_account, {
             name: "user",
+            needs_master: true,
             section: Section::Service,
             short: Some('u'),
             placeholder: "USER",
@@ -633,6 +651,7 @@ declare! {
         /// The group that the application runs as: a name or a number.
         group: Option<String> = value::optional_account, {
             name: "group",
+            needs_master: true,
             section: Section::Service,
             short: Some('g'),
             placeholder: "GROUP",
@@ -642,6 +661,7 @@ declare! {
         /// Give the application's processes all groups of their user.
         initgroups: bool = value::switch, {
             name: "initgroups",
+            needs_master: true,
             section: Section::Service,
             kind: Kind::Switch,
             default: Some("false"),
