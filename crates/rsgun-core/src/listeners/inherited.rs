@@ -17,7 +17,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use socket2::{Domain, SockRef, Type};
 
 use super::{Address, ListenError, Listener, local_address};
-use crate::sys::inherited::Inherited;
+use crate::sys::inherited::{self, Inherited};
 
 /// A descriptor that has passed all checks and can be taken.
 #[derive(Debug)]
@@ -33,7 +33,28 @@ pub(super) fn check(number: RawFd) -> Result<Candidate, ListenError> {
         Some(libc::EBADF) => ListenError::DescriptorNotOpen { number },
         _ => failed(number, "dup", source),
     })?;
-    let socket = SockRef::from(&inherited);
+    let local = examine(number, inherited.as_fd())?;
+    Ok(Candidate {
+        number,
+        local,
+        inherited,
+    })
+}
+
+/// Copies a listening socket that stays the property of somebody else in this process.
+///
+/// # Errors
+/// [`ListenError`], which names the number: it is not open, or no listening socket.
+pub fn copy_of(number: RawFd) -> Result<Listener, ListenError> {
+    let copy = inherited::copy_of(number).map_err(|_| ListenError::DescriptorNotOpen { number })?;
+    let local = examine(number, copy.as_fd())?;
+    set_nonblocking(copy.as_fd()).map_err(|source| failed(number, "O_NONBLOCK", source))?;
+    Ok(Listener::inherited(copy, Address::Fd(number), local))
+}
+
+/// The address of a listening stream socket; an error for anything else.
+fn examine(number: RawFd, fd: BorrowedFd<'_>) -> Result<Address, ListenError> {
+    let socket = SockRef::from(&fd);
     let domain = socket
         .domain()
         .map_err(|source| match source.raw_os_error() {
@@ -52,13 +73,7 @@ pub(super) fn check(number: RawFd) -> Result<Candidate, ListenError> {
     {
         return Err(ListenError::DescriptorNotListening { number });
     }
-    let local =
-        local_address(inherited.as_fd()).map_err(|source| failed(number, "getsockname", source))?;
-    Ok(Candidate {
-        number,
-        local,
-        inherited,
-    })
+    local_address(fd).map_err(|source| failed(number, "getsockname", source))
 }
 
 /// What the socket is, if it is not one to serve HTTP on.

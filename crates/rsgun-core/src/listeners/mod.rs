@@ -28,6 +28,7 @@ pub use address::{Address, AddressError, DEFAULT_PORT};
 pub use change::{Change, open_all, prepare};
 pub use error::ListenError;
 pub use filter::leave_out_new_clients;
+pub use inherited::copy_of;
 pub use listener::{Listener, Origin};
 pub use manner::Manner;
 pub use unix::final_path;

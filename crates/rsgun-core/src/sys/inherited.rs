@@ -32,13 +32,7 @@ impl Inherited {
         if flags & libc::FD_CLOEXEC != 0 {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
         }
-        // SAFETY: as above; F_DUPFD_CLOEXEC makes a new number and leaves the old.
-        let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, FIRST_COPY) };
-        if copy == -1 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel has just made this number, nobody else knows it.
-        let copy = unsafe { OwnedFd::from_raw_fd(copy) };
+        let copy = copy_of(number)?;
         Ok(Self { number, copy })
     }
 
@@ -61,6 +55,21 @@ impl Inherited {
         }
         Ok(self.copy)
     }
+}
+
+/// Copies the descriptor at a number that others use and keep, close-on-exec.
+///
+/// # Errors
+/// `EBADF` when nothing is open there; `EMFILE`.
+pub fn copy_of(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC makes a new number and leaves the old; it fails if nobody
+    // has that open.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, FIRST_COPY) };
+    if copy == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this number, nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 impl AsFd for Inherited {

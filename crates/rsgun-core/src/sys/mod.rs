@@ -6,6 +6,7 @@
 //! * [`credentials`]: becoming another user;
 //! * [`inherited`]: descriptors that the parent has passed on by number;
 //! * [`parent_death`]: the end of a process that its parent has left behind;
+//! * [`relay`]: signals that are passed on to a master;
 //! * [`shared`]: sealed memory files and their mappings;
 //! * [`signals`]: signals as a queue;
 //! * [`process`]: forks, signal dispositions, parent-death, inherited descriptors;
@@ -21,6 +22,7 @@ pub mod credentials;
 pub mod inherited;
 pub mod parent_death;
 pub mod process;
+pub mod relay;
 pub mod shared;
 pub mod signals;
 pub mod stacks;

@@ -15,7 +15,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
 /// Bytes of an entry of the queue: the number of the signal and the sender's process id.
 /// Far below what a pipe takes in one piece.
-const ENTRY: usize = 8;
+pub(super) const ENTRY: usize = 8;
 
 /// A signal that has arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,14 +53,11 @@ impl SignalQueue {
             let sender = Arc::clone(&sender);
             let number = *signal as i32;
             // SAFETY: the action calls only write(2), which is async-signal-safe, on a
-            // descriptor that it keeps open, and puts errno back. Reading the process id
-            // is right for every signal that a process has sent.
+            // descriptor that it keeps open, and puts errno back.
             unsafe {
                 signal_hook_registry::register_sigaction(number, move |info| {
                     let errno = Errno::last_raw();
-                    // Positive codes are the kernel's own.
-                    let pid = if info.si_code > 0 { -1 } else { info.si_pid() };
-                    let entry = pack(number, pid);
+                    let entry = pack(number, sender_of(info));
                     // A full pipe loses a signal of which hundreds wait already.
                     libc::write(sender.as_raw_fd(), entry.as_ptr().cast(), ENTRY);
                     Errno::set_raw(errno);
@@ -75,22 +72,27 @@ impl SignalQueue {
     /// # Errors
     /// What `read(2)` returns.
     pub fn next(&self) -> io::Result<Option<Arrived>> {
-        let mut entry = [0_u8; ENTRY];
-        loop {
-            match nix::unistd::read(&self.pipe, &mut entry) {
-                Ok(0) | Err(Errno::EAGAIN) => return Ok(None),
-                Ok(_) => {
-                    let (number, pid) = unpack(entry);
-                    let signal = Signal::try_from(number)?;
-                    let sender = match pid {
-                        -1 => Sender::Kernel,
-                        pid => Sender::Process(pid),
-                    };
-                    return Ok(Some(Arrived { signal, sender }));
-                }
-                Err(Errno::EINTR) => {}
-                Err(error) => return Err(error.into()),
+        take(self.pipe.as_fd())
+    }
+}
+
+/// Takes the oldest entry out of a pipe that handlers write to.
+pub(super) fn take(pipe: BorrowedFd<'_>) -> io::Result<Option<Arrived>> {
+    let mut entry = [0_u8; ENTRY];
+    loop {
+        match nix::unistd::read(pipe, &mut entry) {
+            Ok(0) | Err(Errno::EAGAIN) => return Ok(None),
+            Ok(_) => {
+                let (number, pid) = unpack(entry);
+                let signal = Signal::try_from(number)?;
+                let sender = match pid {
+                    -1 => Sender::Kernel,
+                    pid => Sender::Process(pid),
+                };
+                return Ok(Some(Arrived { signal, sender }));
             }
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }
@@ -120,7 +122,17 @@ pub fn is_ignored(signal: Signal) -> bool {
     }
 }
 
-fn pack(number: i32, pid: i32) -> [u8; ENTRY] {
+/// The process that has sent a signal; -1 for the kernel.
+pub(super) fn sender_of(info: &libc::siginfo_t) -> i32 {
+    // Positive codes are the kernel's own.
+    if info.si_code > 0 {
+        return -1;
+    }
+    // SAFETY: the field is valid for every signal that a process has sent.
+    unsafe { info.si_pid() }
+}
+
+pub(super) fn pack(number: i32, pid: i32) -> [u8; ENTRY] {
     (u64::from(number.cast_unsigned()) << 32 | u64::from(pid.cast_unsigned())).to_ne_bytes()
 }
 
