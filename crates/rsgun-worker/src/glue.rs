@@ -5,11 +5,15 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
 use rsgun_core::ipc::{Failure, FailureKind};
 use rsgun_core::sys::stacks;
 
 /// The memory file that the stacks of this process are written to.
 static REPORT: Mutex<Option<OwnedFd>> = Mutex::new(None);
+
+/// One part is loaded at a time.
+static LOADING: Mutex<()> = Mutex::new(());
 
 /// `loader.py`: finds the application.
 pub(crate) fn loader(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
@@ -57,6 +61,13 @@ fn module<'py>(
     file: &std::ffi::CStr,
     name: &std::ffi::CStr,
 ) -> PyResult<Bound<'py, PyModule>> {
+    // Several servers of one program share it: an exception of one is one of all. Another
+    // thread must not find it half executed.
+    let _guard = LOADING.lock_py_attached(py);
+    let loaded = py.import("sys")?.getattr("modules")?;
+    if let Ok(module) = loaded.get_item(name.to_string_lossy()) {
+        return Ok(module.cast_into()?);
+    }
     PyModule::from_code(py, &CString::new(source)?, file, name)
 }
 

@@ -8,12 +8,16 @@
 //!   master asks;
 //! * [`worker`]: serves. Its parts are the [`reactor`] (tokio turned by the Python
 //!   event loop), [`http`] (connections), and [`asgi`] (the application's side).
+//!
+//! A Python program that imports the package is neither; what it can do with it is in
+//! [`program`].
 
 mod asgi;
 mod ffi;
 mod forkserver;
 mod glue;
 mod http;
+mod program;
 mod reactor;
 mod worker;
 
@@ -29,6 +33,7 @@ use pyo3::prelude::*;
 #[pyfunction]
 #[pyo3(name = "_main", pass_module)]
 fn main(module: &Bound<'_, PyModule>, mode: &str, channel: RawFd, extension: &str) -> PyResult<()> {
+    program::enter_served_process();
     let code = match mode {
         rsgun_core::bootstrap::FORK_SERVER => forkserver::main(module, channel, extension)?,
         rsgun_core::bootstrap::WORKER => forkserver::main_of_worker(module, channel)?,
@@ -46,5 +51,5 @@ fn _rsgun(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", rsgun_core::VERSION)?;
     module.add_function(wrap_pyfunction!(main, module)?)?;
     asgi::awaitable::register(module.py())?;
-    worker::callbacks::register(module)
+    program::register(module)
 }

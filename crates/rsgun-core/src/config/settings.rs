@@ -199,6 +199,7 @@ declare! {
         /// How a reload replaces the workers: rolling (one after the other) or parallel.
         reload_strategy: ReloadStrategy = value::reload_strategy, {
             name: "reload-strategy",
+            needs_master: true,
             section: Section::Workers,
             placeholder: "rolling|parallel",
             default: Some("rolling"),
@@ -209,6 +210,7 @@ declare! {
         /// Workers that may be missing while a rolling reload starts their replacements.
         reload_max_unavailable: u32 = |texts| value::number(texts, &(0..=511)), {
             name: "reload-max-unavailable",
+            needs_master: true,
             section: Section::Workers,
             kind: Kind::Number,
             placeholder: "N",
@@ -220,6 +222,7 @@ declare! {
         /// Seconds that the first worker of a reload must survive before old ones go.
         reload_probation: Milliseconds = value::decimal_seconds, {
             name: "reload-probation",
+            needs_master: true,
             section: Section::Workers,
             kind: Kind::Decimal,
             placeholder: "SECONDS",
@@ -260,6 +263,7 @@ declare! {
         /// Seconds that the server goes on accepting after TERM, before it drains.
         drain_delay: u32 = value::seconds, {
             name: "drain-delay",
+            needs_master: true,
             section: Section::Timeouts,
             kind: Kind::Number,
             placeholder: "SECONDS",

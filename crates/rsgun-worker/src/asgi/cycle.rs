@@ -1,5 +1,6 @@
 //! `receive` and `send` of one request, and what becomes of it.
 
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,6 +22,8 @@ use crate::reactor::{self, Reactor};
 /// One call of the application: its `receive` and `send` callables.
 #[pyclass(frozen, module = "rsgun._rsgun")]
 pub(crate) struct Cycle {
+    /// The number of its reactor.
+    server: u64,
     exchange: SharedExchange,
     /// Number under which the reactor keeps the request while it runs.
     entry: usize,
@@ -34,17 +37,24 @@ pub(crate) struct Cycle {
 
 impl Cycle {
     pub(crate) fn new(
+        server: u64,
         exchange: SharedExchange,
         entry: usize,
         log: Option<access_log::Entry>,
     ) -> Self {
         Self {
+            server,
             exchange,
             entry,
             log: Mutex::new(log),
             ended: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
         }
+    }
+
+    /// The reactor that this request belongs to.
+    pub(super) fn reactor(&self) -> PyResult<Rc<Reactor>> {
+        reactor::serving(self.server)
     }
 
     /// Whether the application has returned or raised.
@@ -264,7 +274,7 @@ impl Cycle {
     /// Takes an event of the application and returns an awaitable, which is done when
     /// more may be sent.
     fn send(&self, py: Python<'_>, message: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-        let reactor = reactor::current()?;
+        let reactor = self.reactor()?;
         let (message, kind) = message::open(message)?;
         self.respond(py, &reactor, kind.to_str()?, message)
     }
@@ -272,7 +282,7 @@ impl Cycle {
     /// The application has raised.
     pub(super) fn fail(&self, py: Python<'_>, error: &Bound<'_, PyAny>) {
         // A request that has outlived its worker's serving has nobody to answer to.
-        let Ok(reactor) = reactor::current() else {
+        let Ok(reactor) = self.reactor() else {
             return;
         };
         let gone = self.exchange.lock().closed;
@@ -300,7 +310,7 @@ impl Cycle {
 
     /// The application has returned.
     pub(super) fn finish(&self, py: Python<'_>) {
-        let Ok(reactor) = reactor::current() else {
+        let Ok(reactor) = self.reactor() else {
             return;
         };
         let (problem, disconnected) = {

@@ -218,7 +218,7 @@ impl Socket {
     /// Takes an event of the application and returns an awaitable, which is done when
     /// more may be sent.
     fn send(&self, py: Python<'_>, message: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-        let reactor = reactor::current()?;
+        let reactor = self.request.reactor()?;
         let (message, kind) = message::open(message)?;
         match kind.to_str()? {
             "websocket.send" => return self.transmit(py, &reactor, message),
@@ -254,7 +254,7 @@ impl Socket {
             return;
         };
         // A WebSocket that has outlived its worker's serving has nobody to tell.
-        let Ok(reactor) = reactor::current() else {
+        let Ok(reactor) = self.request.reactor() else {
             return;
         };
         let is_over = self.session.lock().has_end();
@@ -269,7 +269,7 @@ impl Socket {
 
     /// The application has returned.
     fn finish(&self, py: Python<'_>) {
-        match (self.open_place(), reactor::current()) {
+        match (self.open_place(), self.request.reactor()) {
             (None, _) => self.request.finish(py),
             (Some(index), Ok(reactor)) => self.end(py, &reactor, index, close::NORMAL),
             (Some(_), Err(_)) => {}

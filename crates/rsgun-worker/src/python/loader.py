@@ -43,10 +43,15 @@ def prepare(app_dir, captures):
     """
     if captures and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
+    find_first(app_dir)
+    sys.argv = ["rsgun"]
+
+
+def find_first(app_dir):
+    """Puts a directory first on ``sys.path``."""
     directory = os.path.abspath(app_dir or ".")
     if directory not in sys.path[:1]:
         sys.path.insert(0, directory)
-    sys.argv = ["rsgun"]
 
 
 def load(target, app_dir, factory):
@@ -72,16 +77,23 @@ def load(target, app_dir, factory):
             None,
         )
     module = _import(module_name, os.path.abspath(app_dir or "."))
-    app = _resolve(module, module_name, attribute)
+    return finish(_resolve(module, module_name, attribute), f'"{target}"', factory)
+
+
+def finish(app, name, factory):
+    """Returns the application that `app` is, or makes, if it is a factory.
+
+    Raises LoadError, which calls it by its `name`.
+    """
     if factory:
-        app = _call_factory(app, target)
+        app = _call_factory(app, name)
     if not callable(app):
         hint = ""
         if not factory:
             hint = "; an application is a callable object"
         raise LoadError(
             "NotCallable",
-            f'"{target}" is {_describe(app)} and cannot be called{hint}',
+            f"{name} is {_describe(app)} and cannot be called{hint}",
             None,
         )
     return app
@@ -158,15 +170,15 @@ def _public_callables(value):
     ]
 
 
-def _call_factory(factory, target):
+def _call_factory(factory, name):
     if not callable(factory):
         raise LoadError(
             "NotCallable",
-            f'"{target}" is {_describe(factory)} and not a function that makes the '
+            f"{name} is {_describe(factory)} and not a function that makes the "
             "application: leave out --factory",
             None,
         )
     try:
         return factory()
     except BaseException as error:
-        raise LoadError("FactoryRaised", f'the factory "{target}" failed', trim(error)) from None
+        raise LoadError("FactoryRaised", f"the factory {name} failed", trim(error)) from None

@@ -204,18 +204,57 @@ async def _serve(worker, app, lifespan_mode):
     loop.add_signal_handler(signal.SIGTERM, worker.terminate)
     loop.add_signal_handler(signal.SIGUSR1, worker.reopen_logs)
     lifespan = Lifespan(app, lifespan_mode, worker.log)
-    worker.phase("startup")
-    startup = loop.create_task(lifespan.startup())
-    await asyncio.wait({startup, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    if not startup.done() and not lifespan.started.done():
-        startup.cancel()
-        await lifespan.abandon()
+    if not await _start(worker, lifespan, stopped):
         return
-    await startup
-    worker.start(lifespan.state)
     try:
         await stopped
     finally:
         worker.phase("shutdown")
         worker.close()
     await lifespan.shutdown()
+
+
+async def _start(worker, lifespan, stopped):
+    """Runs the startup and begins to serve; tells whether it was not stopped before."""
+    worker.phase("startup")
+    startup = asyncio.get_running_loop().create_task(lifespan.startup())
+    await asyncio.wait({startup, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if not startup.done() and not lifespan.started.done():
+        startup.cancel()
+        await lifespan.abandon()
+        return False
+    await startup
+    worker.start(lifespan.state)
+    return True
+
+
+async def serve_in_program(worker, app, lifespan_mode, grace):
+    """Runs a worker in the event loop of a program, which has no master to watch it.
+
+    The lifespan shutdown gets `grace` seconds. When the task is cancelled, what runs is
+    cancelled too, and the shutdown still has its turn.
+    """
+    loop = asyncio.get_running_loop()
+    stopped = loop.create_future()
+    worker.attach(loop, stopped)
+    lifespan = Lifespan(app, lifespan_mode, worker.log)
+    try:
+        if not await _start(worker, lifespan, stopped):
+            return
+    except BaseException:
+        await lifespan.abandon()
+        raise
+    try:
+        await asyncio.shield(stopped)
+    except asyncio.CancelledError:
+        worker.stop(True)
+        await stopped
+        raise
+    finally:
+        worker.phase("shutdown")
+        worker.close()
+        shutdown = loop.create_task(lifespan.shutdown())
+        _, late = await asyncio.wait({shutdown}, timeout=grace or None)
+        if late:
+            worker.log("error", f"the lifespan shutdown did not end within {grace} seconds")
+            await lifespan.abandon()

@@ -21,7 +21,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use rsgun_core::ipc::{Channel, FromWorker, Role, ToWorker};
+use rsgun_core::ipc::{FromWorker, Role};
 use rsgun_core::listeners;
 use rsgun_core::roster::{Roster, Siblings};
 use rsgun_core::scoreboard::now_ms;
@@ -32,6 +32,7 @@ use socket2::{SockAddr, Socket};
 use super::bridge::Bridge;
 use super::queue::{Peer, ServerAddress};
 use super::{Reactor, clock};
+use crate::worker::keeper::Keeper;
 
 /// Seconds that a worker looks away in favour of a sibling.
 const YIELD: f64 = 0.001;
@@ -54,7 +55,7 @@ pub(crate) struct Gate {
     roster: Shared<Roster>,
     seat: u32,
     siblings: RefCell<Siblings>,
-    master: Arc<Channel<FromWorker, ToWorker>>,
+    keeper: Arc<Keeper>,
     closed: Cell<bool>,
     /// Closed, but clients that are about to arrive are taken still.
     pub(super) last_call: Cell<bool>,
@@ -71,12 +72,12 @@ pub(super) struct Listener {
 }
 
 impl Gate {
-    /// Takes the listeners that the master has handed over.
+    /// Takes the listeners that the keeper has handed over.
     pub(crate) fn new(
         listeners: Vec<(OwnedFd, Role)>,
         roster: Shared<Roster>,
         seat: u32,
-        master: Arc<Channel<FromWorker, ToWorker>>,
+        keeper: Arc<Keeper>,
     ) -> io::Result<Self> {
         let listeners = listeners
             .into_iter()
@@ -96,7 +97,7 @@ impl Gate {
             roster,
             seat,
             siblings: RefCell::default(),
-            master,
+            keeper,
             closed: Cell::new(false),
             last_call: Cell::new(false),
             complain_again_at: Cell::new(0),
@@ -176,11 +177,11 @@ impl Gate {
             .is_none()
     }
 
-    /// Tells the master that this worker takes no more connections.
+    /// Tells the keeper that this worker takes no more connections.
     pub(super) fn tell_closed(&self) {
-        if let Err(error) = self.master.send(&FromWorker::Draining, &[]) {
+        if let Err(error) = self.keeper.tell(&FromWorker::Draining) {
             // Its end of the channel says so too, and that is acted on.
-            tracing::debug!("the master cannot be told anything: {error}");
+            tracing::debug!("the keeper of this worker cannot be told anything: {error}");
         }
     }
 

@@ -9,6 +9,7 @@ use pyo3::types::PyDict;
 use crate::asgi::awaitable;
 use crate::asgi::cycle::Cycle;
 use crate::asgi::scope::ScopeMaker;
+use crate::worker::callbacks::Callbacks;
 
 /// First version of Python with eager tasks.
 const EAGER_SINCE: (u8, u8) = (3, 12);
@@ -59,8 +60,8 @@ pub(crate) struct Ends<'py> {
     pub(crate) event_loop: Bound<'py, PyAny>,
     pub(crate) app: Py<PyAny>,
     pub(crate) serve_module: Bound<'py, PyAny>,
-    /// The native module with the callbacks.
-    pub(crate) native: Bound<'py, PyAny>,
+    /// What the event loop calls.
+    pub(crate) callbacks: Bound<'py, Callbacks>,
     /// stacks.py.
     pub(crate) stacks: Bound<'py, PyAny>,
     /// Applications can ask for more time than `--request-timeout`.
@@ -74,7 +75,7 @@ impl Bridge {
             event_loop,
             app,
             serve_module,
-            native,
+            callbacks,
             stacks,
             extends_timeouts,
             scopes,
@@ -88,17 +89,17 @@ impl Bridge {
             scopes,
             serve_module: serve_module.unbind(),
             done: awaitable::done(py)?,
-            turn: native.getattr("_turn")?.unbind(),
-            flush: native.getattr("_flush")?.unbind(),
-            refuse: native.getattr("_refuse")?.unbind(),
-            drain_deadline: native.getattr("_drain_deadline")?.unbind(),
-            stop_now: native.getattr("_stop_now")?.unbind(),
-            expire: native.getattr("_expire")?.unbind(),
+            turn: callbacks.getattr("turn")?.unbind(),
+            flush: callbacks.getattr("flush")?.unbind(),
+            refuse: callbacks.getattr("refuse")?.unbind(),
+            drain_deadline: callbacks.getattr("drain_deadline")?.unbind(),
+            stop_now: callbacks.getattr("stop_now")?.unbind(),
+            expire: callbacks.getattr("expire")?.unbind(),
             describe_task: stacks.getattr("describe")?.unbind(),
             extends_timeouts,
-            beat: native.getattr("_beat")?.unbind(),
-            accept: native.getattr("_accept")?.unbind(),
-            look_again: native.getattr("_look_again")?.unbind(),
+            beat: callbacks.getattr("beat")?.unbind(),
+            accept: callbacks.getattr("accept")?.unbind(),
+            look_again: callbacks.getattr("look_again")?.unbind(),
             event_loop: event_loop.unbind(),
             readers: RefCell::new(Vec::new()),
         })

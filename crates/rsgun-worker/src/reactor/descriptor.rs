@@ -2,28 +2,57 @@
 //!
 //! tokio does not tell the descriptor of its driver. It can be known all the same:
 //! the kernel gives every new descriptor the lowest free number, the runtime opens its
-//! epoll first, and `/proc` says what stands at that number afterwards. Anything else
-//! is refused rather than guessed.
+//! epoll first, and `/proc` says what stands at that number afterwards, and whether it
+//! watches a descriptor that was registered with the runtime. Anything else is refused
+//! rather than guessed. In a program with threads of its own another descriptor may have
+//! come in between, so it is tried more than once.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 
+use nix::fcntl::OFlag;
 use rsgun_core::sys::process;
+use tokio::io::Interest;
 use tokio::runtime::{Builder, Runtime};
+
+use crate::ffi;
+
+/// How often it is tried.
+const TRIES: usize = 100;
 
 /// Builds the runtime of this thread; the descriptor lives as long as it.
 ///
 /// # Errors
 /// What the system returns, or that tokio no longer opens its epoll first.
 pub(super) fn build() -> io::Result<(Runtime, RawFd)> {
-    let number = process::next_fd_number()?;
-    let runtime = Builder::new_current_thread().enable_io().build()?;
-    let target = std::fs::read_link(format!("/proc/self/fd/{number}"))?;
-    if target.as_os_str() != "anon_inode:[eventpoll]" {
-        return Err(io::Error::other(format!(
-            "descriptor {number} is {} and not the epoll of tokio's driver",
-            target.display()
-        )));
+    for _ in 0..TRIES {
+        let number = process::next_fd_number()?;
+        let runtime = Builder::new_current_thread().enable_io().build()?;
+        if is_epoll_of(&runtime, number)? {
+            return Ok((runtime, number));
+        }
     }
-    Ok((runtime, number))
+    Err(io::Error::other(
+        "the epoll of tokio's driver cannot be found among the descriptors of this process",
+    ))
+}
+
+/// Whether the descriptor is the epoll that the runtime registers with.
+fn is_epoll_of(runtime: &Runtime, number: RawFd) -> io::Result<bool> {
+    let Ok(target) = std::fs::read_link(format!("/proc/self/fd/{number}")) else {
+        return Ok(false);
+    };
+    if target.as_os_str() != "anon_inode:[eventpoll]" {
+        return Ok(false);
+    }
+    let (probe, _writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    let probe_number = probe.as_raw_fd().to_string();
+    let _context = runtime.enter();
+    let _registered = ffi::register(probe, Interest::READABLE)?;
+    // Lines such as `tfd:        9 events:       19 data: ...` (proc(5)).
+    let watched = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
+    Ok(watched.lines().any(|line| {
+        let mut words = line.split_whitespace();
+        words.next() == Some("tfd:") && words.next() == Some(&probe_number)
+    }))
 }

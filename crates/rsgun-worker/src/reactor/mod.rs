@@ -35,6 +35,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 
@@ -80,15 +81,41 @@ thread_local! {
 /// `RuntimeError` on a thread that has none: `receive` and `send` belong to the
 /// thread of the event loop.
 pub(crate) fn current() -> PyResult<Rc<Reactor>> {
-    CURRENT.with_borrow(Clone::clone).ok_or_else(|| {
-        PyRuntimeError::new_err(
-            "receive() and send() belong to the event loop's thread and end with the worker",
-        )
-    })
+    CURRENT.with_borrow(Clone::clone).ok_or_else(not_here)
+}
+
+/// The reactor of this thread, if it is the one of that number: what has outlived its
+/// own reactor must not meddle with the next one.
+///
+/// # Errors
+/// As [`current`].
+pub(crate) fn serving(number: u64) -> PyResult<Rc<Reactor>> {
+    let reactor = current()?;
+    if reactor.number == number {
+        Ok(reactor)
+    } else {
+        Err(not_here())
+    }
+}
+
+fn not_here() -> PyErr {
+    PyRuntimeError::new_err(
+        "receive() and send() belong to the event loop's thread and end with the worker",
+    )
+}
+
+/// The number of the next reactor of this process.
+static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
+
+/// A number for a reactor to be.
+pub(crate) fn new_number() -> u64 {
+    NEXT_NUMBER.fetch_add(1, Relaxed)
 }
 
 /// What a reactor is made of.
 pub(crate) struct Parts {
+    /// From [`new_number`].
+    pub(crate) number: u64,
     pub(crate) bridge: Bridge,
     pub(crate) board: SharedMemory<Scoreboard>,
     pub(crate) keep_alive_ms: u64,
@@ -103,6 +130,7 @@ pub(crate) struct Parts {
 
 /// The reactor of a worker.
 pub(crate) struct Reactor {
+    number: u64,
     runtime: Runtime,
     /// Polled by this thread only, by hand.
     connections: RefCell<Pin<Box<LocalSet>>>,
@@ -166,9 +194,15 @@ impl Running {
 impl Reactor {
     /// Makes the reactor of this thread and registers it with the event loop.
     pub(crate) fn install(py: Python<'_>, parts: Parts) -> PyResult<Rc<Self>> {
+        if current().is_ok() {
+            return Err(PyRuntimeError::new_err(
+                "another server has started on this thread meanwhile",
+            ));
+        }
         let (runtime, epoll) = descriptor::build()?;
         clock::refresh();
         let reactor = Rc::new(Self {
+            number: parts.number,
             runtime,
             connections: RefCell::new(Box::pin(LocalSet::new())),
             pending: Arc::new(Pending::new()?),
@@ -220,6 +254,7 @@ impl Reactor {
         );
         drop(set);
         access_log::flush();
+        queue::clear();
         queue::drop_discarded();
     }
 
@@ -430,7 +465,7 @@ impl Reactor {
             return;
         }
         let entry = self.enter(&parts);
-        let cycle = Cycle::new(Arc::clone(&exchange), entry, log);
+        let cycle = Cycle::new(self.number, Arc::clone(&exchange), entry, log);
         let peer = &connection.peer;
         let started = match session {
             None => {

@@ -109,6 +109,13 @@ pub(crate) fn pop() -> Option<Work> {
     WORK.with_borrow_mut(VecDeque::pop_front)
 }
 
+/// Forgets what is left to do: the reactor ends, and the next one has work of its own.
+pub(super) fn clear() {
+    let rest = WORK.take();
+    // What is in it may queue as it goes.
+    drop(rest);
+}
+
 /// Whether nothing is left to do.
 pub(crate) fn is_empty() -> bool {
     WORK.with_borrow(VecDeque::is_empty)

@@ -3,26 +3,24 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use rsgun_core::ipc::{Channel, FromWorker, ToWorker};
+use rsgun_core::ipc::FromWorker;
 use rsgun_core::jitter::spread;
 use rsgun_core::scoreboard::now_ms;
 
-/// Counts requests down and tells the master when there are none left. The worker
-/// serves on: the master stops it when its replacement is ready.
+use crate::worker::keeper::Keeper;
+
+/// Counts requests down and tells the keeper when there are none left. The worker
+/// serves on: a master stops it when its replacement is ready.
 pub(crate) struct Quota {
-    /// 0: no limit, or the master knows.
+    /// 0: no limit, or the keeper knows.
     left: Cell<u64>,
     requests: u64,
-    master: Arc<Channel<FromWorker, ToWorker>>,
+    keeper: Arc<Keeper>,
 }
 
 impl Quota {
     /// A quota of `requests` and up to `jitter` more; 0 requests mean no limit.
-    pub(crate) fn new(
-        requests: u64,
-        jitter: u64,
-        master: Arc<Channel<FromWorker, ToWorker>>,
-    ) -> Self {
+    pub(crate) fn new(requests: u64, jitter: u64, keeper: Arc<Keeper>) -> Self {
         let requests = match requests {
             0 => 0,
             // Workers that start within a millisecond differ in their pid.
@@ -31,7 +29,7 @@ impl Quota {
         Self {
             left: Cell::new(requests),
             requests,
-            master,
+            keeper,
         }
     }
 
@@ -46,8 +44,8 @@ impl Quota {
             let message = FromWorker::Spent {
                 requests: self.requests,
             };
-            if let Err(error) = self.master.send(&message, &[]) {
-                tracing::debug!("the master cannot be told of the last request: {error}");
+            if let Err(error) = self.keeper.tell(&message) {
+                tracing::debug!("the keeper cannot be told of the last request: {error}");
                 // With the next request the queue of the channel may have room.
                 self.left.set(1);
             }

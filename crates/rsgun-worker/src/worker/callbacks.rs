@@ -1,4 +1,4 @@
-//! What the event loop calls: thin functions that find the reactor of their thread.
+//! What the event loop calls: thin methods that find their reactor.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use pyo3::types::PyModule;
 use rsgun_core::scoreboard::now_ms;
 
 use crate::reactor::{self, Reactor};
@@ -19,19 +18,6 @@ thread_local! {
     static DUE_MS: Cell<u64> = const { Cell::new(0) };
     /// Milliseconds between two heartbeats of this worker.
     static INTERVAL_MS: Cell<u64> = const { Cell::new(BEAT_MS) };
-}
-
-/// Adds the callbacks to the extension.
-pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_function(wrap_pyfunction!(turn, module)?)?;
-    module.add_function(wrap_pyfunction!(flush, module)?)?;
-    module.add_function(wrap_pyfunction!(accept, module)?)?;
-    module.add_function(wrap_pyfunction!(look_again, module)?)?;
-    module.add_function(wrap_pyfunction!(refuse, module)?)?;
-    module.add_function(wrap_pyfunction!(drain_deadline, module)?)?;
-    module.add_function(wrap_pyfunction!(stop_now, module)?)?;
-    module.add_function(wrap_pyfunction!(expire, module)?)?;
-    module.add_function(wrap_pyfunction!(beat, module)?)
 }
 
 /// Starts the heartbeat of this worker, which is missed after `timeout` seconds; 0:
@@ -59,79 +45,77 @@ fn show_alive(reactor: &Reactor) {
     DUE_MS.set(now + INTERVAL_MS.get());
 }
 
-/// The reactor, unless the worker has stopped serving: a call that was on its way
-/// then has nothing to do.
-fn serving() -> Option<Rc<Reactor>> {
-    reactor::current().ok()
+/// The callbacks of one reactor. The event loop may call them when that one has ended,
+/// and even when the thread has another one by then: they have nothing to do then.
+#[pyclass(frozen, module = "rsgun._rsgun")]
+pub(crate) struct Callbacks {
+    number: u64,
 }
 
-#[pyfunction]
-#[pyo3(name = "_turn")]
-fn turn(py: Python<'_>) {
-    if let Some(reactor) = serving() {
-        reactor.turn(py);
+impl Callbacks {
+    /// Those of the reactor with this number.
+    pub(crate) fn new(number: u64) -> Self {
+        Self { number }
+    }
+
+    fn serving(&self) -> Option<Rc<Reactor>> {
+        reactor::serving(self.number).ok()
     }
 }
 
-#[pyfunction]
-#[pyo3(name = "_flush")]
-fn flush(py: Python<'_>) {
-    if let Some(reactor) = serving() {
-        reactor.flush(py);
+#[pymethods]
+impl Callbacks {
+    fn turn(&self, py: Python<'_>) {
+        if let Some(reactor) = self.serving() {
+            reactor.turn(py);
+        }
     }
-}
 
-#[pyfunction]
-#[pyo3(name = "_accept")]
-fn accept(py: Python<'_>, index: usize) {
-    if let Some(reactor) = serving() {
-        reactor.accept(py, index);
+    fn flush(&self, py: Python<'_>) {
+        if let Some(reactor) = self.serving() {
+            reactor.flush(py);
+        }
     }
-}
 
-#[pyfunction]
-#[pyo3(name = "_look_again")]
-fn look_again(py: Python<'_>, index: usize) -> PyResult<()> {
-    serving().map_or(Ok(()), |reactor| reactor.look_again(py, index))
-}
-
-#[pyfunction]
-#[pyo3(name = "_refuse")]
-fn refuse(py: Python<'_>) {
-    if let Some(reactor) = serving() {
-        reactor.refuse(py);
+    fn accept(&self, py: Python<'_>, index: usize) {
+        if let Some(reactor) = self.serving() {
+            reactor.accept(py, index);
+        }
     }
-}
 
-#[pyfunction]
-#[pyo3(name = "_drain_deadline")]
-fn drain_deadline(py: Python<'_>) {
-    if let Some(reactor) = serving() {
-        reactor.drain_deadline(py);
+    fn look_again(&self, py: Python<'_>, index: usize) -> PyResult<()> {
+        self.serving()
+            .map_or(Ok(()), |reactor| reactor.look_again(py, index))
     }
-}
 
-#[pyfunction]
-#[pyo3(name = "_stop_now")]
-fn stop_now(py: Python<'_>) {
-    if let Some(reactor) = serving() {
-        reactor.stop_now(py);
+    fn refuse(&self, py: Python<'_>) {
+        if let Some(reactor) = self.serving() {
+            reactor.refuse(py);
+        }
     }
-}
 
-#[pyfunction]
-#[pyo3(name = "_expire")]
-fn expire(py: Python<'_>) {
-    if let Some(reactor) = serving() {
-        reactor.expire(py);
+    fn drain_deadline(&self, py: Python<'_>) {
+        if let Some(reactor) = self.serving() {
+            reactor.drain_deadline(py);
+        }
     }
-}
 
-#[pyfunction]
-#[pyo3(name = "_beat")]
-fn beat(py: Python<'_>) {
-    if let Some(reactor) = serving() {
-        show_alive(&reactor);
-        beat_later(py, &reactor);
+    fn stop_now(&self, py: Python<'_>) {
+        if let Some(reactor) = self.serving() {
+            reactor.stop_now(py);
+        }
+    }
+
+    fn expire(&self, py: Python<'_>) {
+        if let Some(reactor) = self.serving() {
+            reactor.expire(py);
+        }
+    }
+
+    fn beat(&self, py: Python<'_>) {
+        if let Some(reactor) = self.serving() {
+            show_alive(&reactor);
+            beat_later(py, &reactor);
+        }
     }
 }

@@ -10,8 +10,10 @@
 //! them, drains, and leaves.
 
 pub(crate) mod callbacks;
+pub(crate) mod keeper;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +22,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rsgun_core::config::{Lifespan, Settings};
 use rsgun_core::ipc::{
-    Channel, ChannelError, DRAIN_MARGIN_MS, DrainReason, FromWorker, Identity, Role, ToWorker,
+    ChannelError, DRAIN_MARGIN_MS, DrainReason, FromWorker, Identity, Role, ToWorker,
 };
 use rsgun_core::log::output::{self, Files};
 use rsgun_core::roster::Roster;
@@ -29,6 +31,8 @@ use rsgun_core::sys::shared::Shared;
 use rsgun_core::sys::{channel, parent_death, process, title};
 use rsgun_websocket::close;
 
+use self::callbacks::Callbacks;
+use self::keeper::{Keeper, Master};
 use crate::asgi::scope::ScopeMaker;
 use crate::forkserver::{self, Loaded};
 use crate::glue;
@@ -37,9 +41,6 @@ use crate::reactor::accept::Gate;
 use crate::reactor::bridge::{Bridge, Ends};
 use crate::reactor::quota::Quota;
 use crate::reactor::{self, Parts, Reactor};
-
-/// The worker's end of its channel.
-type Master = Channel<FromWorker, ToWorker>;
 
 /// Seconds that a worker with a SIGTERM of its own waits for an order of the master.
 const HEARSAY: f64 = 0.3;
@@ -131,32 +132,32 @@ pub(crate) fn main(
         }
     };
     let serve = glue::serve(py)?;
-    let master = Arc::new(master);
-    let gate = Gate::new(listeners, roster, identity.seat, Arc::clone(&master))?;
-    let lifespan = match settings.lifespan {
+    let keeper = Arc::new(Keeper::Master(master));
+    let gate = Gate::new(listeners, roster, identity.seat, Arc::clone(&keeper))?;
+    let lifespan = lifespan_name(&settings);
+    let event_loop = settings.event_loop.clone();
+    let worker = Worker::new(
+        py,
+        Arc::clone(&keeper),
+        app.clone_ref(py),
+        settings,
+        board,
+        gate,
+    )?;
+    let worker = Bound::new(py, worker)?;
+    let result = serve.call_method1("main", (&worker, app, event_loop, lifespan));
+    match (result, &*keeper) {
+        (Err(error), Keeper::Master(master)) => Ok(report(py, master, &error)),
+        _ => Ok(0),
+    }
+}
+
+/// What serve.py calls the setting.
+pub(crate) fn lifespan_name(settings: &Settings) -> &'static str {
+    match settings.lifespan {
         Lifespan::Auto => "auto",
         Lifespan::On => "on",
         Lifespan::Off => "off",
-    };
-    let event_loop = settings.event_loop.clone();
-    let worker = Worker {
-        native: native.clone().unbind(),
-        serve: serve.clone().unbind(),
-        stacks: stacks.unbind(),
-        master: Arc::clone(&master),
-        app: app.clone_ref(py),
-        graceful_ms: u64::from(settings.graceful_timeout) * 1000,
-        state: Mutex::new(State {
-            settings: Some((settings, board, gate)),
-            ends: None,
-            order: None,
-        }),
-    };
-    let worker = Bound::new(py, worker)?;
-    let result = serve.call_method1("main", (&worker, app, event_loop, lifespan));
-    match result {
-        Ok(_) => Ok(0),
-        Err(error) => Ok(report(py, &master, &error)),
     }
 }
 
@@ -218,11 +219,12 @@ fn report(py: Python<'_>, master: &Master, error: &PyErr) -> i32 {
 
 /// The native side of a worker, as `serve.py` sees it.
 #[pyclass(frozen, module = "rsgun._rsgun")]
-struct Worker {
-    native: Py<PyModule>,
+pub(crate) struct Worker {
+    /// Of its reactor.
+    number: u64,
     serve: Py<PyModule>,
     stacks: Py<PyModule>,
-    master: Arc<Master>,
+    keeper: Arc<Keeper>,
     app: Py<PyAny>,
     /// Time-out of a drain that the master has not ordered, milliseconds.
     graceful_ms: u64,
@@ -271,23 +273,25 @@ impl Worker {
         };
         if let Some((_, board, _)) = &self.lock().settings {
             board.set_phase(phase);
-        } else if let Ok(reactor) = reactor::current() {
+        } else if let Ok(reactor) = self.reactor() {
             reactor.board().set_phase(phase);
         }
     }
 
-    /// Starts listening to the master on the running event loop. `stopped` is resolved
+    /// Starts listening to the master, if there is one, on the running event loop. `stopped` is resolved
     /// when serving is over.
     fn attach(slf: &Bound<'_, Self>, event_loop: Py<PyAny>, stopped: Py<PyAny>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
-        let callback = slf.getattr("_on_message")?;
-        event_loop.call_method1(py, "add_reader", (this.master.as_raw_fd(), callback))?;
-        let forget = slf.getattr("_forget")?;
-        let keywords = PyDict::new(py);
-        keywords.set_item("after_in_child", forget)?;
-        py.import("os")?
-            .call_method("register_at_fork", (), Some(&keywords))?;
+        if let Keeper::Master(master) = &*this.keeper {
+            let callback = slf.getattr("_on_message")?;
+            event_loop.call_method1(py, "add_reader", (master.as_raw_fd(), callback))?;
+            let forget = slf.getattr("_forget")?;
+            let keywords = PyDict::new(py);
+            keywords.set_item("after_in_child", forget)?;
+            py.import("os")?
+                .call_method("register_at_fork", (), Some(&keywords))?;
+        }
         this.lock().ends = Some((event_loop, stopped));
         Ok(())
     }
@@ -308,13 +312,14 @@ impl Worker {
                 event_loop: event_loop.into_bound(py),
                 app: self.app.clone_ref(py),
                 serve_module: self.serve.bind(py).clone().into_any(),
-                native: self.native.bind(py).clone().into_any(),
+                callbacks: Bound::new(py, Callbacks::new(self.number))?,
                 stacks: self.stacks.bind(py).clone().into_any(),
                 extends_timeouts: settings.request_timeout > 0,
                 scopes: ScopeMaker::new(py, &settings.root_path, state)?,
             },
         )?;
         let parts = Parts {
+            number: self.number,
             bridge,
             board,
             keep_alive_ms: u64::from(settings.keep_alive) * 1000,
@@ -324,13 +329,15 @@ impl Worker {
             quota: Quota::new(
                 settings.max_requests,
                 settings.max_requests_jitter,
-                Arc::clone(&self.master),
+                Arc::clone(&self.keeper),
             ),
             request_timeout_ms: u64::from(settings.request_timeout) * 1000,
         };
         let reactor = Reactor::install(py, parts)?;
         reactor.stop.set_future(stopped);
-        callbacks::start_beating(py, &reactor, settings.timeout);
+        if matches!(*self.keeper, Keeper::Master(_)) {
+            callbacks::start_beating(py, &reactor, settings.timeout);
+        }
         let order = self.lock().order.take();
         if let Some(order) = order {
             self.carry_out(py, order);
@@ -343,9 +350,8 @@ impl Worker {
     }
 
     /// Ends the reactor; connections that are still open are closed.
-    #[expect(clippy::unused_self, reason = "called as a method from Python")]
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        let reactor = reactor::current()?;
+        let reactor = self.reactor()?;
         reactor.flush(py);
         reactor.gate.drop_listeners();
         reactor.uninstall(py);
@@ -392,10 +398,27 @@ impl Worker {
         self.tell(&FromWorker::WantsLogs);
     }
 
+    /// Stops serving; `quick` cancels what runs.
+    fn stop(&self, py: Python<'_>, quick: bool) {
+        let order = if quick {
+            Order::Quit
+        } else {
+            Order::Drain {
+                within_ms: self.graceful_ms,
+                sweep: true,
+                orphaned: false,
+            }
+        };
+        self.carry_out(py, order);
+    }
+
     /// Reads what the master has sent.
     fn _on_message(&self, py: Python<'_>) {
+        let Keeper::Master(master) = &*self.keeper else {
+            return;
+        };
         loop {
-            let order = match self.master.try_recv() {
+            let order = match master.try_recv() {
                 Ok(Some(message)) => match message.body {
                     ToWorker::Acknowledge => continue,
                     ToWorker::ChangeLogs => {
@@ -416,7 +439,7 @@ impl Worker {
                     },
                 },
                 Ok(None) => {
-                    self.stop_listening(py, self.master.as_raw_fd());
+                    self.stop_listening(py, master.as_raw_fd());
                     tracing::warn!("the master is gone: finishing what is left, then leaving");
                     Order::Drain {
                         within_ms: orphan_drain_ms(self.graceful_ms),
@@ -433,7 +456,7 @@ impl Worker {
                 }
                 Err(ChannelError::Io(error)) => {
                     tracing::error!("the channel to the master is broken: {error}");
-                    self.stop_listening(py, self.master.as_raw_fd());
+                    self.stop_listening(py, master.as_raw_fd());
                     return;
                 }
             };
@@ -447,29 +470,60 @@ impl Worker {
 
     /// In a process that the application has forked: lets go of what is the worker's.
     fn _forget(&self) {
-        if let Ok(reactor) = reactor::current() {
+        if let Ok(reactor) = self.reactor() {
             reactor.gate.drop_listeners();
         }
-        if let Err(error) = process::blank_out(self.master.as_fd()) {
+        if let Keeper::Master(master) = &*self.keeper
+            && let Err(error) = process::blank_out(master.as_fd())
+        {
             tracing::debug!("a forked process keeps the channel of its worker: {error}");
         }
     }
 }
 
 impl Worker {
+    /// A worker that serves `app` as soon as serve.py says so.
+    pub(crate) fn new(
+        py: Python<'_>,
+        keeper: Arc<Keeper>,
+        app: Py<PyAny>,
+        settings: Settings,
+        board: Shared<Scoreboard>,
+        gate: Gate,
+    ) -> PyResult<Self> {
+        Ok(Self {
+            number: reactor::new_number(),
+            serve: glue::serve(py)?.unbind(),
+            stacks: glue::stacks(py)?.unbind(),
+            keeper,
+            app,
+            graceful_ms: u64::from(settings.graceful_timeout) * 1000,
+            state: Mutex::new(State {
+                settings: Some((settings, board, gate)),
+                ends: None,
+                order: None,
+            }),
+        })
+    }
+
+    /// Its reactor, while it serves.
+    fn reactor(&self) -> PyResult<Rc<Reactor>> {
+        reactor::serving(self.number)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self, message: &FromWorker) {
-        if let Err(error) = self.master.send(message, &[]) {
-            // Its end of the channel says so too, and that is acted on.
-            tracing::debug!("the master cannot be told anything: {error}");
+        if let Err(error) = self.keeper.tell(message) {
+            // The end of a channel says so too, and that is acted on.
+            tracing::debug!("the keeper of this worker cannot be told anything: {error}");
         }
     }
 
     fn carry_out(&self, py: Python<'_>, order: Order) {
-        let Ok(reactor) = reactor::current() else {
+        let Ok(reactor) = self.reactor() else {
             let mut state = self.lock();
             state.order = Some(order);
             let stopped = state
