@@ -48,6 +48,9 @@ class Settings(TypedDict, total=False):
     backlog: int | None
     """Connections that may wait to be accepted."""
 
+    reuse_port: bool | None
+    """Give each worker a TCP queue of its own (`SO_REUSEPORT`)."""
+
     workers: int | str | None
     """The number of worker processes."""
 
@@ -56,6 +59,15 @@ class Settings(TypedDict, total=False):
 
     preload_app: bool | None
     """The same as `preload`."""
+
+    reload_strategy: Text | None
+    """How a reload replaces the workers: rolling (one after the other) or parallel."""
+
+    reload_max_unavailable: int | None
+    """Workers that may be missing while a rolling reload starts their replacements."""
+
+    reload_probation: float | None
+    """Seconds that the first worker of a reload must survive before old ones go."""
 
     python: Text | None
     """The Python interpreter."""
@@ -97,6 +109,9 @@ class Settings(TypedDict, total=False):
 
     timeout_graceful_shutdown: int | None
     """The same as `graceful_timeout`."""
+
+    drain_delay: int | None
+    """Seconds that the server goes on accepting after TERM, before it drains."""
 
     keep_alive: int | None
     """Seconds that an idle connection is kept open; 0 closes it after each answer."""

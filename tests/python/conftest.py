@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from harness.server import Server, serving
-from harness.target import APPS, TARGET, binary
+from harness.target import APPS, TARGET, binary, lay_out_package
 
 Serve = Callable[..., Server]
 
@@ -178,6 +178,36 @@ def module(tmp_path: Path) -> Callable[[str, str], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The variables with which a Python program can import rsgun."""
+    return lay_out_package(tmp_path_factory.mktemp("package"))
+
+
+@pytest.fixture
+def program(
+    launch: Callable[..., Server],
+    module: Callable[[str, str], Path],
+    package: dict[str, str],
+) -> Callable[..., Server]:
+    """Starts a Python program, given by its source, that imports rsgun."""
+
+    def start(
+        source: str,
+        *arguments: str,
+        python: str = sys.executable,
+        environment: Mapping[str, str] | None = None,
+        wait: bool = True,
+        **more: object,
+    ) -> Server:
+        path = module("main", source)
+        line = [python, "-X", "dev", "-W", "error", str(path), *arguments]
+        server = launch(line, environment={**package, **(environment or {})}, **more)
+        return server.wait_until_running() if wait else server
+
+    return start
 
 
 @pytest.fixture

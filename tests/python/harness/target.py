@@ -77,6 +77,26 @@ def lend_extension(python: Path) -> None:
         fresh.replace(link)
 
 
+def lay_out_package(folder: Path) -> dict[str, str]:
+    """Makes `import rsgun` find what is under test, and returns the variables for that.
+
+    An installed rsgun needs nothing. What cargo has built is laid out in ``folder`` as an
+    installation with ``pip install --target`` would be.
+    """
+    if not brings_its_extension():
+        return {}
+    built = binary().resolve().parent
+    extensions = [built / name for name in ("librsgun_worker.so", "deps/librsgun_worker.so")]
+    newest = max(
+        (path for path in extensions if path.exists()), key=lambda path: path.stat().st_mtime
+    )
+    shutil.copytree(ROOT / "python" / "rsgun", folder / "rsgun")
+    (folder / "rsgun" / "_rsgun.abi3.so").symlink_to(newest)
+    (folder / "bin").mkdir()
+    (folder / "bin" / "rsgun").symlink_to(binary().resolve())
+    return {"PYTHONPATH": str(folder)}
+
+
 def command(app: str | None, *arguments: str, python: str | None = None) -> list[str]:
     """The command line that serves ``app``."""
     python = python or sys.executable
