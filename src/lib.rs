@@ -5,6 +5,7 @@
 //! workers, which live in `crates/rsgun-worker`.
 
 pub mod cli;
+pub mod control;
 pub mod master;
 pub mod python;
 pub mod signals;

@@ -187,6 +187,9 @@ class Settings(TypedDict, total=False):
     pidfile: Text | None
     """The same as `pid`."""
 
+    control_socket: Text | None
+    """A UNIX socket that tells the state of the server; see rsgunctl."""
+
     umask: Text | None
     """The mask for the modes of new files, in octal, such as 027."""
 

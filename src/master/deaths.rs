@@ -242,7 +242,7 @@ impl State {
             }
             Stage::Serving { .. } => {
                 let cause = worker.failure.take().map(Cause::from);
-                let retry_in = self.lose(now, id);
+                let retry_in = self.lose(now, id, &exit.to_string());
                 let traceback = cause.as_ref().and_then(|cause| cause.traceback.clone());
                 self.notify(Notice::WorkerDied {
                     worker: label,
@@ -279,7 +279,9 @@ impl State {
         } else if self.reload_generation() == Some(label.identity.generation) {
             self.reload_failed(now, cause);
         } else if let Some(slot) = self.slots.get_mut(&current_slot) {
-            let retry_in = slot.backoff.fail(now, None);
+            let reason = cause.message.lines().next().unwrap_or_default();
+            let retry_in = slot.fail(now, None, format!("could not start: {reason}"));
+            self.losses += 1;
             self.notify(Notice::WorkerFailed {
                 worker: label,
                 cause,

@@ -1,13 +1,12 @@
 //! What the master does: the actions of the state machine, carried out.
 
 mod logs;
+mod observe;
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -18,7 +17,6 @@ use rsgun_core::ipc::{Identity, ToForkServer, WorkerId};
 use rsgun_core::listeners::{self, Change, Listener, Manner, Origin};
 use rsgun_core::log::output::{self, Files};
 use rsgun_core::roster::Roster;
-use rsgun_core::scoreboard::now_ms;
 use rsgun_core::sys::process;
 use rsgun_core::sys::shared::Shared;
 use rsgun_core::sys::stacks::Report;
@@ -29,13 +27,14 @@ use tracing::Level;
 use super::MasterError;
 use super::cgroup::OomCounter;
 use super::daemon::Launcher;
-use super::event::{Action, Asked, Event, Policy, Reading};
+use super::event::{Action, Asked, Event, Policy};
 use super::exit::Exit;
 use super::link::Link;
-use super::moment::Moment;
-use super::notice::{InFlight, Notice, seconds};
+use super::notice::Notice;
 use super::spawn::{Interpreter, WorkerHandle};
-use super::{memory, processors, stacks};
+use super::status::Condition;
+use super::{processors, stacks};
+use crate::control::document::Totals;
 use crate::python::Surroundings;
 
 /// The processes, sockets and files of the master.
@@ -50,6 +49,9 @@ pub(super) struct Effects {
     workers: HashMap<WorkerId, WorkerHandle>,
     roster: Shared<Roster>,
     out_of_memory: OomCounter,
+    /// What workers have done that are gone.
+    dead: Totals,
+    condition: Condition,
     /// The settings that the master itself logs by.
     own: Arc<Settings>,
     /// Waits in the terminal until the server serves.
@@ -122,6 +124,8 @@ impl Effects {
             workers: HashMap::new(),
             roster,
             out_of_memory: OomCounter::of_process(),
+            dead: Totals::default(),
+            condition: Condition::Sound,
             own: settings,
             launcher,
         };
@@ -178,30 +182,21 @@ impl Effects {
             Action::AskForStacks { of, pid } => return self.ask_for_stacks(of, pid),
             Action::Kill { pid, signal } => return send_signal(pid, signal),
             Action::ForgetWorker { identity } => {
+                self.keep_counts(identity.id);
                 self.roster.leave(identity.seat);
                 self.workers.remove(&identity.id);
             }
             Action::CloseListeners => self.close_listeners(),
             Action::ReopenLogs { only } => self.reopen_logs(only),
+            Action::ShowCondition(condition) => {
+                self.condition = condition;
+                self.show_title();
+            }
             Action::Notify(notice) => self.tell(&notice),
             // The loop looks for this one itself.
             Action::Exit { .. } => {}
         }
         None
-    }
-
-    /// Looks at every worker, and at the memory of these.
-    fn inspect(&self, memory_of: &[(WorkerId, i32)]) -> Vec<Reading> {
-        let reading = |(id, worker): (&WorkerId, &WorkerHandle)| {
-            let pid = memory_of.iter().find(|(known, _)| known == id);
-            Reading {
-                id: *id,
-                phase: worker.scoreboard.phase(),
-                heartbeat: Moment::from_ms(worker.scoreboard.heartbeat_ms()),
-                resident: pid.and_then(|(_, pid)| memory::resident(*pid)),
-            }
-        };
-        self.workers.iter().map(reading).collect()
     }
 
     fn ask_for_stacks(&self, of: Asked, pid: i32) -> Option<Event> {
@@ -358,12 +353,20 @@ impl Effects {
         })
     }
 
+    fn show_title(&self) {
+        let condition = match self.condition {
+            Condition::Sound => "",
+            Condition::Degraded => " (degraded)",
+        };
+        title::set(&format!("{}{condition}", own_title(&self.own)));
+    }
+
     fn adopt(&mut self, generation: u32) {
         if let Some(new) = self.generations.get(&generation) {
             self.own = Arc::clone(&new.settings);
-            title::set(&own_title(&new.settings));
             output::set_level(new.settings.log_level);
             output::replace(&new.logs);
+            self.show_title();
         }
         let change = self
             .generations
@@ -430,24 +433,6 @@ impl Effects {
             }
         }
     }
-
-    /// The requests that a worker is or was working on.
-    fn serving(&self, id: WorkerId) -> Option<InFlight> {
-        let scoreboard = &self.workers.get(&id)?.scoreboard;
-        let running = scoreboard.running();
-        let now = now_ms();
-        let named: Vec<String> = running
-            .iter()
-            .map(|request| {
-                let age = Duration::from_millis(now.saturating_sub(request.started_ms));
-                let line = request.line.as_deref().unwrap_or("a request");
-                format!("{line} ({})", seconds(age))
-            })
-            .collect();
-        let active = usize::try_from(scoreboard.active.load(Relaxed)).unwrap_or(0);
-        let more = active.saturating_sub(named.len());
-        Some(InFlight { named, more })
-    }
 }
 
 fn interpreter(
@@ -484,8 +469,12 @@ fn urls(listeners: &[Listener]) -> Vec<String> {
 
 /// The process title of the master.
 pub(super) fn own_title(settings: &Settings) -> String {
-    let name = settings.name.as_ref().unwrap_or(&settings.app);
-    format!("rsgun: master [{name}]")
+    format!("rsgun: master [{}]", shown_name(settings))
+}
+
+/// What the server is called.
+fn shown_name(settings: &Settings) -> &str {
+    settings.name.as_deref().unwrap_or(&settings.app)
 }
 
 /// Makes the directory to change to absolute, for processes that may change twice.

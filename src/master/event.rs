@@ -16,6 +16,7 @@ use super::exit::Exit;
 use super::moment::Moment;
 use super::notice::Notice;
 use super::processors;
+use super::status::Condition;
 
 /// What an operator can ask for, by signal today.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -281,6 +282,8 @@ pub(super) enum Action {
         /// For this worker alone; `None`: for everybody.
         only: Option<WorkerId>,
     },
+    /// Show in the title of the master whether the server is degraded.
+    ShowCondition(Condition),
     /// Tell the operator.
     Notify(Notice),
     /// End the master.

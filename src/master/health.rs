@@ -121,7 +121,8 @@ impl State {
         };
         if let Some(limit) = hard.filter(|limit| resident >= *limit) {
             let label = worker.label();
-            let retry_in = self.lose(now, id);
+            let fate = format!("held {resident} of memory, more than {limit} (--hard-max-rss),");
+            let retry_in = self.lose(now, id, fate.trim_end_matches(','));
             self.notify(Notice::WorkerTooLarge {
                 worker: label,
                 resident,
@@ -129,7 +130,6 @@ impl State {
                 retry_in,
             });
             self.kill_worker(now, id);
-            let fate = format!("held {resident} of memory, more than {limit} (--hard-max-rss),");
             self.worker_lost(now, label, &fate, None);
             return;
         }
@@ -199,7 +199,7 @@ impl State {
         let silent = worker
             .silent_since
             .map_or(Duration::ZERO, |since| now.since(since));
-        let retry_in = self.lose(now, id);
+        let retry_in = self.lose(now, id, "was stuck");
         self.notify(Notice::WorkerStuck {
             worker: label,
             silent,
@@ -220,16 +220,18 @@ impl State {
         self.worker_lost(now, label, "was stuck", stacks);
     }
 
-    /// Takes a worker that serves out of its slot. Returns when the next one is started;
-    /// `None` if none is, since the worker was leaving anyway or its slot is gone.
-    pub(super) fn lose(&mut self, now: Moment, id: WorkerId) -> Option<Duration> {
+    /// Takes a worker that serves out of its slot; `fate` is a verb phrase. Returns when
+    /// the next one is started; `None` if none is, since the worker was leaving anyway or
+    /// its slot is gone.
+    pub(super) fn lose(&mut self, now: Moment, id: WorkerId, fate: &str) -> Option<Duration> {
         let worker = self.workers.get(&id)?;
         let served = worker.served(now);
         let number = worker.identity.slot;
         let slot = self.slots.get_mut(&number)?;
         let held = slot.current == Some(id);
         slot.release(id);
-        held.then(|| slot.backoff.fail(now, served))
+        self.losses += 1;
+        held.then(|| slot.fail(now, served, fate.to_owned()))
     }
 }
 

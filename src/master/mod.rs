@@ -53,6 +53,7 @@ mod state_properties;
 mod state_tests;
 #[cfg(test)]
 mod state_world;
+mod status;
 mod stop;
 #[cfg(test)]
 mod stop_tests;
@@ -73,7 +74,7 @@ use rsgun_core::log;
 use rsgun_core::log::output::{self, Files, LogFileError};
 use rsgun_core::sys::signals::{Arrived, SignalQueue};
 use rsgun_core::sys::{process, title};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel, unbounded_channel};
 
 use self::daemon::{Detached, Launcher};
 use self::effects::{Effects, Foundation, manner, own_title};
@@ -84,6 +85,8 @@ use self::pidfile::PidFile;
 pub use self::pidfile::PidFileError;
 use self::state::State;
 use self::terminal::Terminal;
+pub use crate::control::socket::ControlSocketError;
+use crate::control::socket::{ControlSocket, Question};
 use crate::python::{PythonError, Surroundings};
 use crate::signals;
 
@@ -102,6 +105,9 @@ pub enum MasterError {
     /// The pidfile cannot be written.
     #[error(transparent)]
     PidFile(#[from] PidFileError),
+    /// The control socket cannot be opened.
+    #[error(transparent)]
+    ControlSocket(#[from] ControlSocketError),
     /// There is no interpreter.
     #[error(transparent)]
     Python(#[from] PythonError),
@@ -119,6 +125,7 @@ impl MasterError {
             Self::Listen(_)
             | Self::LogFile(_)
             | Self::PidFile(_)
+            | Self::ControlSocket(_)
             | Self::Python(_)
             | Self::System(_) => 1,
         }
@@ -155,6 +162,9 @@ pub fn run(source: Source) -> Result<u8, MasterError> {
     let _pidfile = (settings.pid.as_deref())
         .map(|path| PidFile::create(&directory.join(path)))
         .transpose()?;
+    let control = (settings.control_socket.as_deref())
+        .map(|path| ControlSocket::open(&directory.join(path)))
+        .transpose()?;
     let manner = manner(&settings, settings.umask);
     let listeners = listeners::open_all(&settings.bind, manner)?;
     let (sender, queue) = unbounded_channel();
@@ -173,7 +183,11 @@ pub fn run(source: Source) -> Result<u8, MasterError> {
         .build()
         .map_err(MasterError::System)?;
     runtime
-        .block_on(serve(signals, terminal, queue, effects, policy))
+        .block_on(async {
+            let questions = control.as_ref().map(ControlSocket::listen).transpose()?;
+            let questions = questions.unwrap_or_else(nobody);
+            serve(signals, terminal, queue, questions, effects, policy).await
+        })
         .map_err(MasterError::System)
 }
 
@@ -209,11 +223,17 @@ fn start_logging(
     Ok(logs)
 }
 
+/// Nobody who asks for the status.
+fn nobody() -> Receiver<Question> {
+    channel(1).1
+}
+
 /// The event loop.
 async fn serve(
     signals: SignalQueue,
     terminal: Option<Terminal>,
     mut queue: UnboundedReceiver<Event>,
+    mut questions: Receiver<Question>,
     mut effects: Effects,
     policy: Policy,
 ) -> io::Result<u8> {
@@ -242,6 +262,9 @@ async fn serve(
                 }
                 // The sender lives in `effects`: the queue does not end.
                 Some(event) = queue.recv() => known.push_back(event),
+                Some(question) = questions.recv() => {
+                    question.answer(&effects.status(&state, Moment::now()));
+                }
                 () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {
                     known.push_back(Event::Tick);
                 }

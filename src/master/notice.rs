@@ -150,6 +150,13 @@ pub(super) enum Notice {
         /// The generation that it has brought.
         generation: u32,
     },
+    /// Workers are missing that cannot be started, or keep dying.
+    Degraded {
+        /// What is missing, and why.
+        reasons: Vec<String>,
+    },
+    /// Nobody is missing any more.
+    Recovered,
     /// TTIN or TTOU; when both are equal, the limit is reached.
     WorkersWanted {
         /// How many there were to be.
@@ -384,6 +391,14 @@ impl Notice {
             Self::Reloaded { generation } => (
                 Level::INFO,
                 format!("Reload complete: all workers are of generation {generation}"),
+            ),
+            Self::Degraded { reasons } => (
+                Level::WARN,
+                format!("Degraded: {}", log::continued(&reasons.join("\n"))),
+            ),
+            Self::Recovered => (
+                Level::INFO,
+                "No longer degraded: every slot has a worker that serves".to_owned(),
             ),
             Self::WorkersWanted { before, after } if before == after => (
                 Level::WARN,

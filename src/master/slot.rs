@@ -13,9 +13,34 @@ pub(super) struct Slot {
     pub(super) current: Option<WorkerId>,
     pub(super) replacement: Option<WorkerId>,
     pub(super) backoff: Backoff,
+    /// How many of its workers have died, were killed, or could not start.
+    pub(super) losses: u64,
+    pub(super) last_loss: Option<Loss>,
+}
+
+/// The end of a worker that should have gone on.
+#[derive(Debug)]
+pub(super) struct Loss {
+    /// When.
+    pub(super) at: Moment,
+    /// How it ended, a verb phrase.
+    pub(super) reason: String,
 }
 
 impl Slot {
+    /// Notes that a worker that `served` for a while, if at all, was lost. Returns the
+    /// delay before the next one is started.
+    pub(super) fn fail(
+        &mut self,
+        now: Moment,
+        served: Option<Duration>,
+        reason: String,
+    ) -> Duration {
+        self.losses += 1;
+        self.last_loss = Some(Loss { at: now, reason });
+        self.backoff.fail(now, served)
+    }
+
     /// Takes a worker out, whichever of the two it is.
     pub(super) fn release(&mut self, id: WorkerId) {
         for place in [&mut self.current, &mut self.replacement] {
@@ -63,6 +88,11 @@ impl Backoff {
     /// Forgets a delay that has passed.
     pub(super) fn expire(&mut self, now: Moment) {
         self.retry_at = self.retry_at.filter(|at| *at > now);
+    }
+
+    /// How many failures there were in a row.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
     }
 
     /// Whether a try is due.

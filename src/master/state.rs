@@ -46,6 +46,7 @@ use super::moment::Moment;
 use super::notice::Notice;
 use super::reload::{Outcome, Reload};
 use super::slot::{Backoff, Slot};
+use super::status::Condition;
 use super::stop::Stop;
 use super::worker::{Inquiry, Reason, Stage, Worker, earliest};
 
@@ -73,6 +74,11 @@ pub(super) enum Lifecycle {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) lifecycle: Lifecycle,
+    pub(super) started_at: Moment,
+    /// Whether workers are missing that cannot be started, as was last shown.
+    pub(super) condition: Condition,
+    /// How many workers have died, were killed, or could not start.
+    pub(super) losses: u64,
     /// Whether the operator was told that the server serves.
     pub(super) announced: bool,
     /// The operator is told at this time even if not all first workers are ready.
@@ -113,6 +119,9 @@ impl State {
     pub(super) fn boot(now: Moment, policy: Policy) -> (Self, Vec<Action>) {
         let mut state = Self {
             lifecycle: Lifecycle::Booting,
+            started_at: now,
+            condition: Condition::Sound,
+            losses: 0,
             announced: false,
             announce_by: None,
             departs_at: None,
@@ -234,10 +243,6 @@ impl State {
     }
 
     /// How the last reload went.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "kept for the status of the server")
-    )]
     #[must_use]
     pub(super) fn last_reload(&self) -> Option<&Outcome> {
         self.last_reload.as_ref()
@@ -470,6 +475,7 @@ impl State {
             self.announce(now);
         }
         self.settle_inspection(now);
+        self.settle_condition();
         self.forget_generations();
         mem::take(&mut self.actions)
     }
@@ -517,8 +523,10 @@ impl State {
         };
         // The deadline stands before the process does: one that is stuck between
         // fork and its first words is found, too.
-        self.workers
-            .insert(id, Worker::new(identity, limit.map(|limit| now + limit)));
+        self.workers.insert(
+            id,
+            Worker::new(identity, now, limit.map(|limit| now + limit)),
+        );
         self.act(Action::Spawn { identity });
         Some(id)
     }

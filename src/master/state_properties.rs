@@ -12,6 +12,7 @@ use rsgun_core::ipc::WorkerId;
 use super::event::{Command, Event, Policy};
 use super::exit::Exit;
 use super::state_world::{KILLED, World, import_error, policy};
+use super::status::Condition;
 
 /// Something random; the numbers choose among what is there.
 #[derive(Debug, Clone)]
@@ -238,6 +239,7 @@ proptest! {
         prop_assert_eq!(world.exit, None);
         prop_assert_eq!(world.serving().len(), world.state.target() as usize);
         prop_assert!(world.state.reload.is_none());
+        prop_assert_eq!(world.shown, Condition::Sound);
         prop_assert_eq!(world.servers.len(), 1);
         prop_assert_eq!(world.workers.len(), world.serving().len());
     }

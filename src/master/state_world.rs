@@ -16,6 +16,7 @@ use super::exit::Exit;
 use super::moment::Moment;
 use super::notice::Notice;
 use super::state::State;
+use super::status::Condition;
 
 pub(super) const KILLED: Exit = Exit::Signal {
     signal: Signal::SIGKILL,
@@ -88,6 +89,8 @@ pub(super) struct World {
     pub(super) resolving: Option<u32>,
     pub(super) exit: Option<u8>,
     pub(super) listeners_closed: bool,
+    /// What the title of the master shows.
+    pub(super) shown: Condition,
     pub(super) policy: Policy,
     /// The second sign of a death comes only as a further reaction.
     pub(super) signs_come_late: bool,
@@ -117,6 +120,7 @@ impl World {
             resolving: None,
             exit: None,
             listeners_closed: false,
+            shown: Condition::Sound,
             policy,
             signs_come_late: false,
             asked: Vec::new(),
@@ -244,6 +248,10 @@ impl World {
                     assert!(!self.listeners_closed);
                     self.listeners_closed = true;
                 }
+                Action::ShowCondition(condition) => {
+                    assert_ne!(self.shown, condition, "nothing has changed");
+                    self.shown = condition;
+                }
                 Action::Adopt { .. } | Action::ReopenLogs { .. } => {}
                 Action::Notify(notice) => self.notices.push(notice),
                 Action::Exit { code } => self.exit = Some(code),
@@ -348,6 +356,13 @@ impl World {
                 self.now
             );
         }
+        let status = self.state.status(self.now, |_, _| None);
+        assert_eq!(status.workers.len(), self.state.workers.len());
+        assert!(status.workers_serving <= status.workers_wanted);
+        assert_eq!(
+            !status.degraded.is_empty(),
+            self.shown == Condition::Degraded
+        );
         let known: BTreeSet<WorkerId> = self.state.workers.keys().copied().collect();
         for worker in self.workers.values() {
             assert!(

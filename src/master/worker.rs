@@ -205,6 +205,8 @@ pub(super) struct Worker {
     pub(super) identity: Identity,
     /// Known from its first message on.
     pub(super) pid: Option<i32>,
+    /// When its process was asked for.
+    pub(super) asked_at: Moment,
     pub(super) stage: Stage,
     pub(super) ending: Ending,
     /// It has served at some time.
@@ -225,10 +227,12 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(identity: Identity, by: Option<Moment>) -> Self {
+    /// One that is asked for now, and must be ready at `by`.
+    pub(super) fn new(identity: Identity, now: Moment, by: Option<Moment>) -> Self {
         Self {
             identity,
             pid: None,
+            asked_at: now,
             stage: Stage::Starting { by },
             ending: Ending::default(),
             was_ready: false,

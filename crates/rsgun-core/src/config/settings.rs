@@ -513,6 +513,18 @@ declare! {
                       process that has ended is replaced. A relative path starts at the directory \
                       where rsgun was started.",
         }
+        /// A UNIX socket that tells the state of the server; see rsgunctl.
+        control_socket: Option<PathBuf> = value::optional_path, {
+            name: "control-socket",
+            section: Section::Service,
+            placeholder: "PATH",
+            otherwise: "none is made",
+            example: "\"/run/rsgun/control.sock\"",
+            reload: false,
+            details: "Only the user that runs the master may connect to it. Whoever does gets one \
+                      JSON document: see [status](status.md). A relative path starts at the \
+                      directory where rsgun was started.",
+        }
         /// The mask for the modes of new files, in octal, such as 027.
         umask: Option<u32> = value::optional_umask, {
             name: "umask",

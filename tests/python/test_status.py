@@ -1,0 +1,322 @@
+"""--control-socket and rsgunctl: the state of the server, also when no worker answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.server import Server, clean_environment
+from harness.sources import versioned
+from harness.target import binary, rsgun_only
+from harness.waiting import eventually, wait_gone
+
+pytestmark = rsgun_only
+
+Serve = Callable[..., Server]
+Module = Callable[[str, str], Path]
+Document = dict[str, Any]
+
+BLOCKS = """
+import asyncio
+import time
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    if scope["path"] == "/block":
+        print("blocking", flush=True)
+        time.sleep(300)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"here"})
+"""
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Path:
+    """The path of the control socket."""
+    return tmp_path / "control.sock"
+
+
+def ask(path: Path) -> Document:
+    """The document that the control socket answers with."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        client.connect(str(path))
+        with client.makefile("rb") as stream:
+            document: Document = json.loads(stream.read())
+            return document
+
+
+def rsgunctl(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command that was built together with the server."""
+    return subprocess.run(
+        [str(binary().parent / "rsgunctl"), *arguments],
+        env=clean_environment(variables),
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+def test_document_names_every_worker(serve: Serve, control: Path) -> None:
+    server = serve("lab:app", "-w", "2", "--control-socket", str(control))
+    pids = {worker.pid for worker in server.wait_for_workers(2)}
+    for _ in range(6):
+        server.get("/ping")
+    status = ask(control)
+    assert status["pid"] == server.pid
+    assert status["name"] == "lab:app"
+    assert status["listeners"] == [server.url]
+    assert (status["generation"], status["workers_wanted"]) == (1, 2)
+    assert {worker["pid"] for worker in status["workers"]} == pids
+    eventually(lambda: ask(control)["phase"] == "serving", "it serves")
+    eventually(lambda: ask(control)["totals"]["requests"] == 6, "the requests are counted")
+    status = ask(control)
+    assert status["degraded"] == []
+    assert status["workers_serving"] == 2
+    assert status["last_reload"] is None
+    assert status["totals"]["status"][1] == 6
+    assert sum(worker["requests"] for worker in status["workers"]) == 6
+    for worker in status["workers"]:
+        assert worker["phase"] == "serving"
+        assert worker["rss_bytes"] > 1_000_000
+        assert 0 <= worker["silent_s"] < worker["uptime_s"] + 1
+
+
+def test_counts_of_the_dead_are_kept(serve: Serve, control: Path) -> None:
+    server = serve("lab:app", "--control-socket", str(control))
+    for _ in range(5):
+        server.get("/ping")
+    eventually(lambda: ask(control)["totals"]["requests"] == 5, "the requests are counted")
+    (victim,) = server.workers()
+    os.kill(victim.pid, signal.SIGKILL)
+    assert wait_gone(victim.pid)
+    eventually(lambda: ask(control)["totals"]["restarts"] == 1, "the loss is counted")
+    server.get("/ping")
+    eventually(lambda: ask(control)["totals"]["requests"] == 6, "the sum of both workers")
+    (slot,) = ask(control)["slots"]
+    assert slot["restarts"] == 1
+    assert slot["last_exit"]["reason"] == "was killed by SIGKILL"
+    assert slot["retry_in_s"] is None
+
+
+def test_master_answers_while_every_worker_hangs(
+    serve: Serve, module: Module, tmp_path: Path, control: Path
+) -> None:
+    module("blocks", BLOCKS)
+    server = serve(
+        "blocks:app",
+        "--app-dir",
+        str(tmp_path),
+        "-t",
+        "0",
+        "--graceful-timeout",
+        "1",
+        "--control-socket",
+        str(control),
+    )
+    server.tolerates_tracebacks = True
+    with server.connect() as connection:
+        connection.request("/block")
+        server.wait_for_line("blocking")
+        (worker,) = ask(control)["workers"]
+        assert worker["active"] == 1
+        assert worker["oldest_request"]["line"] == "GET /block"
+        shown = rsgunctl("status", "--socket", str(control))
+        assert "works on GET /block" in shown.stdout
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["plain", "preload"])
+def test_failed_reload_is_kept_with_its_traceback(
+    serve: Serve, module: Module, tmp_path: Path, control: Path, preload: tuple[str, ...]
+) -> None:
+    module("main", versioned("first"))
+    server = serve(
+        "main:app", "--app-dir", str(tmp_path), "--control-socket", str(control), *preload
+    )
+    module("main", "raise RuntimeError('broken by the deployment')\n")
+    server.tolerates_tracebacks = True
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_line("Reload failed")
+    status = ask(control)
+    assert status["last_reload"]["generation"] == 2
+    assert status["last_reload"]["ok"] is False
+    assert "broken by the deployment" in status["last_reload"]["traceback"]
+    shown = rsgunctl("status", RSGUN_CONTROL_SOCKET=str(control)).stdout
+    assert "generation 2 FAILED" in shown
+    assert "broken by the deployment" in shown
+    module("main", versioned("third"))
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_line("Reload complete")
+    last = ask(control)["last_reload"]
+    assert (last["generation"], last["ok"], last["message"]) == (3, True, None)
+
+
+def test_worker_that_cannot_be_replaced_degrades_the_server(
+    serve: Serve, module: Module, tmp_path: Path, control: Path
+) -> None:
+    module("main", versioned("first"))
+    server = serve(
+        "main:app", "--app-dir", str(tmp_path), "-w", "2", "--control-socket", str(control)
+    )
+    victim = server.wait_for_workers(2)[1]
+    module("main", "raise RuntimeError('broken on the disk')\n")
+    server.tolerates_tracebacks = True
+    os.kill(victim.pid, signal.SIGKILL)
+    server.wait_for_line(r"^WARNING: .*Degraded: slot 2 has no worker that serves")
+    eventually(lambda: server.titled(r"^rsgun: master \[main:app\] \(degraded\)$"), "the title")
+    eventually(lambda: ask(control)["slots"][1]["retry_in_s"], "a slot that waits", 20)
+    status = ask(control)
+    assert status["phase"] == "degraded"
+    assert "slot 2 has no worker that serves" in status["degraded"][0]
+    assert status["workers_serving"] == 1
+    assert "could not start" in status["slots"][1]["last_exit"]["reason"]
+    assert server.get().text.startswith("first ")
+    module("main", versioned("second"))
+    server.wait_for_line("No longer degraded", deadline=60)
+    eventually(lambda: ask(control)["phase"] == "serving", "it serves again")
+    assert server.titled(r"^rsgun: master \[main:app\]$")
+
+
+class TestPhase:
+    def test_booting(self, serve: Serve, module: Module, tmp_path: Path, control: Path) -> None:
+        module("main", "print('importing', flush=True)\nimport time\ntime.sleep(60)\n")
+        server = serve(
+            "main:app", "--app-dir", str(tmp_path), "--control-socket", str(control), wait=False
+        )
+        server.wait_for_line("importing")
+        status = ask(control)
+        assert status["phase"] == "booting"
+        assert status["workers"][0]["phase"] == "importing"
+
+    def test_reloading(self, serve: Serve, module: Module, tmp_path: Path, control: Path) -> None:
+        module("main", versioned("first"))
+        server = serve("main:app", "--app-dir", str(tmp_path), "--control-socket", str(control))
+        startup = "print('starting', flush=True); await asyncio.sleep(60)"
+        module("main", versioned("second", startup=startup))
+        server.send_signal(signal.SIGHUP)
+        server.wait_for_line("starting")
+        status = ask(control)
+        assert status["phase"] == "reloading"
+        assert {worker["phase"] for worker in status["workers"]} == {"serving", "startup"}
+
+    def test_draining_and_stopping(self, serve: Serve, control: Path) -> None:
+        server = serve("lab:app", "--drain-delay", "600", "--control-socket", str(control))
+        with server.connect() as connection:
+            connection.request("/announced?2000")
+            server.wait_for_line("serving /announced")
+            server.send_signal(signal.SIGTERM)
+            eventually(lambda: ask(control)["phase"] == "draining", "it drains")
+            server.send_signal(signal.SIGTERM)
+            eventually(lambda: ask(control)["phase"] == "stopping", "it stops")
+            assert connection.response().text == "slept 2000"
+        assert server.wait() == 0
+
+
+class TestSocket:
+    def test_off_by_default(self, serve: Serve, tmp_path: Path) -> None:
+        serve("lab:app")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_belongs_to_its_user_and_goes_with_the_server(
+        self, serve: Serve, control: Path
+    ) -> None:
+        server = serve("lab:app", "--control-socket", str(control))
+        found = control.stat()
+        assert stat.S_IMODE(found.st_mode) == 0o600
+        assert found.st_uid == os.getuid()
+        assert server.stop() == 0
+        assert not control.exists()
+
+    def test_survives_a_reload(self, serve: Serve, control: Path) -> None:
+        server = serve("lab:app", "--control-socket", str(control))
+        inode = control.stat().st_ino
+        server.send_signal(signal.SIGHUP)
+        server.wait_for_generation(2, 1)
+        assert control.stat().st_ino == inode
+        assert ask(control)["pid"] == server.pid
+
+    def test_one_of_a_dead_server_is_replaced(self, serve: Serve, control: Path) -> None:
+        server = serve("lab:app", "--control-socket", str(control))
+        server.send_signal(signal.SIGKILL)
+        server.wait()
+        assert control.exists()
+        second = serve("lab:app", "--control-socket", str(control))
+        assert ask(control)["pid"] == second.pid
+
+    def test_one_in_use_is_left_alone(
+        self, serve: Serve, run: Callable[..., Any], control: Path
+    ) -> None:
+        server = serve("lab:app", "--control-socket", str(control))
+        result = run("lab:app", "--control-socket", str(control))
+        assert result.returncode == 1
+        assert "--control-socket" in result.stderr
+        assert str(control) in result.stderr
+        assert ask(control)["pid"] == server.pid
+
+    def test_relative_path_starts_where_the_server_was_started(
+        self, serve: Serve, tmp_path: Path
+    ) -> None:
+        other = tmp_path / "other"
+        other.mkdir()
+        serve("lab:app", "--control-socket", "here.sock", "--chdir", str(other))
+        assert (tmp_path / "here.sock").exists()
+
+    def test_clients_that_do_not_read_hold_nobody(self, serve: Serve, control: Path) -> None:
+        server = serve("lab:app", "-w", "2", "--control-socket", str(control))
+        server.wait_for_workers(2)
+        idle = []
+        try:
+            for number in range(40):
+                client = socket.socket(socket.AF_UNIX)
+                client.setblocking(False)
+                idle.append(client)
+                try:
+                    client.connect(str(control))
+                    client.send(b"GET / HTTP/1.1\r\n\r\n" * (number % 3))
+                except OSError:
+                    # The queue is full.
+                    break
+            assert server.get("/ping").body == b"pong"
+            server.send_signal(signal.SIGHUP)
+            server.wait_for_generation(2, 2)
+            assert ask(control)["generation"] == 2
+        finally:
+            for client in idle:
+                client.close()
+
+
+class TestCommand:
+    def test_status_is_for_people_and_json_for_programs(self, serve: Serve, control: Path) -> None:
+        server = serve("lab:app", "--control-socket", str(control))
+        (worker,) = server.wait_for_workers(1)
+        shown = rsgunctl("status", "--socket", str(control))
+        assert shown.returncode == 0
+        assert f"master {server.pid} [lab:app]" in shown.stdout
+        assert str(worker.pid) in shown.stdout
+        document = json.loads(rsgunctl("status", "--json", "--socket", str(control)).stdout)
+        assert document["pid"] == server.pid
+
+    def test_nobody_answers(self, tmp_path: Path, control: Path) -> None:
+        result = rsgunctl("status", "--socket", str(control))
+        assert result.returncode == 1
+        assert str(control) in result.stderr
+        assert "--control-socket" in result.stderr
+        control.write_text("no socket")
+        assert rsgunctl("status", "--socket", str(control)).returncode == 1
+
+    def test_no_socket_is_named(self) -> None:
+        result = rsgunctl("status")
+        assert result.returncode == 2
+        assert "RSGUN_CONTROL_SOCKET" in result.stderr
+
+    def test_unknown_command(self) -> None:
+        assert rsgunctl("restart").returncode == 2
