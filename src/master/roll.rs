@@ -57,7 +57,7 @@ impl State {
                 .slots
                 .get(&number)
                 .and_then(|slot| self.workers.get(&slot.current?))
-                .is_some_and(Worker::is_serving);
+                .is_some_and(|old| old.is_serving() && !old.ending.has_begun());
             if old_serves {
                 self.retire(now, id);
             } else {

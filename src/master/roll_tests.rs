@@ -118,6 +118,19 @@ fn an_old_worker_that_dies_on_probation_leaves_the_canary_in_its_place() {
 }
 
 #[test]
+fn a_canary_is_not_sent_away_for_an_old_worker_that_is_dying() {
+    let (mut world, canary) = on_probation(1, true);
+    world.signs_come_late = true;
+    let old = world.serving()[0];
+    world.server_dies(2, KILLED);
+    world.worker_dies(old, KILLED);
+    world.pass(Duration::from_millis(250));
+    assert_eq!(world.serving(), [canary]);
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [1]);
+}
+
+#[test]
 fn a_worker_that_dies_after_the_probation_stops_no_reload() {
     let (mut world, _) = on_probation(3, false);
     world.pass(PROBATION);

@@ -188,6 +188,11 @@ impl Ending {
         self.exit.is_some()
     }
 
+    /// Whether one of the signs was seen.
+    pub(super) fn has_begun(&self) -> bool {
+        self.closed || self.exit.is_some()
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.closed
     }
