@@ -49,6 +49,25 @@ pub(super) fn read(
     }
 }
 
+/// Set by supervisord for its programs.
+const SUPERVISED: &str = "SUPERVISOR_ENABLED";
+/// supervisord kills a program ten seconds after its stop signal (`stopwaitsecs`).
+const GRACEFUL_SUPERVISED: &str = "8";
+
+/// Defaults that depend on where the server runs.
+pub(super) fn surroundings(environment: &dyn Environment) -> Result<Layer, ConfigError> {
+    let mut layer = Layer::default();
+    if read(environment, SUPERVISED)?.is_some()
+        && let Some(declaration) = (DECLARATIONS.iter()).find(|one| one.name == "graceful-timeout")
+    {
+        let origin = Origin::Environment {
+            variable: SUPERVISED.to_owned(),
+        };
+        layer.set(declaration, vec![GRACEFUL_SUPERVISED.to_owned()], origin);
+    }
+    Ok(layer)
+}
+
 /// What the environment says about the settings.
 pub(super) fn layer(environment: &dyn Environment) -> Result<Layer, ConfigError> {
     let mut layer = Layer::default();

@@ -258,7 +258,8 @@ declare! {
             aliases: &["timeout-graceful-shutdown"],
             placeholder: "SECONDS",
             default: Some("30"),
-            details: "What still runs then is cancelled.",
+            details: "What still runs then is cancelled. Under supervisord, which kills a \
+                      program ten seconds after its stop signal, the default is 8.",
         }
         /// Seconds that the server goes on accepting after TERM, before it drains.
         drain_delay: u32 = value::seconds, {

@@ -46,6 +46,8 @@ impl Source {
         let file = self.read_file(Layers(&stated))?;
         let mut all = stated.to_vec();
         all.extend(&file);
+        let surroundings = environment::surroundings(&*self.environment)?;
+        all.push(&surroundings);
         let layers = Layers(&all);
         let bind = listen::addresses(layers, &*self.environment)?;
         let run_as = run_as::credentials(layers)?;
@@ -177,6 +179,15 @@ mod tests {
         assert_eq!(settings.keep_alive, 75, "the default");
         let settings = case([], variables, file).settings();
         assert_eq!(settings.workers, WorkerCount::Fixed(3));
+    }
+
+    #[test]
+    fn supervisord_shortens_the_graceful_end_that_nobody_has_chosen() {
+        let supervised = [("SUPERVISOR_ENABLED", "1")];
+        assert_eq!(case([APP], [], None).settings().graceful_timeout, 30);
+        assert_eq!(case([APP], supervised, None).settings().graceful_timeout, 8);
+        let file = Some("app = \"filed:app\"\ngraceful-timeout = 20\n");
+        assert_eq!(case([], supervised, file).settings().graceful_timeout, 20);
     }
 
     #[test]

@@ -2,9 +2,11 @@
 //!
 //! A worker learns from its channel that the master is gone, but one that hangs reads
 //! nothing. So the kernel is asked for a signal at the death of the parent
-//! (`PR_SET_PDEATHSIG`). Its native handler shuts the listeners down, so that a new
-//! master can bind their addresses at once, and starts a timer that was made before
-//! and that ends the process with SIGKILL. Nothing of it needs the interpreter.
+//! (`PR_SET_PDEATHSIG`). Its native handler sees to it that no new client arrives, and
+//! starts two timers that were made before. The first leaves the process the time to take
+//! who waits and to shut the listeners down; the handler then does it, so that a new
+//! master can bind their addresses. The second ends the process with SIGKILL. Nothing of
+//! it needs the interpreter.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -12,18 +14,26 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, Ordering};
 use std::time::Duration;
 
-use nix::unistd::{Pid, getppid};
+use nix::unistd::{Pid, getpid, getppid};
+
+use super::handshakes;
 
 /// Listeners that the handler can shut down; a worker with more keeps the rest until
 /// it reads the end of its channel.
 const LISTENERS_MAX: usize = 64;
 /// No descriptor.
 const NONE: i32 = -1;
+/// After so many milliseconds nobody listens any more.
+const SHUT_MS: i64 = 400;
 
-/// The timer, for the handler, once [`HAS_TIMER`]. It is an opaque number in the shape
-/// of a pointer, and zero is a valid one.
-static TIMER: AtomicPtr<libc::c_void> = AtomicPtr::new(std::ptr::null_mut());
-static HAS_TIMER: AtomicBool = AtomicBool::new(false);
+/// The timers, for the handler, once [`TIMERS_OF`] is this process: a fork has none of
+/// those of its parent. They are opaque numbers in the shape of a pointer, and zero is a
+/// valid one.
+static SHUT_TIMER: AtomicPtr<libc::c_void> = AtomicPtr::new(std::ptr::null_mut());
+static KILL_TIMER: AtomicPtr<libc::c_void> = AtomicPtr::new(std::ptr::null_mut());
+static TIMERS_OF: AtomicI32 = AtomicI32::new(0);
+/// The handler has seen the death.
+static ORPHANED: AtomicBool = AtomicBool::new(false);
 /// How long the process is given, milliseconds.
 static GRACE_MS: AtomicI64 = AtomicI64::new(0);
 /// Whose death it is about.
@@ -47,13 +57,15 @@ pub fn limit(parent: Pid, grace: Duration) -> io::Result<bool> {
     PARENT.store(parent.as_raw(), Ordering::Relaxed);
     let milliseconds = i64::try_from(grace.as_millis()).unwrap_or(i64::MAX).max(1);
     GRACE_MS.store(milliseconds, Ordering::Relaxed);
-    if !HAS_TIMER.load(Ordering::Relaxed) {
-        TIMER.store(make_timer()?, Ordering::Relaxed);
-        HAS_TIMER.store(true, Ordering::Release);
-    }
     let signal = libc::SIGRTMAX() - 1;
-    // SAFETY: an all-zero sigaction is valid; the handler only reads atomics and calls
-    // getppid, shutdown and timer_settime, all of which are async-signal-safe.
+    let own = getpid().as_raw();
+    if TIMERS_OF.load(Ordering::Relaxed) != own {
+        SHUT_TIMER.store(make_timer(signal)?, Ordering::Relaxed);
+        KILL_TIMER.store(make_timer(libc::SIGKILL)?, Ordering::Relaxed);
+        TIMERS_OF.store(own, Ordering::Release);
+    }
+    // SAFETY: an all-zero sigaction is valid; the handler only uses atomics and calls
+    // getpid, getppid, setsockopt, shutdown and timer_settime, all of which are async-signal-safe.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = on_parent_death as *const () as usize;
@@ -84,14 +96,14 @@ pub fn forget_listeners() {
     }
 }
 
-fn make_timer() -> io::Result<*mut libc::c_void> {
+fn make_timer(signal: libc::c_int) -> io::Result<*mut libc::c_void> {
     let mut timer = MaybeUninit::uninit();
     // SAFETY: an all-zero sigevent is valid, and the kernel fills in the timer when the
     // call succeeds.
     unsafe {
         let mut event: libc::sigevent = std::mem::zeroed();
         event.sigev_notify = libc::SIGEV_SIGNAL;
-        event.sigev_signo = libc::SIGKILL;
+        event.sigev_signo = signal;
         if libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, timer.as_mut_ptr()) == -1 {
             return Err(io::Error::last_os_error());
         }
@@ -104,18 +116,26 @@ extern "C" fn on_parent_death(_: libc::c_int) {
     if getppid().as_raw() == PARENT.load(Ordering::Relaxed) {
         return;
     }
+    let first = !ORPHANED.swap(true, Ordering::Relaxed);
     for entry in &LISTENERS {
         let number = entry.load(Ordering::Relaxed);
-        if number != NONE {
+        if number == NONE {
+            continue;
+        }
+        if first {
+            handshakes::attach(number);
+        } else {
             // SAFETY: acts on a socket that is open as long as it is listed here.
             unsafe { libc::shutdown(number, libc::SHUT_RDWR) };
         }
     }
-    let milliseconds = GRACE_MS.load(Ordering::Relaxed);
-    if !HAS_TIMER.load(Ordering::Acquire) {
-        return;
+    if first && TIMERS_OF.load(Ordering::Acquire) == getpid().as_raw() {
+        start_timer(&SHUT_TIMER, SHUT_MS);
+        start_timer(&KILL_TIMER, GRACE_MS.load(Ordering::Relaxed));
     }
-    let timer = TIMER.load(Ordering::Relaxed);
+}
+
+fn start_timer(timer: &AtomicPtr<libc::c_void>, milliseconds: i64) {
     let zero = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
@@ -127,6 +147,7 @@ extern "C" fn on_parent_death(_: libc::c_int) {
             tv_nsec: (milliseconds % 1000) * 1_000_000,
         },
     };
+    let timer = timer.load(Ordering::Relaxed);
     // SAFETY: the timer was made by `make_timer` and is never deleted; the call is
     // async-signal-safe. There is nothing to do about an error in here.
     unsafe {

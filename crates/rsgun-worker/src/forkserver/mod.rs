@@ -3,11 +3,12 @@
 //! It greets the master, is told the settings, loads the application if it is to be
 //! preloaded, and then forks a worker for each order. It has one thread, no event
 //! loop and no runtime, since all of these would be lost or broken in a fork. When
-//! its channel ends, so does it.
+//! its channel ends, so does it; one that hangs in an import is ended by the kernel.
 
 mod spawn;
 
 use std::os::fd::{OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::unistd::{Pid, getppid};
 use pyo3::prelude::*;
@@ -15,13 +16,16 @@ use rsgun_core::config::Settings;
 use rsgun_core::ipc::{Channel, FromForkServer, ToForkServer};
 use rsgun_core::log::output::{self, Files};
 use rsgun_core::sys::process::{self, Forked};
-use rsgun_core::sys::title;
+use rsgun_core::sys::{parent_death, title};
 use rsgun_core::{VERSION, log};
 
 use crate::{glue, worker};
 
 /// The fork server's end of its channel.
 type Master = Channel<FromForkServer, ToForkServer>;
+
+/// How long a fork server may go on after the death of its master: it has nothing to lose.
+const ORPHAN_LIMIT: Duration = Duration::from_secs(1);
 
 /// What a worker inherits from its fork server.
 pub(crate) struct Loaded {
@@ -44,7 +48,7 @@ pub(crate) fn main(native: &Bound<'_, PyModule>, number: RawFd, extension: &str)
         version: VERSION.to_owned(),
         python: python_version(py),
     };
-    if tell(&master, &hello).is_none() {
+    if tell(&master, &hello).is_none() || !parent_death::limit(parent, ORPHAN_LIMIT)? {
         return Ok(0);
     }
     let Some((settings, generation, logs, report)) = configuration(&master) else {

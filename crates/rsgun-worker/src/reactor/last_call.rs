@@ -1,6 +1,6 @@
 //! The end of listening, without a client that is reset.
 //!
-//! When the server stops, whoever waits in a queue is served, and whoever comes later is
+//! When the server stops, or its master is gone, whoever waits in a queue is served, and whoever comes later is
 //! refused. Between the two lies a trap: closing or shutting down a TCP listener makes
 //! the kernel reset those that have just arrived in its queue. So it is done in two
 //! steps. First the listener's packets go through a filter that drops only `SYN`, the
@@ -17,7 +17,7 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use pyo3::prelude::*;
-use rsgun_core::listeners;
+use rsgun_core::sys::handshakes;
 
 use super::Reactor;
 
@@ -36,7 +36,7 @@ impl Reactor {
                 // A sibling was faster.
                 let _ = listener.socket.shutdown(Shutdown::Both);
             } else {
-                match listeners::leave_out_new_clients(listener.socket.as_fd()) {
+                match handshakes::leave_out_new_clients(listener.socket.as_fd()) {
                     Ok(()) => waits = true,
                     // A sibling has shut it down already, or there are no filters here.
                     Err(error) => tracing::debug!("new clients may be reset: {error}"),
@@ -61,7 +61,14 @@ impl Reactor {
         }
     }
 
-    /// Lets the kernel refuse new clients from now on.
+    /// Lets go of the listeners, unless that comes by itself in a moment.
+    pub(crate) fn let_go(&self) {
+        if !self.gate.last_call.get() {
+            self.gate.drop_listeners();
+        }
+    }
+
+    /// Lets the kernel refuse new clients from now on, and lets go of the listeners.
     fn shut(&self) {
         for listener in &*self.gate.listeners() {
             if !listener.role.inherited {
@@ -70,6 +77,7 @@ impl Reactor {
             }
         }
         self.gate.tell_closed();
+        self.gate.drop_listeners();
     }
 
     fn accept_rest(self: &Rc<Self>) {

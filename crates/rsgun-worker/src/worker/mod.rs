@@ -549,11 +549,11 @@ impl Worker {
                 } else {
                     close::SERVICE_RESTART
                 };
-                if reactor.drain(py, within_ms, code, sweep) {
+                if reactor.drain(py, within_ms, code, sweep || orphaned) {
                     reactor.board().set_phase(Phase::Draining);
                 }
                 if orphaned {
-                    reactor.gate.drop_listeners();
+                    reactor.let_go();
                 }
             }
             Order::Quit => reactor.quit(py),

@@ -1,16 +1,21 @@
 //! A TCP listener that new clients no longer reach, while those on their way still do.
+//!
+//! Shutting a listener down resets whoever has just arrived in its queue. So first a
+//! filter drops only `SYN`, the first packet of a new client, which the client sends
+//! again a second later. When all that are in the middle of a handshake have arrived,
+//! nobody can be lost any more.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-use socket2::{SockFilter, SockRef};
+use libc::sock_filter;
 
 /// Where the flags are in a TCP header, and the flag `SYN` (RFC 9293, 3.1).
 const FLAGS: u32 = 13;
 const SYN: u32 = 0x02;
 
 /// A filter of a TCP listener, which sees the TCP header: drops packets with `SYN`.
-const WITHOUT_SYN: [SockFilter; 4] = [
+const WITHOUT_SYN: [sock_filter; 4] = [
     instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, FLAGS),
     instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 1, SYN),
     // The length of what passes: all of it, or nothing.
@@ -20,8 +25,13 @@ const WITHOUT_SYN: [SockFilter; 4] = [
 
 /// An instruction that skips the next ones if it is a test and holds.
 #[expect(clippy::cast_possible_truncation, reason = "the codes have 16 bits")]
-const fn instruction(code: u32, skips: u8, operand: u32) -> SockFilter {
-    SockFilter::new(code as u16, skips, 0, operand)
+const fn instruction(code: u32, skips: u8, operand: u32) -> sock_filter {
+    sock_filter {
+        code: code as u16,
+        jt: skips,
+        jf: 0,
+        k: operand,
+    }
 }
 
 /// Leaves clients that are not yet connected without an answer: they ask again after a
@@ -33,7 +43,33 @@ const fn instruction(code: u32, skips: u8, operand: u32) -> SockFilter {
 /// # Errors
 /// What `setsockopt(2)` returns where the system has no filters for sockets.
 pub fn leave_out_new_clients(listener: BorrowedFd<'_>) -> io::Result<()> {
-    SockRef::from(&listener).attach_filter(&WITHOUT_SYN)
+    if attach(listener.as_raw_fd()) {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// The same for a handler of signals; whether it worked.
+pub(super) fn attach(listener: RawFd) -> bool {
+    let mut filter = WITHOUT_SYN;
+    let program = libc::sock_fprog {
+        len: 4,
+        filter: filter.as_mut_ptr(),
+    };
+    let size = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).unwrap_or_default();
+    // SAFETY: `program` points to four instructions, which the kernel only reads, before
+    // the call returns; an invalid descriptor is an error. It is a system call alone, and
+    // so async-signal-safe.
+    unsafe {
+        libc::setsockopt(
+            listener,
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size,
+        ) == 0
+    }
 }
 
 #[cfg(test)]
