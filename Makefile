@@ -4,6 +4,8 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 WORKERS ?= 4
 PYTHON ?=
+SECONDS ?= 600
+SEED ?= 0
 VENV ?= .venv
 
 RUFF := ruff==0.17.6
@@ -17,7 +19,7 @@ PYTHON_SOURCES := pyproject.toml setup.py $(shell find python -type f \( -name '
 
 .DEFAULT_GOAL := help
 .PHONY: help build run test lint lint-rust lint-python test-rust test-python format deny \
-	autobahn check-all bench wheel clean cargo-present
+	autobahn soak chaos-table check-all bench wheel clean cargo-present
 .DELETE_ON_ERROR:
 
 help: ## list the commands
@@ -58,6 +60,13 @@ deny: cargo-present ## licences, advisories and sources of the dependencies (nee
 
 autobahn: $(VENV)/.installed $(VENV)/.test ## every case of Autobahn against WebSocket (needs CPython 2.7; ten minutes)
 	RSGUN_AUTOBAHN='$(or $(CASES),*)' $(BIN)/python -m pytest -rsA tests/python/test_autobahn.py
+
+soak: $(VENV)/.installed $(VENV)/.example $(VENV)/.test ## the chaos test for long: make soak SECONDS=600 SEED=1
+	RSGUN_CHAOS_SECONDS=$(SECONDS) RSGUN_CHAOS_SEED=$(SEED) $(BIN)/python -m pytest -n 0 -s tests/python/test_chaos.py
+
+chaos-table: $(VENV)/.installed $(VENV)/.test ## the chaos test on rsgun, gunicorn, and granian; ARGS="--seconds 60 --seed 1"
+	$(PIP) install -r bench/chaos-requirements.txt
+	$(BIN)/python bench/chaos.py $(ARGS)
 
 check-all: test deny ## `test` and `deny`
 
