@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -100,6 +101,25 @@ def test_worker_that_dies_in_a_request(server: Server, path: str, reason: str) -
     server.wait_for_line(rf"GET {path}\b", stream="stderr")
     replaced(server, worker.pid)
     assert server.get("/").status == 200
+
+
+def test_core_dump_is_told(serve: Serve, module: Module, tmp_path: Path) -> None:
+    """Where one is written, which the limits and the system must allow."""
+    module("crashes", CRASHES)
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
+    if hard == 0 or pattern.startswith(("|", "/")):
+        pytest.skip("core files are not allowed, or would be written elsewhere")
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    try:
+        server = serve("crashes:app", "--app-dir", str(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, before)
+    server.tolerates_tracebacks = True
+    (worker,) = server.wait_for_workers(1)
+    os.kill(worker.pid, signal.SIGSEGV)
+    server.wait_for_line(rf"\b{worker.pid}\] was killed by SIGSEGV \(core dumped\)", deadline=30)
 
 
 def test_idle_worker_that_is_killed(server: Server) -> None:
@@ -225,6 +245,21 @@ def test_code_that_has_become_broken_backs_off(
     assert server.process.poll() is None
     module("main", versioned("repaired"))
     eventually(lambda: server.get().text.startswith("repaired"), "the repaired code", 30)
+
+
+def test_worker_that_dies_soon_after_its_start_backs_off(
+    serve: Serve, module: Module, tmp_path: Path
+) -> None:
+    """It has been ready, so the server has booted: it never ends, nor does it spin."""
+    dies = "asyncio.get_running_loop().call_later(0.05, os._exit, 7)"
+    module("main", versioned("1", startup=dies))
+    server = serve("main:app", "--app-dir", str(tmp_path))
+    for delay in ("now", "in 0.1 s", "in 0.2 s", "in 0.4 s", "in 0.8 s", "in 1.6 s"):
+        pattern = "" if delay == "now" else f" {delay}"
+        server.wait_for_line(rf"exited with code 7.*; replacing it{pattern}$")
+    assert server.process.poll() is None
+    module("main", versioned("repaired"))
+    eventually(lambda: server.workers() and server.get().text.startswith("repaired"), "calm", 30)
 
 
 def test_strangers_are_reaped(serve: Serve, module: Module, tmp_path: Path) -> None:

@@ -1,0 +1,152 @@
+"""Signals in unusual places and at unusual moments: to workers, during boot and reload."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness.server import Server
+from harness.sources import versioned
+from harness.target import rsgun_only
+from harness.waiting import eventually
+
+pytestmark = rsgun_only
+
+Serve = Callable[..., Server]
+Module = Callable[[str, str], Path]
+
+OF_THE_MASTER = [
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGUSR2,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGWINCH,
+    signal.SIGCHLD,
+]
+
+GATED = """
+import os
+import time
+
+print("importing", flush=True)
+while not os.path.exists({gate!r}):
+    time.sleep(0.01)
+"""
+
+
+def gated(version: str, gate: Path) -> str:
+    """A version whose import waits until a file is there."""
+    return versioned(version, top=GATED.format(gate=str(gate)))
+
+
+@pytest.mark.parametrize("number", OF_THE_MASTER, ids=lambda number: number.name)
+def test_worker_and_fork_server_ignore_what_is_the_masters(serve: Serve, number: int) -> None:
+    """A terminal, or an operator, may send it to the whole group."""
+    server = serve("lab:app")
+    (worker,) = server.wait_for_workers(1)
+    (fork_server,) = server.fork_servers()
+    with server.connect() as connection:
+        connection.request("/announced?300")
+        server.wait_for_line("serving /announced")
+        os.kill(worker.pid, number)
+        os.kill(fork_server.pid, number)
+        assert connection.response().text == "slept 300"
+    assert server.get("/ping").body == b"pong"
+    assert [process.pid for process in server.workers()] == [worker.pid]
+    assert [process.pid for process in server.fork_servers()] == [fork_server.pid]
+
+
+def test_worker_that_computes_answers_term_afterwards(
+    serve: Serve, module: Module, tmp_path: Path
+) -> None:
+    """Its event loop sees the signal when it comes round."""
+    module(
+        "computes",
+        """
+import time
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    print("computing", flush=True)
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"computed"})
+""",
+    )
+    server = serve("computes:app", "--app-dir", str(tmp_path))
+    (worker,) = server.wait_for_workers(1)
+    with server.connect() as connection:
+        connection.request("/")
+        server.wait_for_line("computing")
+        os.kill(worker.pid, signal.SIGTERM)
+        assert connection.response().body == b"computed"
+    server.wait_for_line(rf"\b{worker.pid}\b.* drains, without having been told to; replacing it")
+    eventually(lambda: worker.pid not in [each.pid for each in server.workers()], "it has left")
+    assert server.get().body == b"computed"
+
+
+def test_sigchld_from_nobody_changes_nothing(serve: Serve) -> None:
+    server = serve("lab:app")
+    before = [worker.pid for worker in server.wait_for_workers(1)]
+    for _ in range(20):
+        server.send_signal(signal.SIGCHLD)
+    assert server.get("/ping").body == b"pong"
+    assert [worker.pid for worker in server.workers()] == before
+
+
+def test_wishes_during_the_boot_are_fulfilled_after_it(
+    serve: Serve, module: Module, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    module("main", gated("first", gate))
+    server = serve("main:app", "--app-dir", str(tmp_path), wait=False)
+    server.wait_for_line("importing")
+    server.send_signal(signal.SIGTTIN)
+    server.wait_for_line("Number of workers changed from 1 to 2")
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_line("Reload asked for")
+    server.send_signal(signal.SIGUSR1)
+    gate.touch()
+    server.wait_until_running()
+    server.wait_for_generation(2, 2)
+    assert server.get().text.startswith("first ")
+
+
+def test_wishes_during_a_reload_count_at_once(serve: Serve, module: Module, tmp_path: Path) -> None:
+    """TTIN and TTOU change the number of workers; HUPs lead to one more reload."""
+    gate = tmp_path / "gate"
+    module("main", versioned("first"))
+    server = serve("main:app", "--app-dir", str(tmp_path), "-w", "2")
+    server.wait_for_workers(2)
+    module("main", gated("second", gate))
+    since = server.output.mark()
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_line("importing", since=since)
+    for number in (signal.SIGTTOU, signal.SIGHUP, signal.SIGUSR1, signal.SIGHUP):
+        mark = server.output.mark()
+        server.send_signal(number)
+        if number != signal.SIGUSR1:
+            server.wait_for_line(r"^INFO: ", stream="stderr", since=mark)
+    assert server.get().text.startswith("first ")
+    gate.touch()
+    server.wait_for_generation(3, 1)
+    assert server.get().text.startswith("second ")
+    done = [line for line in server.lines("stderr", since) if "Reload complete" in line]
+    assert len(done) == 2
+
+
+def test_term_and_int_together_are_one_stop(serve: Serve) -> None:
+    """As an impatient supervisor and a terminal send them."""
+    server = serve("lab:app", "-w", "2")
+    server.wait_for_workers(2)
+    os.killpg(server.pid, signal.SIGTERM)
+    os.killpg(server.pid, signal.SIGINT)
+    assert server.wait() == 0
+    assert not server.leftovers()
