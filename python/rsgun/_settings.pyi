@@ -54,6 +54,12 @@ class Settings(TypedDict, total=False):
     workers: int | str | None
     """The number of worker processes."""
 
+    min_workers: int | None
+    """The fewest workers, if their number follows the load; 0: see max-workers."""
+
+    max_workers: int | None
+    """The most workers, if their number follows the load; 0: see min-workers."""
+
     preload: bool | None
     """Import the application once, before the workers are forked."""
 

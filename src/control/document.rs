@@ -112,6 +112,9 @@ pub struct Worker {
     pub uptime_s: f64,
     /// How long ago its event loop last came round; `None` before the first time.
     pub silent_s: Option<f64>,
+    /// The share of time in which its event loop is busy, 0 to 1; `None` before it was
+    /// looked at twice.
+    pub busy: Option<f64>,
     /// Requests that it has answered.
     pub requests: u64,
     /// Requests that the application is working on.

@@ -234,6 +234,7 @@ mod tests {
                 phase: "serving".to_owned(),
                 uptime_s: 3720.0,
                 silent_s: Some(0.2),
+                busy: Some(0.375),
                 requests: 120_488,
                 active: 1,
                 connections: 40,

@@ -16,6 +16,7 @@ use super::exit::Exit;
 use super::moment::Moment;
 use super::notice::Notice;
 use super::processors;
+use super::scale::Bounds;
 use super::status::Condition;
 
 /// What an operator can ask for, by signal today.
@@ -144,6 +145,8 @@ pub(super) struct Reading {
     pub(super) phase: Phase,
     /// When its event loop last came round.
     pub(super) heartbeat: Moment,
+    /// The time in which its event loop was busy so far, milliseconds.
+    pub(super) busy_ms: u64,
     /// Its resident memory; `None` when nobody wants to know, or it is gone.
     pub(super) resident: Option<Size>,
 }
@@ -153,6 +156,8 @@ pub(super) struct Reading {
 pub(super) struct Policy {
     /// Number of workers.
     pub(super) workers: u32,
+    /// Between which bounds the load changes it, if at all.
+    pub(super) bounds: Option<Bounds>,
     /// The application is imported in the fork server.
     pub(super) preload: bool,
     /// How long a worker may take to finish its requests.
@@ -185,8 +190,10 @@ impl Policy {
     /// Picks from the settings what decisions depend on.
     pub(super) fn new(settings: &Settings, interpreter: &Path) -> Self {
         let limit = |seconds: u32| (seconds > 0).then(|| Duration::from_secs(seconds.into()));
+        let workers = processors::workers(settings.workers);
         Self {
-            workers: processors::workers(settings.workers),
+            workers,
+            bounds: Bounds::of(workers, settings.min_workers, settings.max_workers),
             preload: settings.preload,
             graceful_timeout: Duration::from_secs(settings.graceful_timeout.into()),
             drain_delay: Duration::from_secs(settings.drain_delay.into()),

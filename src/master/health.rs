@@ -86,10 +86,12 @@ impl State {
                 continue;
             }
             self.judge_silence(now, reading);
+            self.judge_load(now, reading);
             if let Some(resident) = reading.resident {
                 self.judge_memory(now, reading.id, resident);
             }
         }
+        self.settle_scaling(now);
     }
 
     fn judge_silence(&mut self, now: Moment, reading: &Reading) {
@@ -240,7 +242,8 @@ impl State {
 fn interval(policy: &Policy) -> Option<Duration> {
     let silence = policy.timeout.map(|limit| (limit / 4).min(INTERVAL));
     let memory = policy.max_rss.or(policy.hard_max_rss).map(|_| INTERVAL);
-    silence.into_iter().chain(memory).min()
+    let load = policy.bounds.map(|_| INTERVAL);
+    silence.into_iter().chain(memory).chain(load).min()
 }
 
 /// Asks a process for its stacks unless that was done before.

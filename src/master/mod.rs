@@ -43,6 +43,10 @@ mod reload_tests;
 mod roll;
 #[cfg(test)]
 mod roll_tests;
+mod scale;
+mod scaling;
+#[cfg(test)]
+mod scaling_tests;
 mod slot;
 mod spawn;
 mod stacks;

@@ -164,6 +164,17 @@ pub(super) enum Notice {
         /// How many there are to be.
         after: u32,
     },
+    /// The load has changed the number of workers.
+    Scaled {
+        /// How many there were.
+        before: u32,
+        /// How many there are to be.
+        after: u32,
+        /// How busy their event loops were.
+        percent: u64,
+        /// For how long.
+        lasted: Duration,
+    },
     /// USR1: the log files were opened anew.
     LogsReopened,
     /// WINCH: the workers are told to end, the master stays.
@@ -407,6 +418,19 @@ impl Notice {
             Self::WorkersWanted { before, after } => (
                 Level::INFO,
                 format!("Number of workers changed from {before} to {after}"),
+            ),
+            Self::Scaled {
+                before,
+                after,
+                percent,
+                lasted,
+            } => (
+                Level::INFO,
+                format!(
+                    "Number of workers changed from {before} to {after}: for {} their event loops \
+                     were busy {percent} % of the time",
+                    seconds(*lasted)
+                ),
             ),
             Self::LogsReopened => (Level::DEBUG, "The log files were opened anew".to_owned()),
             Self::Dismissed => (

@@ -21,6 +21,7 @@
 //!   replaced by that of a new generation; the workers stay.
 //! * A **reload** (`reload.rs`) is something that Running may contain; there is at most
 //!   one, and at most one more waits.
+//! * **Scaling** (`scaling.rs`) changes the number of workers with the load.
 //! * **Recycling** (`recycle.rs`) replaces single workers while no reload does, and
 //!   `health.rs` finds those that hang.
 //! * **Stopping** (`stop.rs`) only ever becomes more urgent. With a drain delay the
@@ -45,6 +46,7 @@ use super::generation::{Cause, Generation, Standing};
 use super::moment::Moment;
 use super::notice::Notice;
 use super::reload::{Outcome, Reload};
+use super::scale::Scale;
 use super::slot::{Backoff, Slot};
 use super::status::Condition;
 use super::stop::Stop;
@@ -87,6 +89,9 @@ pub(super) struct State {
     pub(super) departs_at: Option<Moment>,
     /// What TTIN and TTOU have added to the configured number of workers.
     pub(super) adjustment: i64,
+    /// What the load, TTIN and TTOU have made of the number where it has bounds.
+    pub(super) scaled_to: Option<u32>,
+    pub(super) scale: Scale,
     /// WINCH has sent all workers away, until HUP or TTIN.
     pub(super) dismissed: bool,
     /// By number; the first slot is 1.
@@ -126,6 +131,8 @@ impl State {
             announce_by: None,
             departs_at: None,
             adjustment: 0,
+            scaled_to: None,
+            scale: Scale::default(),
             dismissed: false,
             slots: BTreeMap::new(),
             workers: BTreeMap::new(),
@@ -276,6 +283,9 @@ impl State {
         if self.dismissed && !self.is_booting() {
             return 0;
         }
+        if let Some(bounds) = self.bounds() {
+            return self.scaled(bounds);
+        }
         let configured = i64::from(self.policy().map_or(1, |policy| policy.workers));
         let wanted = (configured + self.adjustment).clamp(1, i64::from(SLOTS_MAX));
         u32::try_from(wanted).unwrap_or(1)
@@ -315,6 +325,10 @@ impl State {
     }
 
     fn adjust(&mut self, difference: i64) {
+        if let Some(bounds) = self.bounds() {
+            self.adjust_within(bounds, difference > 0);
+            return;
+        }
         let before = self.target();
         self.adjustment += difference;
         let after = self.target();

@@ -11,6 +11,7 @@ use rsgun_core::ipc::WorkerId;
 
 use super::event::{Command, Event, Policy};
 use super::exit::Exit;
+use super::scale::Bounds;
 use super::state_world::{KILLED, World, import_error, policy};
 use super::status::Condition;
 
@@ -41,6 +42,8 @@ enum Incident {
     WorkerAwake(usize),
     /// A worker grows.
     WorkerLarge(usize, u64),
+    /// All workers are so busy from now on.
+    Load(u64),
     /// Whoever was asked for stacks answers.
     Stacks,
     Time(u64),
@@ -68,6 +71,7 @@ fn incident() -> impl Strategy<Value = Incident> {
         2 => (0_usize..32).prop_map(Incident::WorkerSilent),
         1 => (0_usize..32).prop_map(Incident::WorkerAwake),
         1 => ((0_usize..32), (1_u64..3000)).prop_map(|(who, size)| Incident::WorkerLarge(who, size)),
+        2 => (0_u64..=1000).prop_map(Incident::Load),
         3 => Just(Incident::Stacks),
         3 => (1_u64..40_000).prop_map(Incident::Time),
         3 => (1_u64..15).prop_map(Incident::Seconds),
@@ -87,9 +91,14 @@ fn settings() -> impl Strategy<Value = Policy> {
         0_u32..3,
         0_u64..3,
         0_u64..2,
+        prop_oneof![Just(None), (1_u32..3, 0_u32..4).prop_map(Some)],
     )
         .prop_map(
-            |(workers, preload, strategy, missing, probation, delay)| Policy {
+            |(workers, preload, strategy, missing, probation, delay, bounds)| Policy {
+                bounds: bounds.map(|(min, extra)| Bounds {
+                    min,
+                    max: min + extra,
+                }),
                 reload_strategy: strategy,
                 reload_max_unavailable: missing,
                 reload_probation: Duration::from_secs(probation),
@@ -194,6 +203,7 @@ fn apply(world: &mut World, incident: &Incident) {
                 worker.resident = Size::from_bytes(bytes);
             }
         }
+        Incident::Load(load) => world.load = load,
         Incident::Stacks => world.answer_stacks(Some("Thread 1")),
         Incident::Seconds(count) => world.seconds(count),
         Incident::Time(milliseconds) => world.pass(Duration::from_millis(milliseconds)),
@@ -255,6 +265,7 @@ proptest! {
                 3 => (0_usize..32).prop_map(Incident::WorkerSpent),
                 1 => (0_usize..32, 1_u64..1999)
                     .prop_map(|(who, size)| Incident::WorkerLarge(who, size)),
+                1 => (0_u64..=1000).prop_map(Incident::Load),
                 1 => (1_u64..5_000).prop_map(Incident::Time),
                 1 => (1_u64..15).prop_map(Incident::Seconds),
             ],
@@ -266,7 +277,8 @@ proptest! {
             ReloadStrategy::Parallel => 0,
         };
         // The first worker of a reload is there beside the others before any may be missing.
-        let promised = settings.workers.saturating_sub(missing).max(1) as usize;
+        let workers = settings.bounds.map_or(settings.workers, |bounds| bounds.min);
+        let promised = workers.saturating_sub(missing).max(1) as usize;
         let mut world = World::booted_of(settings);
         for incident in &incidents {
             apply(&mut world, incident);

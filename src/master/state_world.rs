@@ -57,12 +57,14 @@ pub(super) struct Process {
     /// Its event loop has not come round since; `None`: it has just now.
     pub(super) silent_since: Option<Moment>,
     pub(super) resident: Size,
+    pub(super) busy_ms: u64,
 }
 
 /// The settings of a plain world: no probation, no delay.
 pub(super) fn policy(workers: u32, preload: bool) -> Policy {
     Policy {
         workers,
+        bounds: None,
         preload,
         graceful_timeout: Duration::from_secs(30),
         drain_delay: Duration::ZERO,
@@ -92,6 +94,8 @@ pub(super) struct World {
     /// What the title of the master shows.
     pub(super) shown: Condition,
     pub(super) policy: Policy,
+    /// How busy each worker is, of 1000.
+    pub(super) load: u64,
     /// The second sign of a death comes only as a further reaction.
     pub(super) signs_come_late: bool,
     /// Who was asked for stacks; the answer comes when a test lets it.
@@ -122,6 +126,7 @@ impl World {
             listeners_closed: false,
             shown: Condition::Sound,
             policy,
+            load: 0,
             signs_come_late: false,
             asked: Vec::new(),
             late: VecDeque::new(),
@@ -139,7 +144,9 @@ impl World {
 
     /// The same with these settings.
     pub(super) fn booted_of(policy: Policy) -> Self {
-        let workers = policy.workers;
+        let workers = policy
+            .bounds
+            .map_or(policy.workers, |bounds| bounds.clamp(policy.workers));
         let mut world = Self::of(policy);
         world.cooperate();
         assert_eq!(world.serving().len(), workers as usize);
@@ -160,6 +167,10 @@ impl World {
     }
 
     pub(super) fn pass(&mut self, time: Duration) {
+        let work = u64::try_from(time.as_millis()).unwrap_or(0) * self.load / 1000;
+        for worker in self.workers.values_mut().filter(|worker| worker.ready) {
+            worker.busy_ms += work;
+        }
         self.now = self.now + time;
         self.happen(Event::Tick);
     }
@@ -206,6 +217,7 @@ impl World {
                         stops_soon: false,
                         silent_since: None,
                         resident: Size::from_bytes(100),
+                        busy_ms: 0,
                     };
                     self.check_recycling(&process);
                     assert!(self.workers.insert(identity.id, process).is_none());
@@ -276,6 +288,7 @@ impl World {
                     Phase::Importing
                 },
                 heartbeat: worker.silent_since.unwrap_or(self.now),
+                busy_ms: worker.busy_ms,
                 resident: memory.then_some(worker.resident),
             }
         };
@@ -386,6 +399,9 @@ impl World {
             let slots: Vec<u32> = self.state.slots.keys().copied().collect();
             let wanted: Vec<u32> = (1..=self.state.target()).collect();
             assert_eq!(slots, wanted);
+            if let Some(bounds) = self.state.bounds().filter(|_| !wanted.is_empty()) {
+                assert!((bounds.min as usize..=bounds.max as usize).contains(&wanted.len()));
+            }
             let candidates = self
                 .state
                 .generations

@@ -190,6 +190,9 @@ fn describe(worker: &Worker, now: Moment, observed: Option<Observed>) -> documen
         phase: phase.to_owned(),
         uptime_s: now.since(worker.asked_at).as_secs_f64(),
         silent_s: heartbeat.map(|at| now.since(at).as_secs_f64()),
+        busy: worker
+            .busy
+            .map(|share| f64::from(u32::try_from(share).unwrap_or(1000)) / 1000.0),
         requests,
         active,
         connections,

@@ -20,6 +20,7 @@ use rsgun_core::ipc::{Failure, Identity};
 
 use super::exit::Exit;
 use super::moment::Moment;
+use super::scale::Beat;
 
 /// How long the end of a channel may follow after the exit: descendants of the
 /// process may hold the other end.
@@ -229,6 +230,10 @@ pub(super) struct Worker {
     pub(super) retire_at: Option<Moment>,
     /// How many times in a row it was found to hold too much memory.
     pub(super) too_large: u32,
+    /// What its event loop had done at the last look.
+    pub(super) beat: Option<Beat>,
+    /// The share of time, of 1000, in which its event loop was busy.
+    pub(super) busy: Option<u64>,
 }
 
 impl Worker {
@@ -248,6 +253,8 @@ impl Worker {
             due: None,
             retire_at: None,
             too_large: 0,
+            beat: None,
+            busy: None,
         }
     }
 

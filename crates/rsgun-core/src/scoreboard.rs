@@ -113,6 +113,8 @@ pub struct Scoreboard {
     pub latency: [AtomicU64; 16],
     /// Sum of all latencies, microseconds.
     pub latency_sum_us: AtomicU64,
+    /// Time in which the event loop was busy, microseconds.
+    pub busy_us: AtomicU64,
     /// How late the last heartbeat of the event loop was, microseconds.
     pub loop_lag_us: AtomicU64,
     running: [Running; RUNNING],

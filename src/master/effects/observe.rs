@@ -27,6 +27,7 @@ impl Effects {
                 id: *id,
                 phase: worker.scoreboard.phase(),
                 heartbeat: Moment::from_ms(worker.scoreboard.heartbeat_ms()),
+                busy_ms: worker.scoreboard.busy_us.load(Relaxed) / 1000,
                 resident: pid.and_then(|(_, pid)| memory::resident(*pid)),
             }
         };

@@ -42,6 +42,16 @@ pub enum ConfigError {
         /// The other one.
         second: Box<Origin>,
     },
+    /// The bounds for the number of workers leave none.
+    #[error("{origin}: {min} workers at least are more than the {max} that --max-workers allows")]
+    NoWorkers {
+        /// Who says how few there may be.
+        origin: Box<Origin>,
+        /// How few.
+        min: u32,
+        /// How many there may be.
+        max: u32,
+    },
     /// A list of addresses has nothing in it.
     #[error("{origin}: is an empty list; name at least one address or leave it out")]
     NoAddress {

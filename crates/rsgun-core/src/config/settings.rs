@@ -184,6 +184,28 @@ declare! {
                       `cpu.cfs_quota_us`) allows less; a part of a processor does not count, but \
                       there is at least one worker. A reload counts again.",
         }
+        /// The fewest workers, if their number follows the load; 0: see --max-workers.
+        min_workers: u32 = |texts| value::number(texts, &(0..=512)), {
+            name: "min-workers",
+            section: Section::Workers,
+            kind: Kind::Number,
+            placeholder: "N",
+            default: Some("0"),
+            details: "With neither bound the number of workers is fixed. With `max-workers` alone \
+                      the fewest are as many as `workers` says.",
+        }
+        /// The most workers, if their number follows the load; 0: see --min-workers.
+        max_workers: u32 = |texts| value::number(texts, &(0..=512)), {
+            name: "max-workers",
+            section: Section::Workers,
+            kind: Kind::Number,
+            placeholder: "N",
+            default: Some("0"),
+            details: "With `min-workers` alone the most are as many as `workers` says. Another \
+                      worker is started when the event loops have been busy three quarters of the \
+                      time for 3 seconds; one is sent away when the others would be busy at most \
+                      half of the time without it, for 30 seconds. See [scaling](scaling.md).",
+        }
         /// Import the application once, before the workers are forked.
         preload: bool = value::switch, {
             name: "preload",

@@ -55,6 +55,7 @@ impl Source {
         if settings.app.is_empty() {
             return Err(ConfigError::NoApplication);
         }
+        check_bounds(layers, &settings)?;
         self.check_directories(layers, &settings)?;
         Ok(settings)
     }
@@ -94,6 +95,16 @@ impl Source {
         }
         check("app-dir", &directory.join(&settings.app_dir))
     }
+}
+
+/// There must be a number of workers that is within the bounds.
+fn check_bounds(layers: Layers<'_>, settings: &Settings) -> Result<(), ConfigError> {
+    let (min, max) = (settings.min_workers, settings.max_workers);
+    let Some(given) = layers.get("min-workers").filter(|_| max > 0 && min > max) else {
+        return Ok(());
+    };
+    let origin = Box::new(given.origin.clone());
+    Err(ConfigError::NoWorkers { origin, min, max })
 }
 
 #[cfg(test)]
@@ -235,6 +246,17 @@ mod tests {
             error.contains("RSGUN_LOG_LEVEL: `loud` is none of `critical`"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn bounds_that_leave_no_number_are_refused() {
+        let variables = [("RSGUN_MAX_WORKERS", "3")];
+        assert_eq!(
+            case([APP, ("min-workers", "4")], variables, None).error(),
+            "--min-workers: 4 workers at least are more than the 3 that --max-workers allows"
+        );
+        case([APP, ("min-workers", "3")], variables, None).settings();
+        case([APP, ("min-workers", "3")], [], None).settings();
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! them, drains, and leaves.
 
 pub(crate) mod callbacks;
+mod heartbeat;
 pub(crate) mod keeper;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -336,7 +337,7 @@ impl Worker {
         let reactor = Reactor::install(py, parts)?;
         reactor.stop.set_future(stopped);
         if matches!(*self.keeper, Keeper::Master(_)) {
-            callbacks::start_beating(py, &reactor, settings.timeout);
+            heartbeat::start(py, &reactor, &settings);
         }
         let order = self.lock().order.take();
         if let Some(order) = order {

@@ -1,0 +1,116 @@
+//! The sign of life of a worker: the event loop comes round, and how busy it is.
+//!
+//! The load of an event loop is the share of time in which a task that is ready has to
+//! wait. The heartbeat is such a task: it is due at a certain time, and comes late when
+//! the loop is busy then. That also finds what no clock of the processor shows, such as a
+//! database driver that blocks. A loop that computes, but in small portions, is found by
+//! the processor time of the process. For this the heart beats more often where the
+//! number of workers follows the load; otherwise it would cost idle workers for nothing.
+
+use std::cell::Cell;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+use pyo3::prelude::*;
+use rsgun_core::config::Settings;
+use rsgun_core::scoreboard::{self, now_ms};
+
+use crate::reactor::Reactor;
+
+/// Milliseconds between two heartbeats, at most.
+const BEAT_MS: u64 = 1_000;
+/// The same while the load is of interest.
+const SAMPLE_MS: u64 = 100;
+/// Milliseconds by which a heartbeat of an idle loop may be late.
+const TOLERANCE_MS: u64 = 5;
+
+/// The rhythm of this worker's heart.
+#[derive(Debug, Clone, Copy)]
+struct Rhythm {
+    /// Milliseconds between two heartbeats.
+    interval_ms: u64,
+    /// When the last one was.
+    last_ms: u64,
+    /// When the next one is due.
+    due_ms: u64,
+    /// The processor time of the process at the last one, microseconds.
+    processor_us: u64,
+}
+
+thread_local! {
+    static RHYTHM: Cell<Rhythm> = const {
+        Cell::new(Rhythm { interval_ms: BEAT_MS, last_ms: 0, due_ms: 0, processor_us: 0 })
+    };
+}
+
+/// Starts the heartbeat of this worker.
+pub(crate) fn start(py: Python<'_>, reactor: &Reactor, settings: &Settings) {
+    let mut interval_ms = BEAT_MS;
+    if settings.timeout > 0 {
+        interval_ms = interval_ms.min(u64::from(settings.timeout) * 1000 / 4);
+    }
+    if settings.min_workers > 0 || settings.max_workers > 0 {
+        interval_ms = interval_ms.min(SAMPLE_MS);
+    }
+    let now = now_ms();
+    RHYTHM.set(Rhythm {
+        interval_ms,
+        last_ms: now,
+        due_ms: now,
+        processor_us: processor_us(),
+    });
+    beat(py, reactor);
+}
+
+/// Says that the event loop has come round, and arms the next time.
+pub(crate) fn beat(py: Python<'_>, reactor: &Reactor) {
+    let now = now_ms();
+    let processor_us = processor_us();
+    let rhythm = RHYTHM.get();
+    let late_ms = now.saturating_sub(rhythm.due_ms);
+    let board = reactor.board();
+    let elapsed_us = now.saturating_sub(rhythm.last_ms) * 1000;
+    let worked_us = processor_us.saturating_sub(rhythm.processor_us);
+    scoreboard::add(&board.busy_us, busy_us(elapsed_us, worked_us, late_ms));
+    board.loop_lag_us.store(late_ms * 1000, Relaxed);
+    board.beat(now);
+    reactor.gate.beat(reactor.open_connections());
+    RHYTHM.set(Rhythm {
+        last_ms: now,
+        due_ms: now + rhythm.interval_ms,
+        processor_us,
+        ..rhythm
+    });
+    let seconds = Duration::from_millis(rhythm.interval_ms).as_secs_f64();
+    reactor.bridge.call_later(py, seconds, &reactor.bridge.beat);
+}
+
+/// For how long, of the time between two heartbeats, the loop counts as busy.
+fn busy_us(elapsed_us: u64, worked_us: u64, late_ms: u64) -> u64 {
+    if late_ms >= TOLERANCE_MS {
+        elapsed_us
+    } else {
+        worked_us.min(elapsed_us)
+    }
+}
+
+fn processor_us() -> u64 {
+    // The clock cannot fail on Linux; zero would only look like an idle process.
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(0, |time| {
+        u64::try_from(time.tv_sec()).unwrap_or(0) * 1_000_000
+            + u64::try_from(time.tv_nsec()).unwrap_or(0) / 1_000
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_is_busy_when_it_computes_or_comes_late() {
+        assert_eq!(busy_us(100_000, 30_000, 0), 30_000);
+        assert_eq!(busy_us(100_000, 250_000, 0), 100_000, "several threads");
+        assert_eq!(busy_us(350_000, 0, 250), 350_000);
+    }
+}
