@@ -1,7 +1,6 @@
 //! Accepting connections, and sharing them fairly with the sibling workers.
 //!
-//! All workers poll the same listeners, level-triggered, through the event loop. A
-//! worker takes one connection at a time. When a sibling that is alive holds fewer
+//! All workers poll the same listeners, level-triggered. A worker takes one connection at a time. When a sibling that is alive holds fewer
 //! connections, it first looks away for a moment, so that the sibling can take this
 //! one, and for some moments if the difference is great; afterwards it takes what is
 //! still there. So the gate delays by milliseconds and never refuses. A sibling that is
@@ -16,9 +15,10 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use pyo3::prelude::*;
 use rsgun_core::ipc::{FromWorker, Role};
@@ -29,19 +29,19 @@ use rsgun_core::sys::parent_death;
 use rsgun_core::sys::shared::Shared;
 use socket2::{SockAddr, Socket};
 
-use super::bridge::Bridge;
+use super::engine::Engine;
 use super::queue::{Peer, ServerAddress};
 use super::{Reactor, clock};
 use crate::worker::keeper::Keeper;
 
-/// Seconds that a worker looks away in favour of a sibling.
-const YIELD: f64 = 0.001;
+/// How long a worker looks away in favour of a sibling.
+pub(crate) const YIELD: Duration = Duration::from_millis(1);
 /// How often it does so again for each connection that the sibling holds fewer, beyond
 /// the first, and how often at most before it takes what is still there.
 const YIELDS: u32 = 4;
 const YIELDS_MAX: u32 = 16;
-/// Seconds without accepting after the system has run out of descriptors.
-const EXHAUSTED: f64 = 0.1;
+/// How long nothing is accepted after the system has run out of descriptors.
+pub(crate) const EXHAUSTED: Duration = Duration::from_millis(100);
 /// Milliseconds between two complaints about that.
 const COMPLAINT_MS: u64 = 10_000;
 /// A sibling whose last sign of life is older than this takes nothing, milliseconds.
@@ -63,7 +63,7 @@ pub(crate) struct Gate {
 }
 
 pub(super) struct Listener {
-    pub(super) socket: Socket,
+    pub(super) socket: Arc<Socket>,
     /// Address of a UNIX listener; an accepted TCP socket knows its own.
     pub(super) unix: Option<Arc<str>>,
     pub(super) role: Role,
@@ -85,7 +85,7 @@ impl Gate {
                 let socket = Socket::from(fd);
                 let unix = socket.local_addr()?.as_unix_name();
                 Ok(Listener {
-                    socket,
+                    socket: Arc::new(socket),
                     unix,
                     role,
                     yields: Cell::new(0),
@@ -104,26 +104,27 @@ impl Gate {
         })
     }
 
-    /// Tells the siblings how many connections this worker holds.
-    pub(super) fn report_connections(&self, count: u32) {
-        self.roster.set_connections(self.seat, count);
+    /// Tells the siblings how many connections this worker holds, or counts as holding.
+    pub(super) fn report_load(&self, load: u32) {
+        self.roster.set_connections(self.seat, load);
     }
 
     /// A sign of life for the siblings.
-    pub(crate) fn beat(&self, connections: u32) {
+    pub(crate) fn beat(&self, load: u32) {
         if !self.closed.get() {
-            self.roster.report(self.seat, now_ms(), connections);
+            self.roster.report(self.seat, now_ms(), load);
         }
     }
 
     /// Logs why nothing can be accepted, now and then while it lasts.
-    fn complain(&self, error: &io::Error) {
+    pub(crate) fn complain(&self, error: &io::Error) {
         let now = clock::now_ms();
         if self.complain_again_at.get() <= now {
             self.complain_again_at.set(now + COMPLAINT_MS);
             tracing::error!(
-                "cannot accept connections: {error}; trying again every {EXHAUSTED} s \
-                 (for \"too many open files\" raise the limit: ulimit -n, LimitNOFILE=)"
+                "cannot accept connections: {error}; trying again every {} s \
+                 (for \"too many open files\" raise the limit: ulimit -n, LimitNOFILE=)",
+                EXHAUSTED.as_secs_f64()
             );
         }
     }
@@ -133,12 +134,32 @@ impl Gate {
         std::cell::Ref::map(self.listeners.borrow(), Vec::as_slice)
     }
 
-    fn descriptors(&self) -> Vec<RawFd> {
+    pub(crate) fn descriptors(&self) -> Vec<RawFd> {
         self.listeners
             .borrow()
             .iter()
             .map(|listener| listener.socket.as_raw_fd())
             .collect()
+    }
+
+    /// Whether clients that are about to arrive are waited for.
+    pub(crate) fn is_last_call(&self) -> bool {
+        self.last_call.get()
+    }
+
+    /// Whether no more connections are accepted.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// How many connections a worker with this load is to take from a listener that is
+    /// ready; `None` if it looks away first, for [`YIELD`], in favour of a sibling.
+    pub(crate) fn share(&self, index: usize, load: u32) -> Option<usize> {
+        self.roster.look(self.seat);
+        if self.yields(index, load) {
+            return None;
+        }
+        Some(if self.is_alone() { ALONE } else { 1 })
     }
 
     /// Whether to look away from what waits at a listener, because a sibling may take
@@ -178,22 +199,39 @@ impl Gate {
     }
 
     /// Tells the keeper that this worker takes no more connections.
-    pub(super) fn tell_closed(&self) {
+    pub(crate) fn tell_closed(&self) {
         if let Err(error) = self.keeper.tell(&FromWorker::Draining) {
             // Its end of the channel says so too, and that is acted on.
             tracing::debug!("the keeper of this worker cannot be told anything: {error}");
         }
     }
 
-    /// Stops accepting, for good.
-    pub(super) fn close(&self, py: Python<'_>, bridge: &Bridge) {
-        if self.closed.replace(true) {
-            return;
+    /// Stops accepting, for good. Returns whether it had not before.
+    pub(crate) fn close(&self) -> bool {
+        let closes = !self.closed.replace(true);
+        if closes {
+            self.roster.leave(self.seat);
         }
-        self.roster.leave(self.seat);
-        for number in self.descriptors() {
-            bridge.remove_reader(py, number);
-        }
+        closes
+    }
+
+    /// Calls back with the listeners, in their order.
+    pub(crate) fn with_listeners<R>(
+        &self,
+        look: impl FnOnce(&mut dyn Iterator<Item = BorrowedFd<'_>>) -> R,
+    ) -> R {
+        let listeners = self.listeners.borrow();
+        look(&mut listeners.iter().map(|listener| listener.socket.as_fd()))
+    }
+
+    /// The listeners, for a process that the application forks and that must not keep
+    /// them.
+    pub(crate) fn sockets(&self) -> Vec<Weak<Socket>> {
+        self.listeners
+            .borrow()
+            .iter()
+            .map(|listener| Arc::downgrade(&listener.socket))
+            .collect()
     }
 
     /// Closes this worker's copies of the listeners.
@@ -203,41 +241,18 @@ impl Gate {
     }
 }
 
-impl Reactor {
-    /// Starts to accept.
-    pub(crate) fn open_gate(&self, py: Python<'_>) -> PyResult<()> {
-        self.gate.beat(self.open_connections());
-        for (index, number) in self.gate.descriptors().into_iter().enumerate() {
-            self.bridge.add_accept(py, number, index)?;
-        }
-        Ok(())
-    }
-
-    /// A listener is ready.
-    pub(crate) fn accept(self: &Rc<Self>, py: Python<'_>, index: usize) {
-        clock::refresh();
-        if self.gate.closed.get() {
-            return;
-        }
-        let gate = &self.gate;
-        gate.roster.look(gate.seat);
-        if gate.yields(index, self.open_connections()) {
-            self.look_away(py, index, YIELD);
-            return;
-        }
-        let most = if gate.is_alone() { ALONE } else { 1 };
+impl Engine {
+    /// Takes up to `most` connections.
+    ///
+    /// # Errors
+    /// What `accept4(2)` returns when there is trouble.
+    pub(crate) fn accept(self: &Rc<Self>, index: usize, most: usize) -> io::Result<()> {
         for _ in 0..most {
-            match self.accept_one(index) {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) => {
-                    self.gate.complain(&error);
-                    self.look_away(py, index, EXHAUSTED);
-                    break;
-                }
+            if !self.accept_one(index)? {
+                break;
             }
         }
-        self.turn(py);
+        Ok(())
     }
 
     /// Takes one connection; `false` when none is waiting.
@@ -263,23 +278,61 @@ impl Reactor {
         }
         Ok(true)
     }
+}
+
+impl Reactor {
+    /// Starts to accept.
+    pub(crate) fn open_gate(&self, py: Python<'_>) -> PyResult<()> {
+        self.engine.gate.beat(self.engine.load());
+        for (index, number) in self.engine.gate.descriptors().into_iter().enumerate() {
+            self.bridge.add_accept(py, number, index)?;
+        }
+        Ok(())
+    }
+
+    /// Stops accepting, for good.
+    pub(super) fn close_gate(&self, py: Python<'_>) {
+        if self.engine.gate.close() {
+            for number in self.engine.gate.descriptors() {
+                self.bridge.remove_reader(py, number);
+            }
+        }
+    }
+
+    /// A listener is ready.
+    pub(crate) fn accept(&self, py: Python<'_>, index: usize) {
+        clock::refresh();
+        let gate = &self.engine.gate;
+        if gate.is_closed() {
+            return;
+        }
+        let Some(most) = gate.share(index, self.engine.load()) else {
+            self.look_away(py, index, YIELD);
+            return;
+        };
+        if let Err(error) = self.engine.accept(index, most) {
+            gate.complain(&error);
+            self.look_away(py, index, EXHAUSTED);
+        }
+        self.turn(py);
+    }
 
     /// Polls a listener no more for a moment.
-    fn look_away(&self, py: Python<'_>, index: usize, seconds: f64) {
+    fn look_away(&self, py: Python<'_>, index: usize, time: Duration) {
         // Not borrowed while Python runs, which may fork and then drop the listeners.
-        let number = self.gate.descriptors().get(index).copied();
+        let number = self.engine.gate.descriptors().get(index).copied();
         if let Some(number) = number {
             self.bridge.remove_reader(py, number);
-            self.bridge.resume_later(py, seconds, index);
+            self.bridge.resume_later(py, time.as_secs_f64(), index);
         }
     }
 
     /// Polls a listener again.
     pub(crate) fn look_again(&self, py: Python<'_>, index: usize) -> PyResult<()> {
-        if self.gate.closed.get() {
+        if self.engine.gate.is_closed() {
             return Ok(());
         }
-        let number = self.gate.descriptors().get(index).copied();
+        let number = self.engine.gate.descriptors().get(index).copied();
         number.map_or(Ok(()), |number| self.bridge.add_accept(py, number, index))
     }
 }

@@ -15,18 +15,24 @@
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::rc::Rc;
+use std::time::Duration;
 
 use pyo3::prelude::*;
 use rsgun_core::sys::handshakes;
 
 use super::Reactor;
+use super::engine::Engine;
 
-/// Seconds that the last packet of a handshake may be on its way.
-const HANDSHAKE: f64 = 0.05;
-impl Reactor {
+/// How long the last packet of a handshake may be on its way.
+pub(crate) const HANDSHAKE: Duration = Duration::from_millis(50);
+
+impl Engine {
     /// Takes everything that waits, and ends listening for all workers. Those that were
     /// inherited by the master are others' too and are left alone.
-    pub(super) fn last_call(self: &Rc<Self>, py: Python<'_>) {
+    ///
+    /// Returns whether some may be on the way still: [`Self::end_last_call`] is due after
+    /// [`HANDSHAKE`].
+    pub(crate) fn begin_last_call(self: &Rc<Self>) -> bool {
         let mut waits = false;
         for listener in &*self.gate.listeners() {
             if listener.role.inherited {
@@ -46,19 +52,20 @@ impl Reactor {
         self.accept_rest();
         if waits {
             self.gate.last_call.set(true);
-            self.bridge.call_later(py, HANDSHAKE, &self.bridge.refuse);
         } else {
             self.shut();
         }
+        waits
     }
 
-    /// Whoever was on the way has arrived.
-    pub(crate) fn refuse(self: &Rc<Self>, py: Python<'_>) {
-        if self.gate.last_call.replace(false) {
+    /// Whoever was on the way has arrived. Returns whether there was a last call.
+    pub(crate) fn end_last_call(self: &Rc<Self>) -> bool {
+        let was_called = self.gate.last_call.replace(false);
+        if was_called {
             self.accept_rest();
             self.shut();
-            self.turn(py);
         }
+        was_called
     }
 
     /// Lets go of the listeners, unless that comes by itself in a moment.
@@ -84,6 +91,23 @@ impl Reactor {
         let count = self.gate.listeners().len();
         for index in 0..count {
             while let Ok(true) = self.accept_one(index) {}
+        }
+    }
+}
+
+impl Reactor {
+    /// Takes everything that waits, and ends listening for all workers.
+    pub(super) fn last_call(&self, py: Python<'_>) {
+        if self.engine.begin_last_call() {
+            let seconds = HANDSHAKE.as_secs_f64();
+            self.bridge.call_later(py, seconds, &self.bridge.refuse);
+        }
+    }
+
+    /// Whoever was on the way has arrived.
+    pub(crate) fn refuse(&self, py: Python<'_>) {
+        if self.engine.end_last_call() {
+            self.turn(py);
         }
     }
 }

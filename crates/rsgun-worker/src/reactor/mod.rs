@@ -23,41 +23,34 @@ pub(crate) mod bridge;
 pub(crate) mod clock;
 pub(crate) mod deadlines;
 mod descriptor;
-mod last_call;
-mod pending;
+pub(crate) mod engine;
+pub(crate) mod last_call;
+pub(crate) mod pending;
 pub(crate) mod queue;
 pub(crate) mod quota;
 pub(crate) mod stop;
 pub(crate) mod timeouts;
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll, Waker};
 
 use http::StatusCode;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use rsgun_core::scoreboard::{self, Scoreboard};
-use rsgun_core::sys::shared::Shared as SharedMemory;
-use tokio::runtime::Runtime;
-use tokio::task::LocalSet;
+use rsgun_core::scoreboard;
 
 use self::bridge::Bridge;
-use self::pending::Pending;
+use self::engine::Engine;
 use self::queue::{NewRequest, Work};
 use crate::asgi::cycle::Cycle;
 use crate::asgi::exchange::SharedExchange;
 use crate::asgi::session::Session;
 use crate::asgi::socket::{Place, Socket};
 use crate::http::access_log;
-use crate::http::connection::{Common, Connection, Shared};
-use crate::http::io::{self, Io};
-use crate::http::websocket::{Farewell, Limits};
+use crate::http::websocket::Farewell;
 
 /// Requests that are run before answers are written.
 const BATCH: usize = 32;
@@ -68,8 +61,6 @@ const BATCH_US: u64 = 1_000;
 /// Microseconds of a turn, after which timers and waiting tasks get their share before
 /// the next batch.
 const TURN_US: u64 = 2_000;
-/// Times that the connections are polled at once, before the same.
-const POLLS: usize = 16;
 
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Reactor>>> = const { RefCell::new(None) };
@@ -116,13 +107,9 @@ pub(crate) fn new_number() -> u64 {
 pub(crate) struct Parts {
     /// From [`new_number`].
     pub(crate) number: u64,
+    pub(crate) engine: engine::Parts,
     pub(crate) bridge: Bridge,
-    pub(crate) board: SharedMemory<Scoreboard>,
-    pub(crate) keep_alive_ms: u64,
     pub(crate) access_log: bool,
-    /// `None`: WebSockets are not served.
-    pub(crate) websocket: Option<Limits>,
-    pub(crate) accept: accept::Gate,
     pub(crate) quota: quota::Quota,
     /// Milliseconds that a request may take; 0: any time.
     pub(crate) request_timeout_ms: u64,
@@ -131,19 +118,9 @@ pub(crate) struct Parts {
 /// The reactor of a worker.
 pub(crate) struct Reactor {
     number: u64,
-    runtime: Runtime,
-    /// Polled by this thread only, by hand.
-    connections: RefCell<Pin<Box<LocalSet>>>,
-    /// A connection has something to do.
-    pending: Arc<Pending>,
+    pub(crate) engine: Rc<Engine>,
     pub(crate) bridge: Bridge,
-    board: SharedMemory<Scoreboard>,
     access_log: bool,
-    common: Rc<Common>,
-    pub(crate) gate: accept::Gate,
-    /// Connections, for waking them when the worker stops.
-    open: RefCell<Vec<std::rc::Weak<Shared>>>,
-    open_count: Cell<u32>,
     running: RefCell<Running>,
     /// WebSockets that the application has accepted. Apart from the requests, so that
     /// those keep the few entries of the scoreboard.
@@ -199,27 +176,12 @@ impl Reactor {
                 "another server has started on this thread meanwhile",
             ));
         }
-        let (runtime, epoll) = descriptor::build()?;
-        clock::refresh();
+        let (engine, epoll) = Engine::new(parts.engine)?;
         let reactor = Rc::new(Self {
             number: parts.number,
-            runtime,
-            connections: RefCell::new(Box::pin(LocalSet::new())),
-            pending: Arc::new(Pending::new()?),
+            engine,
             bridge: parts.bridge,
-            board: parts.board,
             access_log: parts.access_log,
-            common: Rc::new(Common {
-                keep_alive_ms: parts.keep_alive_ms,
-                draining_since: Cell::new(None),
-                stops_soon: Cell::new(false),
-                websocket: parts.websocket,
-                farewell: Cell::new(None),
-                websockets: Cell::new(0),
-            }),
-            gate: parts.accept,
-            open: RefCell::new(Vec::new()),
-            open_count: Cell::new(0),
             running: RefCell::new(Running::default()),
             sockets: RefCell::new(Running::default()),
             busy: Cell::new(false),
@@ -230,14 +192,9 @@ impl Reactor {
             quota: parts.quota,
             timeouts: timeouts::Timeouts::new(parts.request_timeout_ms),
         });
-        let deadlines = {
-            let _context = reactor.runtime.enter();
-            deadlines::start()?
-        };
-        reactor.connections.borrow().spawn_local(deadlines);
         CURRENT.set(Some(Rc::clone(&reactor)));
         reactor.bridge.add_reader(py, epoll, &reactor.bridge.turn)?;
-        let bell = reactor.pending.bell();
+        let bell = reactor.engine.pending.bell();
         reactor.bridge.add_reader(py, bell, &reactor.bridge.turn)?;
         reactor.arm_turn(py);
         Ok(reactor)
@@ -247,90 +204,14 @@ impl Reactor {
     pub(crate) fn uninstall(&self, py: Python<'_>) {
         self.bridge.remove_readers(py);
         CURRENT.set(None);
-        let _context = self.runtime.enter();
-        let set = std::mem::replace(
-            &mut *self.connections.borrow_mut(),
-            Box::pin(LocalSet::new()),
-        );
-        drop(set);
-        access_log::flush();
-        queue::clear();
+        self.engine.close_connections();
         queue::drop_discarded();
-    }
-
-    /// Serves a connection that was accepted.
-    pub(crate) fn serve(self: &Rc<Self>, socket: socket2::Socket, peer: queue::Peer) {
-        let _context = self.runtime.enter();
-        let io = match Io::new(socket) {
-            Ok(io) => io,
-            Err(error) => {
-                tracing::warn!("connection of {} dropped: {error}", peer.label());
-                return;
-            }
-        };
-        let shared = Rc::new(Shared::new(peer, Rc::clone(&self.common)));
-        self.opened(&shared);
-        let connection = Connection::new(io, shared);
-        let reactor = Rc::downgrade(self);
-        self.connections.borrow().spawn_local(async move {
-            connection.await;
-            if let Some(reactor) = reactor.upgrade() {
-                reactor.closed();
-            }
-        });
-    }
-
-    fn opened(&self, shared: &Rc<Shared>) {
-        self.open_count.set(self.open_count.get() + 1);
-        self.report_connections();
-        let mut open = self.open.borrow_mut();
-        if open.len() == open.capacity() {
-            open.retain(|connection| connection.strong_count() > 0);
-        }
-        open.push(Rc::downgrade(shared));
-    }
-
-    fn closed(&self) {
-        self.open_count.set(self.open_count.get().saturating_sub(1));
-        self.report_connections();
-    }
-
-    fn report_connections(&self) {
-        let count = self.open_count.get();
-        self.board.connections.store(count, Relaxed);
-        self.gate.report_connections(count);
-    }
-
-    /// How many connections are open.
-    pub(crate) fn open_connections(&self) -> u32 {
-        self.open_count.get()
-    }
-
-    /// The scoreboard of this worker.
-    pub(crate) fn board(&self) -> &SharedMemory<Scoreboard> {
-        &self.board
-    }
-
-    /// Ends each connection with its next answer, although the worker goes on.
-    pub(crate) fn announce_stop(&self) {
-        self.common.stops_soon.set(true);
-    }
-
-    /// Whether the stop of the server was announced.
-    pub(crate) fn stops_soon(&self) -> bool {
-        self.common.stops_soon.get()
     }
 
     /// Tells every connection that the worker drains from now on, and WebSockets how
     /// they end.
     pub(crate) fn begin_drain(&self, py: Python<'_>, farewell: Farewell) {
-        self.common.farewell.set(Some(farewell));
-        if self.common.draining_since.get().is_none() {
-            self.common.draining_since.set(Some(clock::now_ms()));
-        }
-        for connection in self.open.borrow().iter().filter_map(std::rc::Weak::upgrade) {
-            connection.wake();
-        }
+        self.engine.begin_drain(farewell);
         self.arm_turn(py);
     }
 
@@ -362,9 +243,9 @@ impl Reactor {
             // when the phase is over.
             return;
         }
-        self.pending.answer_bell();
+        self.engine.pending.answer_bell();
         let until = clock::refresh() + TURN_US;
-        self.poll_driver();
+        self.engine.poll_driver();
         self.poll_connections();
         while !queue::is_empty() && clock::now_us() < until {
             self.run(py);
@@ -387,39 +268,17 @@ impl Reactor {
     /// Ends a turn or flush: what the phases leave over.
     fn settle(&self, py: Python<'_>) {
         queue::drop_discarded();
-        access_log::flush();
-        io::report_traffic(&self.board);
-        self.board
-            .websockets
-            .store(self.common.websockets.get(), Relaxed);
+        self.engine.report();
         self.busy.set(false);
-        if !queue::is_empty() || self.pending.is_set() {
+        if !queue::is_empty() || self.engine.pending.is_set() {
             self.arm_turn(py);
         }
         self.settle_stop(py);
     }
 
-    /// Lets tokio look once, without waiting, which sockets are ready.
-    fn poll_driver(&self) {
-        // A yielding task lets `block_on` poll the driver with a time-out of zero.
-        self.runtime.block_on(tokio::task::yield_now());
-    }
-
-    /// Runs the connections until none has anything to do.
     fn poll_connections(&self) {
         self.unwritten.set(0);
-        let _context = self.runtime.enter();
-        let waker = Waker::from(Arc::clone(&self.pending));
-        let mut cx = Context::from_waker(&waker);
-        let mut set = self.connections.borrow_mut();
-        for _ in 0..POLLS {
-            self.pending.clear();
-            // Ready means that there is no task, which the deadlines' never allows.
-            let _: Poll<()> = set.as_mut().poll(&mut cx);
-            if !self.pending.is_set() {
-                break;
-            }
-        }
+        self.engine.poll_connections();
     }
 
     /// Hands queued requests and events to the application, within the bounds.
@@ -534,7 +393,7 @@ impl Reactor {
             .uri
             .path_and_query()
             .map_or("*", http::uri::PathAndQuery::as_str);
-        self.board.begin(
+        self.engine.board.begin(
             entry,
             scoreboard::now_ms(),
             parts.method.as_str().as_bytes(),
@@ -546,7 +405,8 @@ impl Reactor {
 
     fn report_active(&self) {
         let active = self.running.borrow().count();
-        self.board
+        self.engine
+            .board
             .active
             .store(u32::try_from(active).unwrap_or(u32::MAX), Relaxed);
     }
@@ -564,8 +424,9 @@ impl Reactor {
         let task = self.running.borrow_mut().leave(entry);
         self.report_active();
         self.timeouts.forget(entry);
-        self.board.end(entry);
-        self.board
+        self.engine.board.end(entry);
+        self.engine
+            .board
             .count(status.as_u16(), clock::refresh().saturating_sub(started_us));
         task
     }
@@ -601,7 +462,7 @@ impl Reactor {
 
     /// A handshake was refused without the application.
     pub(crate) fn refused(&self, status: StatusCode) {
-        self.board.count(status.as_u16(), 0);
+        self.engine.board.count(status.as_u16(), 0);
     }
 
     /// Lets waiting `receive()` and `send()` calls look again.
@@ -629,7 +490,7 @@ impl Reactor {
         }
         if unwritten >= BATCH_BYTES {
             self.flush(py);
-        } else if self.pending.is_set() && !self.flush_armed.replace(true) {
+        } else if self.engine.pending.is_set() && !self.flush_armed.replace(true) {
             self.bridge.call_soon(py, &self.bridge.flush);
         }
     }

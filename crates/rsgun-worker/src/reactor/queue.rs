@@ -69,7 +69,7 @@ pub(crate) struct Peer {
 }
 
 /// The local end of a connection.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ServerAddress {
     /// Internet protocol.
     Ip(SocketAddr),

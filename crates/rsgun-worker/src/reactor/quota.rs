@@ -34,7 +34,7 @@ impl Quota {
     }
 
     /// A request has been answered.
-    pub(super) fn count(&self) {
+    pub(crate) fn count(&self) {
         let left = self.left.get();
         if left == 0 {
             return;

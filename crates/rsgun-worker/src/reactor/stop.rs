@@ -6,7 +6,6 @@
 //! moment to clean up. *Quit*: cancels at once and waits for running requests only.
 
 use std::cell::{Cell, OnceCell};
-use std::rc::Rc;
 
 use pyo3::prelude::*;
 use rsgun_core::ipc::CLEAN_UP_MS;
@@ -51,21 +50,15 @@ impl Reactor {
     /// before nobody listens any more.
     ///
     /// Returns whether it had not begun before.
-    pub(crate) fn drain(
-        self: &Rc<Self>,
-        py: Python<'_>,
-        within_ms: u64,
-        code: u16,
-        end: bool,
-    ) -> bool {
+    pub(crate) fn drain(&self, py: Python<'_>, within_ms: u64, code: u16, end: bool) -> bool {
         if self.stop.draining.replace(true) {
             return false;
         }
-        self.gate.close(py, &self.bridge);
+        self.close_gate(py);
         if end {
             self.last_call(py);
         } else {
-            self.gate.tell_closed();
+            self.engine.gate.tell_closed();
         }
         let farewell = Farewell {
             code,
@@ -84,8 +77,8 @@ impl Reactor {
     pub(super) fn settle_stop(&self, py: Python<'_>) {
         let may_end = self.stop.cancelling.get()
             || (self.stop.draining.get()
-                && self.open_connections() == 0
-                && !self.gate.last_call.get());
+                && self.engine.open_connections() == 0
+                && !self.engine.gate.is_last_call());
         if may_end && self.is_idle() {
             self.stop.drained(py, &self.bridge);
         }
@@ -94,7 +87,7 @@ impl Reactor {
     /// Cancels what runs and stops serving.
     pub(crate) fn quit(&self, py: Python<'_>) {
         self.stop.draining.set(true);
-        self.gate.close(py, &self.bridge);
+        self.close_gate(py);
         let farewell = Farewell {
             code: close::GOING_AWAY,
             at_once: true,
