@@ -10,6 +10,12 @@ Text: TypeAlias = str | PathLike[str]
 class Settings(TypedDict, total=False):
     """The settings as keyword arguments. None means that one is not given."""
 
+    worker_class: Text | None
+    """The kind of application, by gunicorn's names of worker classes."""
+
+    interface: Text | None
+    """What kind of application it is: auto finds out."""
+
     factory: bool | None
     """The application is a function that returns the application."""
 
@@ -59,6 +65,12 @@ class Settings(TypedDict, total=False):
 
     max_workers: int | None
     """The most workers, if their number follows the load; 0: see min-workers."""
+
+    threads: int | None
+    """The most threads of a worker that run a WSGI application."""
+
+    blocking_threads: int | None
+    """The same as `threads`."""
 
     preload: bool | None
     """Import the application once, before the workers are forked."""

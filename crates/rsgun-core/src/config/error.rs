@@ -52,6 +52,18 @@ pub enum ConfigError {
         /// How many there may be.
         max: u32,
     },
+    /// A worker class names another interface than `interface`.
+    #[error(
+        "{origin}: means --interface {class}, but the interface is set to {stated}; keep one of them"
+    )]
+    InterfaceConflict {
+        /// Where the class stands.
+        origin: Box<Origin>,
+        /// The interface of that class.
+        class: &'static str,
+        /// What `interface` says.
+        stated: &'static str,
+    },
     /// A list of addresses has nothing in it.
     #[error("{origin}: is an empty list; name at least one address or leave it out")]
     NoAddress {

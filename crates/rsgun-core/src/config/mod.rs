@@ -37,8 +37,8 @@ pub use environment::{Environment, ProcessEnvironment};
 pub use error::ConfigError;
 pub use layer::{Layer, Origin};
 pub use settings::{
-    DECLARATIONS, Lifespan, LogTarget, Milliseconds, ReloadStrategy, Settings, WebSockets,
-    WorkerCount,
+    DECLARATIONS, Interface, Lifespan, LogTarget, Milliseconds, ReloadStrategy, Settings,
+    WebSockets, WorkerCount,
 };
 pub use size::Size;
 pub use source::Source;

@@ -124,8 +124,21 @@ declare! {
             placeholder: "APP",
             otherwise: "none; it must be given somewhere",
             example: "\"main:app\"",
-            details: "A module without an attribute stands for `MODULE:application`, as gunicorn \
-                      has it.",
+            details: "The attribute may have dots, and may be a call with literal arguments that \
+                      returns the application: `main:create_app('prod', debug=True)`. Without \
+                      one the module's `application` is taken, else its `app`. A path to a file, \
+                      `src/main.py` or `src/main.py:app`, stands for its module; the directory \
+                      above its packages is put first on `sys.path` then.",
+        }
+        /// What kind of application it is: auto finds out.
+        interface: Interface = value::interface, {
+            name: "interface",
+            section: Section::Application,
+            placeholder: "auto|asgi|asgi3|asgi2|wsgi",
+            default: Some("auto"),
+            details: "`auto` looks at how the application is to be called. `asgi` is version 3 or \
+                      2 of it. The names of gunicorn's worker classes mean the same; see \
+                      `worker-class`.",
         }
         /// The application is a function that returns the application.
         factory: bool = value::switch, {
@@ -205,6 +218,19 @@ declare! {
                       worker is started when the event loops have been busy three quarters of the \
                       time for 3 seconds; one is sent away when the others would be busy at most \
                       half of the time without it, for 30 seconds. See [scaling](scaling.md).",
+        }
+        /// The most threads of a worker that run a WSGI application.
+        threads: u32 = |texts| value::number(texts, &(1..=1024)), {
+            name: "threads",
+            section: Section::Workers,
+            kind: Kind::Number,
+            aliases: &["blocking-threads"],
+            placeholder: "N",
+            default: Some("1"),
+            details: "A worker starts with one, and starts another whenever a request finds none \
+                      idle. They only run the application: reading requests, writing answers and \
+                      waiting for slow clients is done by a thread without Python. ASGI \
+                      applications run on the event loop, whatever this says.",
         }
         /// Import the application once, before the workers are forked.
         preload: bool = value::switch, {
@@ -654,6 +680,19 @@ declare! {
                       socket. `fd://N` is a listening socket that the parent process passes on. \
                       In the variable, separate addresses by commas.",
         }
+        /// The kind of application, by gunicorn's names of worker classes.
+        worker_class: Option<Interface> = value::optional_worker_class, {
+            name: "worker-class",
+            section: Section::Application,
+            short: Some('k'),
+            placeholder: "CLASS",
+            otherwise: "`interface` says it",
+            example: "\"sync\"",
+            details: "`sync` and `gthread` mean the interface `wsgi`; `asgi`, \
+                      `uvicorn.workers.UvicornWorker`, `uvicorn.workers.UvicornH11Worker` and \
+                      those of `uvicorn_worker` mean `asgi`. There is one kind of worker, so \
+                      other classes are refused.",
+        }
         /// The host to listen on, together with --port.
         host: Option<String> = value::optional_host, {
             name: "host",
@@ -748,6 +787,36 @@ pub enum ReloadStrategy {
     Parallel,
 }
 
+/// `--interface`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Interface {
+    /// What the application looks like.
+    Auto,
+    /// Either version of ASGI.
+    Asgi,
+    /// `app(scope, receive, send)`.
+    Asgi3,
+    /// `app(scope)(receive, send)`.
+    Asgi2,
+    /// `app(environ, start_response)`, PEP 3333.
+    Wsgi,
+}
+
+impl Interface {
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Asgi => "asgi",
+            Self::Asgi3 => "asgi3",
+            Self::Asgi2 => "asgi2",
+            Self::Wsgi => "wsgi",
+        }
+    }
+}
+
 /// `--access-logfile` and `--error-logfile`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -819,6 +888,7 @@ mod tests {
             "user",
             "group",
             "initgroups",
+            "worker-class",
         ];
         let mut fields = defaults();
         assert!(fields.remove("bind").is_some() && fields.remove("run_as").is_some());

@@ -8,7 +8,7 @@ use super::file;
 use super::layer::{Layer, Layers, Origin};
 use super::listen;
 use super::run_as;
-use super::settings::{Inputs, Settings};
+use super::settings::{Inputs, Interface, Settings};
 
 /// Where the settings come from: the command line as it was parsed, and the places
 /// that are read anew each time.
@@ -51,7 +51,8 @@ impl Source {
         let layers = Layers(&all);
         let bind = listen::addresses(layers, &*self.environment)?;
         let run_as = run_as::credentials(layers)?;
-        let settings = Settings::read(layers, bind, run_as)?;
+        let mut settings = Settings::read(layers, bind, run_as)?;
+        settings.interface = interface(layers, settings.interface)?;
         if settings.app.is_empty() {
             return Err(ConfigError::NoApplication);
         }
@@ -105,6 +106,26 @@ fn check_bounds(layers: Layers<'_>, settings: &Settings) -> Result<(), ConfigErr
     };
     let origin = Box::new(given.origin.clone());
     Err(ConfigError::NoWorkers { origin, min, max })
+}
+
+/// What `--interface` and `--worker-class` say together.
+fn interface(layers: Layers<'_>, stated: Interface) -> Result<Interface, ConfigError> {
+    let (Some(class), Some(given)) = (
+        Inputs::read(layers)?.worker_class,
+        layers.get("worker-class"),
+    ) else {
+        return Ok(stated);
+    };
+    match (stated, class) {
+        (Interface::Auto, _) => Ok(class),
+        (Interface::Asgi | Interface::Asgi3 | Interface::Asgi2, Interface::Asgi) => Ok(stated),
+        _ if stated == class => Ok(class),
+        _ => Err(ConfigError::InterfaceConflict {
+            origin: Box::new(given.origin.clone()),
+            class: class.name(),
+            stated: stated.name(),
+        }),
+    }
 }
 
 #[cfg(test)]
@@ -283,25 +304,65 @@ mod tests {
     }
 
     #[test]
-    fn applications_are_normalised_and_files_are_advised_against() {
+    fn applications_are_modules_files_attributes_and_calls() {
         let app = |text| case([("app", text)], [], None);
-        assert_eq!(app("mysite.wsgi").settings().app, "mysite.wsgi:application");
-        assert_eq!(app("main:create.app").settings().app, "main:create.app");
-        assert_eq!(
-            app("main.py").error(),
-            "--app: `main.py` names a file; name the module: `main:application`"
-        );
-        assert_eq!(
-            app("src/web/main.py:app").error(),
-            "--app: `src/web/main.py:app` names a file; name the module: `main:app` with \
-             --app-dir src/web"
-        );
+        for text in [
+            "mysite.wsgi",
+            "main:create.app",
+            "main:create_app('a:b', debug=True)",
+            "main.py",
+            "src/web/main.py:app",
+        ] {
+            assert_eq!(app(text).settings().app, text);
+        }
         for text in [":app", "main:", ":"] {
             assert!(
                 app(text).error().contains("is not MODULE:ATTRIBUTE"),
                 "{text}"
             );
         }
+        let error = app("src/main:app").error();
+        assert!(error.contains("nor a path to a file"), "{error}");
+    }
+
+    #[test]
+    fn worker_classes_are_interfaces() {
+        let class = |text| case([APP, ("worker-class", text)], [], None);
+        for (text, interface) in [
+            ("sync", Interface::Wsgi),
+            ("gthread", Interface::Wsgi),
+            ("asgi", Interface::Asgi),
+            ("uvicorn.workers.UvicornWorker", Interface::Asgi),
+            ("uvicorn.workers.UvicornH11Worker", Interface::Asgi),
+            ("uvicorn_worker.UvicornWorker", Interface::Asgi),
+        ] {
+            assert_eq!(class(text).settings().interface, interface, "{text}");
+        }
+        for text in [
+            "gevent",
+            "eventlet",
+            "tornado",
+            "egg:meinheld#gunicorn_worker",
+        ] {
+            let error = class(text).error();
+            assert!(
+                error.starts_with("--worker-class:") && error.contains("use "),
+                "{error}"
+            );
+        }
+        assert!(class("aiohttp.GunicornWebWorker").error().contains("sync"));
+    }
+
+    #[test]
+    fn an_interface_and_a_worker_class_must_agree() {
+        let both = |interface, class| {
+            let flags = [APP, ("interface", interface), ("worker-class", class)];
+            case(flags, [], None)
+        };
+        assert_eq!(both("asgi2", "asgi").settings().interface, Interface::Asgi2);
+        assert_eq!(both("wsgi", "sync").settings().interface, Interface::Wsgi);
+        let error = both("wsgi", "asgi").error();
+        assert!(error.contains("keep one of them"), "{error}");
     }
 
     #[test]

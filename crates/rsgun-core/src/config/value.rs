@@ -8,7 +8,9 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::{Lifespan, LogTarget, Milliseconds, ReloadStrategy, Size, WebSockets, WorkerCount};
+use super::{
+    Interface, Lifespan, LogTarget, Milliseconds, ReloadStrategy, Size, WebSockets, WorkerCount,
+};
 use crate::listeners::{Address, AddressError};
 use crate::log::Level;
 
@@ -251,42 +253,87 @@ pub(super) fn optional_host(texts: &[String]) -> Read<Option<String>> {
     })
 }
 
-/// `MODULE:ATTRIBUTE`. A module alone gets the attribute `application`, as gunicorn
-/// has it and WSGI modules call it. No text gives an empty one, which
-/// [`super::Source::resolve`] refuses, since it knows whether a file was read.
+/// `MODULE`, `MODULE:ATTRIBUTE`, or a path to a file in the place of the module. No
+/// text gives an empty one, which [`super::Source::resolve`] refuses, since it knows
+/// whether a file was read.
 pub(super) fn application(texts: &[String]) -> Read<String> {
     let text = first(texts);
     if texts.is_empty() {
         return Ok(String::new());
     }
-    let (module, attribute) = match text.split_once(':') {
-        Some((module, attribute)) => (module, attribute),
-        None => (text, "application"),
-    };
-    if module.contains('/') || has_python_suffix(module) {
-        let stem = module.strip_suffix(".py").unwrap_or(module);
-        let directory = stem.rsplit_once('/').map_or("", |(directory, _)| directory);
-        let name = stem.rsplit('/').next().unwrap_or(stem);
-        let place = match directory {
-            "" => String::new(),
-            directory => format!(" with --app-dir {directory}"),
-        };
-        let advice = format!("names a file; name the module: `{name}:{attribute}`{place}");
-        return Err(ValueError::new(text, advice));
-    }
-    if module.is_empty() || attribute.is_empty() {
+    let has_attribute = text.contains(':');
+    let (module, attribute) = text.split_once(':').unwrap_or((text, ""));
+    if module.is_empty() || (has_attribute && attribute.is_empty()) || text.contains('\0') {
         return Err(ValueError::new(
             text,
             "is not MODULE:ATTRIBUTE, such as `main:app`",
         ));
     }
-    Ok(format!("{module}:{attribute}"))
+    if module.contains('/') && !has_python_suffix(module) {
+        return Err(ValueError::new(
+            text,
+            "is neither a module, such as `main:app`, nor a path to a file that ends in `.py`",
+        ));
+    }
+    Ok(text.to_owned())
 }
 
 fn has_python_suffix(module: &str) -> bool {
     std::path::Path::new(module)
         .extension()
         .is_some_and(|suffix| suffix == "py")
+}
+
+/// `--interface`.
+pub(super) fn interface(texts: &[String]) -> Read<Interface> {
+    choice(
+        texts,
+        &[
+            ("auto", Interface::Auto),
+            ("asgi", Interface::Asgi),
+            ("asgi3", Interface::Asgi3),
+            ("asgi2", Interface::Asgi2),
+            ("wsgi", Interface::Wsgi),
+        ],
+    )
+}
+
+/// `--worker-class`, or nothing.
+pub(super) fn optional_worker_class(texts: &[String]) -> Read<Option<Interface>> {
+    optional(texts, |text| {
+        let class = text.trim();
+        match class {
+            "sync" | "gthread" => return Ok(Interface::Wsgi),
+            "asgi" => return Ok(Interface::Asgi),
+            _ => {}
+        }
+        if let Some((module, name)) = class.rsplit_once('.') {
+            match (module, name) {
+                ("uvicorn.workers" | "uvicorn_worker" | "uvicorn_worker._workers", _) => {
+                    return Ok(Interface::Asgi);
+                }
+                ("gunicorn.workers.sync" | "gunicorn.workers.gthread", _) => {
+                    return Ok(Interface::Wsgi);
+                }
+                _ => {}
+            }
+        }
+        let advice = if class.contains("gevent") || class.contains("eventlet") {
+            "is not served: use `--interface wsgi --threads N`, where each thread waits for one \
+             request's I/O as a greenlet would, or an ASGI application"
+        } else if class.contains("tornado") {
+            "is not served: use Tornado's own server, or an ASGI application; a WSGI application \
+             needs `--interface wsgi --threads N`"
+        } else if class.contains("meinheld") {
+            "is not served: use `--interface wsgi`; connections are handled by native code here, \
+             too"
+        } else {
+            "is none of `sync`, `gthread`, `asgi`, `uvicorn.workers.UvicornWorker`, \
+             `uvicorn.workers.UvicornH11Worker`, `uvicorn_worker.UvicornWorker`; there is one \
+             kind of worker, and `--interface` tells it what the application is"
+        };
+        Err(ValueError::new(text, advice))
+    })
 }
 
 /// The name of an event loop, or `MODULE:FACTORY`.
