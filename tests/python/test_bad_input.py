@@ -83,8 +83,8 @@ class TestApplication:
         (tmp_path / "package" / "__init__.py").touch()
         refused(attempt("package.missing:app"), 3, "package.missing")
 
-    def test_path_instead_of_a_module(self, attempt: Run) -> None:
-        refused(attempt("main.py:app"), 2, "main.py", "main:app")
+    def test_file_that_is_not_there(self, attempt: Run) -> None:
+        refused(attempt("missing/main.py:app"), 3, "there is no file", "missing/main.py")
 
     def test_import_inside_the_module_fails(self, attempt: Run, module: Module) -> None:
         """Another module is missing: the user's line is shown."""

@@ -1,5 +1,6 @@
 """Finds the application that the user has named."""
 
+import ast
 import difflib
 import importlib
 import os
@@ -57,7 +58,8 @@ def find_first(app_dir):
 def load(target, app_dir, factory):
     """Imports `target` (``MODULE:ATTRIBUTE``) and returns the application.
 
-    Without an attribute the module's ``application``, then ``app`` is taken.
+    The module may be a path to a file. The attribute may be a call with literal
+    arguments. Without one the module's ``application``, then ``app`` is taken.
 
     Raises LoadError for everything that can go wrong.
     """
@@ -68,16 +70,16 @@ def load(target, app_dir, factory):
             f'"{target}" names no module: write MODULE:ATTRIBUTE, such as main:app',
             None,
         )
-    if module_name.endswith(".py") or "/" in module_name:
-        stem = os.path.splitext(os.path.basename(module_name))[0]
-        raise LoadError(
-            "ModuleNotFound",
-            f'"{module_name}" is a path, not a module: write {stem}:{attribute or "app"} and '
-            f"give its directory with --app-dir {os.path.dirname(module_name) or '.'}",
-            None,
-        )
-    module = _import(module_name, os.path.abspath(app_dir or "."))
-    return finish(_resolve(module, module_name, attribute), f'"{target}"', factory)
+    directory = os.path.abspath(app_dir or ".")
+    if module_name.endswith(".py"):
+        module_name, directory = _module_of_file(os.path.join(directory, module_name))
+        find_first(directory)
+    attribute, call = _parse(target, attribute)
+    app = _resolve(_import(module_name, directory), module_name, attribute)
+    if call is not None:
+        arguments, keywords = call
+        app = _call_factory(app, f'"{target}"', *arguments, **keywords)
+    return finish(app, f'"{target}"', factory)
 
 
 def finish(app, name, factory):
@@ -97,6 +99,51 @@ def finish(app, name, factory):
             None,
         )
     return app
+
+
+def _module_of_file(path):
+    """Returns the name of the module in a file, and the directory to import it from."""
+    path = os.path.abspath(path)
+    if not os.path.isfile(path):
+        raise LoadError("ModuleNotFound", f"there is no file {path}", None)
+    directory, name = os.path.split(path)
+    parts = [] if name == "__init__.py" else [name[: -len(".py")]]
+    while os.path.isfile(os.path.join(directory, "__init__.py")):
+        directory, package = os.path.split(directory)
+        parts.insert(0, package)
+    return ".".join(parts), directory
+
+
+def _parse(target, text):
+    """Splits an attribute into its dotted name, and the arguments if it is a call."""
+    if "(" not in text:
+        return text, None
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise LoadError(
+            "AttributeMissing",
+            f'"{text}" in "{target}" is neither the name of an attribute nor a call: {error.msg}',
+            None,
+        ) from None
+    if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Name | ast.Attribute):
+        raise LoadError(
+            "AttributeMissing",
+            f'"{text}" in "{target}" is not a call of the form NAME(arguments)',
+            None,
+        )
+    try:
+        arguments = [ast.literal_eval(argument) for argument in tree.args]
+        keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in tree.keywords}
+    except ValueError:
+        keywords = {None: None}
+    if None in keywords:
+        raise LoadError(
+            "AttributeMissing",
+            f"the arguments in \"{target}\" must be literals, such as 'prod' or debug=True",
+            None,
+        )
+    return ast.unparse(tree.func), (arguments, keywords)
 
 
 def _describe(value):
@@ -170,15 +217,15 @@ def _public_callables(value):
     ]
 
 
-def _call_factory(factory, name):
+def _call_factory(factory, name, *arguments, **keywords):
     if not callable(factory):
         raise LoadError(
             "NotCallable",
             f"{name} is {_describe(factory)} and not a function that makes the "
-            "application: leave out --factory",
+            "application: leave out the call, or --factory",
             None,
         )
     try:
-        return factory()
+        return factory(*arguments, **keywords)
     except BaseException as error:
         raise LoadError("FactoryRaised", f"the factory {name} failed", trim(error)) from None
