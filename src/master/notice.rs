@@ -328,6 +328,9 @@ impl Notice {
                     Reason::Memory { resident, limit } => {
                         format!("holds {resident} of memory, more than {limit} (--max-rss)")
                     }
+                    Reason::Hung(request) => {
+                        format!("has a thread that hangs in {request} (--request-timeout)")
+                    }
                 };
                 let who = full_name(*worker);
                 (Level::INFO, format!("{who} {why}; replacing it"))

@@ -1,5 +1,6 @@
-//! Recycling: workers that work, but have answered enough requests, served long enough
-//! or grown too large, are replaced before they do harm.
+//! Recycling: workers that work, but have answered enough requests, served long enough,
+//! grown too large, or lost a thread to a request that hangs, are replaced before they
+//! do harm.
 //!
 //! It is the replacement of a reload without a new generation: the slot gets a second
 //! worker, and the first one drains when that is ready. At most one worker is being
@@ -52,7 +53,7 @@ impl State {
             .filter(|(_, slot)| slot.backoff.may_try())
             .filter_map(|(number, slot)| {
                 let worker = self.workers.get(&slot.current?)?;
-                let due = worker.due.filter(|_| worker.is_serving())?;
+                let due = worker.due.clone().filter(|_| worker.is_serving())?;
                 Some((due.since, *number, worker.label(), due.reason))
             })
             .filter(|(_, number, _, _)| !self.still_drains(*number))

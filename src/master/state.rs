@@ -456,6 +456,7 @@ impl State {
                 };
             }
             FromWorker::Spent { requests } => self.recycle(now, id, Reason::Requests(requests)),
+            FromWorker::Hung { request } => self.recycle(now, id, Reason::Hung(request)),
             FromWorker::Draining => {
                 worker.stopped_accepting = true;
                 if worker.is_serving() {

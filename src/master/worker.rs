@@ -93,7 +93,7 @@ impl Inquiry {
 }
 
 /// Since when and why a worker that works is to be replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Due {
     /// Since when.
     pub(super) since: Moment,
@@ -102,7 +102,7 @@ pub(super) struct Due {
 }
 
 /// Why a worker that works is to be replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reason {
     /// It has answered so many requests.
     Requests(u64),
@@ -115,6 +115,8 @@ pub(super) enum Reason {
         /// What it may hold.
         limit: Size,
     },
+    /// A thread of it hangs in this request.
+    Hung(String),
 }
 
 impl Stage {

@@ -163,6 +163,12 @@ pub enum FromWorker {
         /// How many it was to answer, jitter included.
         requests: u64,
     },
+    /// A thread of it hangs in a request that has taken longer than `--request-timeout`. It
+    /// serves on until it is replaced.
+    Hung {
+        /// Method and path.
+        request: String,
+    },
     /// The worker has stopped accepting, by order or on a signal of its own.
     Draining,
     /// USR1 was sent to this worker: it wants its log files opened anew.

@@ -117,6 +117,16 @@ pub struct Scoreboard {
     pub busy_us: AtomicU64,
     /// How late the last heartbeat of the event loop was, microseconds.
     pub loop_lag_us: AtomicU64,
+    /// WSGI: requests that wait for a thread.
+    pub queued: AtomicU32,
+    /// WSGI: threads that run the application.
+    pub threads: AtomicU32,
+    /// WSGI: those of them that wait for a request.
+    pub idle_threads: AtomicU32,
+    /// WSGI: requests that have got a thread.
+    pub waits: AtomicU64,
+    /// WSGI: sum of how long they waited for it, microseconds.
+    pub wait_sum_us: AtomicU64,
     running: [Running; RUNNING],
 }
 
@@ -176,6 +186,12 @@ impl Scoreboard {
         add(&self.latency[bucket], 1);
         add(&self.latency_sum_us, latency_us);
         add(&self.requests, 1);
+    }
+
+    /// Counts a request that has got a thread after so many microseconds.
+    pub fn count_wait(&self, waited_us: u64) {
+        add(&self.waits, 1);
+        add(&self.wait_sum_us, waited_us);
     }
 
     /// Notes a running request in entry `index`; the entry must be free.

@@ -1,9 +1,10 @@
 //! The only `unsafe` of this crate: what PyO3 and hyper offer no safe way for.
 #![expect(unsafe_code, reason = "the one module of this crate that may")]
 
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use hyper::rt::ReadBufCursor;
 use socket2::Socket;
@@ -48,4 +49,18 @@ pub(crate) fn register<T: Registrable>(inner: T, interest: Interest) -> io::Resu
     // are only reached through `&` afterwards.
     let registered = unsafe { AsyncFd::register_with_interest(inner, interest) };
     registered.map_err(Into::into)
+}
+
+/// Duplicates the descriptor of a file object of Python.
+///
+/// # Errors
+/// `EBADF` for a number that no file has, and what `fcntl(2)` returns.
+pub(crate) fn duplicate(number: RawFd) -> io::Result<File> {
+    if number < 0 {
+        return Err(io::Error::from_raw_os_error(nix::libc::EBADF));
+    }
+    // SAFETY: not -1, and only used for this call: the system checks the number, and a
+    // duplicate of any file is a file.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    borrowed.try_clone_to_owned().map(File::from)
 }

@@ -25,6 +25,16 @@ pub(crate) fn loader(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     )
 }
 
+/// `interface.py`: finds out what kind of application it is.
+pub(crate) fn interface(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    module(
+        py,
+        include_str!("python/interface.py"),
+        c"<rsgun/interface.py>",
+        c"rsgun._interface",
+    )
+}
+
 /// `serve.py`: lifespan and main coroutine.
 pub(crate) fn serve(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     module(

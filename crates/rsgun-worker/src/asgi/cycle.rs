@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use pyo3::exceptions::asyncio::CancelledError;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -16,7 +15,6 @@ use super::awaitable::{self, Source};
 use super::exchange::{SharedExchange, Stage, State};
 use super::message::{self, Part, Start};
 use crate::http::access_log;
-use crate::http::body::ResponseBody;
 use crate::reactor::{self, Reactor};
 
 /// One call of the application: its `receive` and `send` callables.
@@ -79,11 +77,8 @@ impl Cycle {
             drop(state);
             return Err(gone(py));
         }
-        let status = start.status;
-        state.response.bodiless = self.exchange.is_head
-            || status == StatusCode::NO_CONTENT
-            || status == StatusCode::NOT_MODIFIED;
-        state.response.status = status;
+        state.response.bodiless = self.exchange.has_no_body(start.status);
+        state.response.status = start.status;
         state.response.declared = start.declared;
         state.response.stage = Stage::Head(start.headers);
         Ok(())
@@ -136,33 +131,14 @@ impl Cycle {
         Ok((wait, length))
     }
 
-    /// Sends the head with the first part of the body.
-    fn begin(&self, state: &mut State, mut headers: HeaderMap, part: Part) -> bool {
-        let response = &state.response;
-        if response.status == StatusCode::NO_CONTENT {
-            // RFC 9110, 8.6.
-            headers.remove(CONTENT_LENGTH);
-        } else if self.exchange.is_head && !part.more && response.declared.is_none() {
-            // What a GET would have said.
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(part.data.len()));
-        }
-        let (status, bodiless) = (response.status, response.bodiless);
-        let body = if bodiless {
-            ResponseBody::Empty
-        } else if part.more {
-            ResponseBody::Stream(Arc::clone(&self.exchange), response.declared)
-        } else {
-            ResponseBody::full(part.data.clone())
-        };
-        let mut answer = Response::new(body);
-        *answer.status_mut() = status;
-        *answer.headers_mut() = headers;
-        state.respond(answer);
-        if part.more {
-            return !bodiless && state.push(part.data);
-        }
-        state.response.stage = Stage::Complete;
-        false
+    /// Sends the head with the first part of the body. Returns whether to wait for the
+    /// client.
+    fn begin(&self, state: &mut State, headers: HeaderMap, part: Part) -> bool {
+        let mut head = Response::new(());
+        *head.status_mut() = state.response.status;
+        *head.headers_mut() = headers;
+        let rest = self.exchange.begin(state, head, part.data, part.more);
+        rest.is_some_and(|rest| state.push(rest))
     }
 
     pub(super) fn log(&self, status: StatusCode) {
@@ -237,8 +213,7 @@ impl Cycle {
 
     /// Gives up on the response: see [`State::fail`].
     fn give_up(&self, status: StatusCode) {
-        let status = self.exchange.lock().fail(self.exchange.is_head, status);
-        if let Some(status) = status {
+        if let Some(status) = self.exchange.give_up(status) {
             self.log(status);
         }
     }

@@ -9,17 +9,18 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, HeaderValue};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use pyo3::{Py, PyAny};
 
 use crate::http::body::ResponseBody;
+use crate::http::spool::Spool;
 
 /// The connection stops reading the request body when this much is waiting for the
 /// application, in bytes.
@@ -27,10 +28,17 @@ pub(crate) const BODY_HIGH_WATER: usize = 64 * 1024;
 /// `send()` waits when this much of a streamed response is waiting for the client.
 pub(crate) const SEND_HIGH_WATER: usize = 64 * 1024;
 
+/// Of a streamed response that no thread waits for, this much stays in memory.
+const MEMORY_MAX: usize = 256 * 1024;
+/// And this much goes to disk, before the thread waits after all.
+const SPOOL_MAX: u64 = 1024 * 1024 * 1024;
+
 /// A request and its response.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     state: Mutex<State>,
+    /// There is room in the spool again, or the end has come.
+    room: Condvar,
     /// The answer has no body, whatever the application sends.
     pub(crate) is_head: bool,
     /// When the request was read, microseconds of the reactor's clock.
@@ -44,6 +52,8 @@ pub(crate) struct Exchange {
 pub(crate) struct State {
     pub(crate) request: RequestBody,
     pub(crate) response: ResponseState,
+    /// The request body is collected before the application is called: every part is news.
+    collects: bool,
     /// Futures of `receive()` calls that wait for something new.
     pub(crate) receivers: Vec<Py<PyAny>>,
     /// Futures of `send()` calls that wait for the client.
@@ -85,6 +95,10 @@ pub(crate) struct ResponseState {
     pub(crate) bodiless: bool,
     chunks: VecDeque<Bytes>,
     buffered: usize,
+    /// What follows the chunks, and was too much for memory.
+    spool: Option<Spool>,
+    /// A thread waits for room in the spool.
+    is_blocked: bool,
     end: End,
 }
 
@@ -164,14 +178,18 @@ impl Exchange {
                     bodiless: false,
                     chunks: VecDeque::new(),
                     buffered: 0,
+                    spool: None,
+                    is_blocked: false,
                     end: End::Open,
                 },
+                collects: false,
                 receivers: Vec::new(),
                 senders: Vec::new(),
                 disconnected: false,
                 closed: false,
                 connection: None,
             }),
+            room: Condvar::new(),
             is_head: method == Method::HEAD,
             started_us,
             deadline_ms: AtomicU64::new(0),
@@ -202,6 +220,90 @@ impl Exchange {
                 0 => None,
                 _ => Some(deadline.saturating_add(milliseconds)),
             });
+    }
+
+    /// Whether an answer with this status has no body on the wire, whatever the
+    /// application sends.
+    pub(crate) fn has_no_body(&self, status: StatusCode) -> bool {
+        self.is_head || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
+    }
+
+    /// Hands the head to the connection, with the first part of the body, after which
+    /// there may be `more`. Returns the part if it is to be pushed.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        state: &mut State,
+        mut head: Response<()>,
+        data: Bytes,
+        more: bool,
+    ) -> Option<Bytes> {
+        let response = &mut state.response;
+        let status = head.status();
+        response.bodiless = self.has_no_body(status);
+        response.status = status;
+        if status == StatusCode::NO_CONTENT {
+            // RFC 9110, 8.6.
+            head.headers_mut().remove(CONTENT_LENGTH);
+        } else if self.is_head && !more && response.declared.is_none() {
+            // What a GET would have said.
+            head.headers_mut()
+                .insert(CONTENT_LENGTH, HeaderValue::from(data.len()));
+        }
+        let (bodiless, declared) = (response.bodiless, response.declared);
+        response.stage = if more {
+            Stage::Streaming
+        } else {
+            Stage::Complete
+        };
+        let (body, rest) = if bodiless {
+            (ResponseBody::Empty, None)
+        } else if more {
+            (ResponseBody::Stream(Arc::clone(self), declared), Some(data))
+        } else {
+            (ResponseBody::full(data), None)
+        };
+        state.respond(head.map(|()| body));
+        rest
+    }
+
+    /// Adds a part to a streamed body, for a thread that is not to wait for the client:
+    /// what is too much for memory goes to disk. `false` when that is full, too.
+    pub(crate) fn try_spool(&self, chunk: &Bytes) -> bool {
+        let mut state = self.lock();
+        if state.closed || matches!(state.response.stage, Stage::Failed) {
+            return true;
+        }
+        let has_room = state.response.spool_has_room(chunk.len());
+        if has_room {
+            state.spool(chunk.clone());
+        }
+        has_room
+    }
+
+    /// The same, but waits for room.
+    pub(crate) fn spool(&self, chunk: &Bytes) {
+        while !self.try_spool(chunk) {
+            let mut state = self.lock();
+            if state.response.spool_has_room(chunk.len()) || state.closed {
+                continue;
+            }
+            state.response.is_blocked = true;
+            drop(self.room.wait(state));
+        }
+    }
+
+    /// Lets a thread that waits in [`Self::push_through`] look again.
+    fn unblock(&self, state: &mut State) {
+        if std::mem::take(&mut state.response.is_blocked) {
+            self.room.notify_all();
+        }
+    }
+
+    /// Gives up on the response; see [`State::fail`].
+    pub(crate) fn give_up(&self, status: StatusCode) -> Option<StatusCode> {
+        let mut state = self.lock();
+        self.unblock(&mut state);
+        state.fail(self.is_head, status)
     }
 
     // === the connection's side ===
@@ -267,7 +369,7 @@ impl Exchange {
         if !is_read {
             state.park(cx);
         }
-        let tell = !state.receivers.is_empty()
+        let tell = state.is_awaited()
             && (state.disconnected || state.request.chunks.len() > before || (had_body && is_read));
         Pumped {
             tell,
@@ -280,7 +382,7 @@ impl Exchange {
     /// application that waits.
     pub(crate) fn peer_left(&self) -> bool {
         let mut state = self.lock();
-        !std::mem::replace(&mut state.disconnected, true) && !state.receivers.is_empty()
+        !std::mem::replace(&mut state.disconnected, true) && state.is_awaited()
     }
 
     /// The connection has ended. Returns whether the application waits for something.
@@ -293,7 +395,9 @@ impl Exchange {
         state.response.ready = None;
         state.response.chunks.clear();
         state.response.buffered = 0;
-        !state.receivers.is_empty() || !state.senders.is_empty()
+        state.response.spool = None;
+        self.unblock(&mut state);
+        state.is_awaited() || !state.senders.is_empty()
     }
 
     /// The next part of a streamed response; `None` ends it.
@@ -308,6 +412,18 @@ impl Exchange {
             state.response.buffered -= chunk.len();
             let resume = !state.senders.is_empty() && state.response.buffered < SEND_HIGH_WATER / 2;
             return (Poll::Ready(Some(Ok(chunk))), resume);
+        }
+        if let Some(spool) = &mut state.response.spool {
+            let piece = spool.next();
+            self.unblock(&mut state);
+            match piece {
+                Ok(Some(piece)) => return (Poll::Ready(Some(Ok(piece))), false),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!("a response that was kept on disk cannot be read: {error}");
+                    return (Poll::Ready(Some(Err(Aborted))), false);
+                }
+            }
         }
         match state.response.end {
             End::Clean => (Poll::Ready(None), false),
@@ -335,6 +451,56 @@ impl State {
     }
 
     // === the application's side ===
+
+    /// Whether anybody waits for what comes from the client.
+    fn is_awaited(&self) -> bool {
+        self.collects || !self.receivers.is_empty()
+    }
+
+    /// From now on every part of the request body is news, until it has been taken
+    /// completely.
+    pub(crate) fn collect(&mut self) {
+        self.collects = true;
+    }
+
+    /// Nobody collects the body any more.
+    pub(crate) fn stop_collecting(&mut self) {
+        self.collects = false;
+    }
+
+    /// Adds a part to a streamed body: to memory, or behind what is on disk already.
+    fn spool(&mut self, chunk: Bytes) {
+        let response = &mut self.response;
+        let on_disk = response
+            .spool
+            .as_ref()
+            .is_some_and(|spool| spool.unread() > 0);
+        if on_disk || response.buffered >= MEMORY_MAX {
+            let spool = match response.spool.take() {
+                Some(spool) => Ok(spool),
+                None => Spool::new(),
+            };
+            let kept = spool.and_then(|mut spool| {
+                spool.append(&chunk)?;
+                Ok(spool)
+            });
+            match kept {
+                Ok(spool) => response.spool = Some(spool),
+                Err(error) => {
+                    tracing::error!(
+                        "a response for a slow client cannot be kept on disk: {error}; its \
+                         connection is closed"
+                    );
+                    response.stage = Stage::Failed;
+                    response.end = End::Aborted;
+                }
+            }
+        } else {
+            response.buffered += chunk.len();
+            response.chunks.push_back(chunk);
+        }
+        self.wake_connection();
+    }
 
     /// Takes what `receive()` returns next, as ASGI's `http.request` wants it: all
     /// that is buffered, joined.
@@ -446,6 +612,13 @@ impl State {
         } else {
             Vec::new()
         }
+    }
+}
+
+impl ResponseState {
+    fn spool_has_room(&self, length: usize) -> bool {
+        let unread = self.spool.as_ref().map_or(0, Spool::unread);
+        unread == 0 || unread + length as u64 <= SPOOL_MAX
     }
 }
 

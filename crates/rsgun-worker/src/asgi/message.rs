@@ -149,7 +149,7 @@ pub(super) fn header(header: &Bound<'_, PyAny>, kind: &str) -> PyResult<(HeaderN
 ///
 /// # Errors
 /// `TypeError` for anything else.
-pub(super) fn take_bytes(body: &Bound<'_, PyAny>, what: &str) -> PyResult<Bytes> {
+pub(crate) fn take_bytes(body: &Bound<'_, PyAny>, what: &str) -> PyResult<Bytes> {
     if let Ok(bytes) = body.cast::<PyBytes>() {
         return Ok(share(bytes));
     }

@@ -34,9 +34,15 @@ pub(crate) struct ScopeMaker {
 }
 
 impl ScopeMaker {
-    pub(crate) fn new(py: Python<'_>, root_path: &str, state: Py<PyDict>) -> PyResult<Self> {
+    /// `version` is that of ASGI which the application is written for.
+    pub(crate) fn new(
+        py: Python<'_>,
+        version: &str,
+        root_path: &str,
+        state: Py<PyDict>,
+    ) -> PyResult<Self> {
         let asgi = PyDict::new(py);
-        asgi.set_item("version", "3.0")?;
+        asgi.set_item("version", version)?;
         asgi.set_item("spec_version", SPEC_VERSION)?;
         let template = PyDict::new(py);
         template.set_item(pyo3::intern!(py, "type"), pyo3::intern!(py, "http"))?;

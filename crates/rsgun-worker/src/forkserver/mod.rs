@@ -27,12 +27,27 @@ type Master = Channel<FromForkServer, ToForkServer>;
 /// How long a fork server may go on after the death of its master: it has nothing to lose.
 const ORPHAN_LIMIT: Duration = Duration::from_secs(1);
 
+/// The application, and what it is.
+pub(crate) struct Application {
+    pub(crate) callable: Py<PyAny>,
+    pub(crate) interface: Served,
+}
+
+/// The kinds of application as they are called in a worker: ASGI 2 is made to look like
+/// ASGI 3 when it is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Served {
+    /// Version 3 or 2, as the scope is to say.
+    Asgi(&'static str),
+    Wsgi,
+}
+
 /// What a worker inherits from its fork server.
 pub(crate) struct Loaded {
     pub(crate) settings: Settings,
     pub(crate) generation: u32,
     /// The application, if it was preloaded.
-    pub(crate) app: Option<Py<PyAny>>,
+    pub(crate) app: Option<Application>,
     pub(crate) loader: Py<PyModule>,
     /// The parent that every worker gets.
     pub(crate) master: Pid,
@@ -227,11 +242,31 @@ fn enter_directory(settings: &Settings) -> PyResult<()> {
     Ok(())
 }
 
-/// Imports the application.
-pub(crate) fn load(loader: &Bound<'_, PyModule>, settings: &Settings) -> PyResult<Py<PyAny>> {
-    loader
-        .call_method1("load", (&settings.app, &settings.app_dir, settings.factory))
-        .map(Bound::unbind)
+/// Imports the application, and finds out what it is.
+pub(crate) fn load(loader: &Bound<'_, PyModule>, settings: &Settings) -> PyResult<Application> {
+    let app = loader.call_method1("load", (&settings.app, &settings.app_dir, settings.factory))?;
+    Application::new(&app, &format!("\"{}\"", settings.app), settings)
+}
+
+impl Application {
+    /// Finds out what an application is, which errors call by its `name`.
+    ///
+    /// # Errors
+    /// `InterfaceError` of interface.py.
+    pub(crate) fn new(app: &Bound<'_, PyAny>, name: &str, settings: &Settings) -> PyResult<Self> {
+        let (callable, interface) = glue::interface(app.py())?
+            .call_method1("classify", (app, name, settings.interface.name()))?
+            .extract::<(Py<PyAny>, String)>()?;
+        let interface = match interface.as_str() {
+            "wsgi" => Served::Wsgi,
+            "asgi2" => Served::Asgi("2.0"),
+            _ => Served::Asgi("3.0"),
+        };
+        Ok(Self {
+            callable,
+            interface,
+        })
+    }
 }
 
 /// Keeps the collector away from what was loaded: writing to its headers would

@@ -9,6 +9,7 @@ use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
 use crate::asgi::exchange::{Aborted, SharedExchange};
+use crate::http::spool::FilePart;
 use crate::reactor::queue;
 
 /// The body of a response.
@@ -20,6 +21,8 @@ pub(crate) enum ResponseBody {
     Full(Option<Bytes>),
     /// Parts as the application sends them, and the length if it is known.
     Stream(SharedExchange, Option<u64>),
+    /// A part of a file.
+    File(FilePart),
 }
 
 impl ResponseBody {
@@ -60,6 +63,13 @@ impl Body for ResponseBody {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
             Self::Full(data) => Poll::Ready(data.take().map(|data| Ok(Frame::data(data)))),
+            Self::File(part) => Poll::Ready(match part.next() {
+                Ok(piece) => piece.map(|piece| Ok(Frame::data(piece))),
+                Err(error) => {
+                    tracing::error!("a file that is being sent cannot be read: {error}");
+                    Some(Err(Aborted))
+                }
+            }),
             Self::Stream(exchange, _) => {
                 let (chunk, resume) = exchange.poll_chunk(cx);
                 if resume {
@@ -71,13 +81,18 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Empty | Self::Full(None))
+        match self {
+            Self::Empty | Self::Full(None) => true,
+            Self::File(part) => part.left() == 0,
+            Self::Full(Some(_)) | Self::Stream(..) => false,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty | Self::Full(None) => SizeHint::with_exact(0),
             Self::Full(Some(data)) => SizeHint::with_exact(data.len() as u64),
+            Self::File(part) => SizeHint::with_exact(part.left()),
             Self::Stream(_, Some(length)) => SizeHint::with_exact(*length),
             Self::Stream(_, None) => SizeHint::default(),
         }

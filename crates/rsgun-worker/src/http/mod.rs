@@ -4,5 +4,6 @@ pub(crate) mod access_log;
 pub(crate) mod body;
 pub(crate) mod connection;
 pub(crate) mod io;
+pub(crate) mod spool;
 pub(crate) mod tap;
 pub(crate) mod websocket;

@@ -17,11 +17,12 @@ use rsgun_core::sys::shared::Shared;
 
 use super::arguments::Arguments;
 use super::startup_error;
+use crate::forkserver::{Application, Served};
+use crate::glue;
 use crate::reactor;
 use crate::reactor::accept::Gate;
 use crate::worker::keeper::Keeper;
 use crate::worker::{Worker, lifespan_name};
-use crate::{forkserver, glue};
 
 /// Exit code of a process that cannot listen or log.
 const SYSTEM: u8 = 1;
@@ -81,8 +82,11 @@ impl Listening {
             let arguments = (app, "the application", self.settings.factory);
             return loader.call_method1("finish", arguments).map(Bound::unbind);
         }
-        loader.call_method1("find_first", (&self.settings.app_dir,))?;
-        forkserver::load(&loader, &self.settings)
+        let (target, directory) = (&self.settings.app, &self.settings.app_dir);
+        loader.call_method1("find_first", (directory,))?;
+        loader
+            .call_method1("load", (target, directory, self.settings.factory))
+            .map(Bound::unbind)
     }
 
     /// A worker of this process that serves `app` and tells `program` about it, and the
@@ -90,7 +94,7 @@ impl Listening {
     fn worker<'py>(
         &self,
         py: Python<'py>,
-        app: Py<PyAny>,
+        app: &Bound<'_, PyAny>,
         program: Py<PyAny>,
     ) -> PyResult<(Bound<'py, Worker>, Bound<'py, PyAny>)> {
         if reactor::current().is_ok() {
@@ -116,12 +120,19 @@ impl Listening {
         let keeper = Arc::new(Keeper::Program(program));
         let gate = Gate::new(handed_over, roster, 0, Arc::clone(&keeper))?;
         let settings = self.settings.clone();
-        let mode = lifespan_name(&settings);
+        let app = Application::new(app, "the application", &settings)?;
+        let (version, mode) = match app.interface {
+            Served::Asgi(version) => (version, lifespan_name(&settings)),
+            Served::Wsgi => ("", "off"),
+        };
         let grace = settings.graceful_timeout;
-        let worker = Worker::new(py, keeper, app.clone_ref(py), settings, board, gate)?;
+        let worker = Worker::new(py, keeper, &app, settings, board, gate)?;
         let worker = Bound::new(py, worker)?;
         let serve = glue::serve(py)?;
-        let serving = serve.call_method1("serve_in_program", (&worker, app, mode, grace))?;
+        let serving = serve.call_method1(
+            "serve_in_program",
+            (&worker, app.callable, version, mode, grace),
+        )?;
         Ok((worker, serving))
     }
 

@@ -1,8 +1,12 @@
 """The coroutine that a worker runs: lifespan, serving, shutdown."""
 
 import asyncio
+import atexit
+import contextlib
 import importlib
+import os
 import signal
+import sys
 import traceback
 
 
@@ -30,11 +34,18 @@ async def run(app, scope, cycle):
 def describe(error):
     """Returns the traceback of an error of the application, without our frame."""
     frames = error.__traceback__
-    if frames is not None and frames.tb_next is not None:
+    is_ours = frames is not None and frames.tb_frame.f_code.co_filename.startswith("<rsgun/")
+    if is_ours and frames.tb_next is not None:
         frames = frames.tb_next
     text = "".join(traceback.format_exception(type(error), error, frames))
     # Names of files may hold bytes that are no text.
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def stack_of_thread(ident):
+    """Returns the stack of a thread, by its ``threading.get_ident()``."""
+    frame = sys._current_frames().get(ident)
+    return "" if frame is None else "".join(traceback.format_stack(frame))
 
 
 def is_disconnect(error):
@@ -51,11 +62,13 @@ def is_disconnect(error):
 class Lifespan:
     """The lifespan protocol (ASGI lifespan 2.0) with one application.
 
-    `mode` is ``auto``, ``on`` or ``off``. `state` is filled by the application.
+    `version` is that of ASGI. `mode` is ``auto``, ``on`` or ``off``. `state` is filled
+    by the application.
     """
 
-    def __init__(self, app, mode, log):
+    def __init__(self, app, version, mode, log):
         self.app = app
+        self.version = version
         self.mode = mode
         self.log = log
         self.state = {}
@@ -91,7 +104,7 @@ class Lifespan:
     async def _run(self):
         scope = {
             "type": "lifespan",
-            "asgi": {"version": "3.0", "spec_version": "2.0"},
+            "asgi": {"version": self.version, "spec_version": "2.0"},
             "state": self.state,
         }
         try:
@@ -181,7 +194,7 @@ def loop_factory(name):
     return factory
 
 
-def main(worker, app, loop_name, lifespan_mode):
+def main(worker, app, version, loop_name, lifespan_mode):
     """Runs one worker to its end. `worker` is the native side."""
     factory = loop_factory(loop_name)
 
@@ -194,16 +207,38 @@ def main(worker, app, loop_name, lifespan_mode):
             ) from None
 
     with asyncio.Runner(loop_factory=make) as runner:
-        runner.run(_serve(worker, app, lifespan_mode))
+        runner.run(_serve(worker, app, version, lifespan_mode))
 
 
-async def _serve(worker, app, lifespan_mode):
+def main_of_wsgi(worker):
+    """Runs one worker with a WSGI application to its end.
+
+    The event loop only waits for orders and signals: the application runs in threads.
+    """
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        all_ended = runner.run(_serve_wsgi(worker))
+    if not all_ended:
+        # A thread that comes back while the interpreter ends would take it down.
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(0)
+
+
+def _attach(worker):
+    """Listens to the master and to signals; returns the future that ends serving."""
     loop = asyncio.get_running_loop()
     stopped = loop.create_future()
     worker.attach(loop, stopped)
     loop.add_signal_handler(signal.SIGTERM, worker.terminate)
     loop.add_signal_handler(signal.SIGUSR1, worker.reopen_logs)
-    lifespan = Lifespan(app, lifespan_mode, worker.log)
+    return stopped
+
+
+async def _serve(worker, app, version, lifespan_mode):
+    stopped = _attach(worker)
+    lifespan = Lifespan(app, version, lifespan_mode, worker.log)
     if not await _start(worker, lifespan, stopped):
         return
     try:
@@ -212,6 +247,17 @@ async def _serve(worker, app, lifespan_mode):
         worker.phase("shutdown")
         worker.close()
     await lifespan.shutdown()
+
+
+async def _serve_wsgi(worker):
+    stopped = _attach(worker)
+    worker.start({})
+    try:
+        await stopped
+    finally:
+        worker.phase("shutdown")
+        all_ended = worker.close()
+    return all_ended
 
 
 async def _start(worker, lifespan, stopped):
@@ -228,7 +274,7 @@ async def _start(worker, lifespan, stopped):
     return True
 
 
-async def serve_in_program(worker, app, lifespan_mode, grace):
+async def serve_in_program(worker, app, version, lifespan_mode, grace):
     """Runs a worker in the event loop of a program, which has no master to watch it.
 
     The lifespan shutdown gets `grace` seconds. When the task is cancelled, what runs is
@@ -237,7 +283,7 @@ async def serve_in_program(worker, app, lifespan_mode, grace):
     loop = asyncio.get_running_loop()
     stopped = loop.create_future()
     worker.attach(loop, stopped)
-    lifespan = Lifespan(app, lifespan_mode, worker.log)
+    lifespan = Lifespan(app, version, lifespan_mode, worker.log)
     try:
         if not await _start(worker, lifespan, stopped):
             return

@@ -14,7 +14,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use pyo3::prelude::*;
 use rsgun_core::config::Settings;
-use rsgun_core::scoreboard::{self, now_ms};
+use rsgun_core::scoreboard::{self, Scoreboard, now_ms};
 
 use crate::reactor::Reactor;
 
@@ -25,9 +25,9 @@ const SAMPLE_MS: u64 = 100;
 /// Milliseconds by which a heartbeat of an idle loop may be late.
 const TOLERANCE_MS: u64 = 5;
 
-/// The rhythm of this worker's heart.
+/// The rhythm of a worker's heart.
 #[derive(Debug, Clone, Copy)]
-struct Rhythm {
+pub(crate) struct Rhythm {
     /// Milliseconds between two heartbeats.
     interval_ms: u64,
     /// When the last one was.
@@ -38,51 +38,69 @@ struct Rhythm {
     processor_us: u64,
 }
 
+impl Rhythm {
+    /// The rhythm for these settings, from now on.
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let mut interval_ms = BEAT_MS;
+        if settings.timeout > 0 {
+            interval_ms = interval_ms.min(u64::from(settings.timeout) * 1000 / 4);
+        }
+        if settings.min_workers > 0 || settings.max_workers > 0 {
+            interval_ms = interval_ms.min(SAMPLE_MS);
+        }
+        let now = now_ms();
+        Self {
+            interval_ms,
+            last_ms: now,
+            due_ms: now,
+            processor_us: processor_us(),
+        }
+    }
+
+    /// Notes a heartbeat, and how busy the worker was since the last one; `is_full` says
+    /// that it can take no more, whatever the clocks show. Returns the time until the
+    /// next one.
+    pub(crate) fn beat(&mut self, board: &Scoreboard, is_full: bool) -> Duration {
+        let now = now_ms();
+        let processor_us = processor_us();
+        let late_ms = now.saturating_sub(self.due_ms);
+        let elapsed_us = now.saturating_sub(self.last_ms) * 1000;
+        let worked_us = processor_us.saturating_sub(self.processor_us);
+        let busy_us = if is_full {
+            elapsed_us
+        } else {
+            busy_us(elapsed_us, worked_us, late_ms)
+        };
+        scoreboard::add(&board.busy_us, busy_us);
+        board.loop_lag_us.store(late_ms * 1000, Relaxed);
+        self.last_ms = now;
+        self.due_ms = now + self.interval_ms;
+        self.processor_us = processor_us;
+        Duration::from_millis(self.interval_ms)
+    }
+}
+
 thread_local! {
-    static RHYTHM: Cell<Rhythm> = const {
-        Cell::new(Rhythm { interval_ms: BEAT_MS, last_ms: 0, due_ms: 0, processor_us: 0 })
-    };
+    static RHYTHM: Cell<Option<Rhythm>> = const { Cell::new(None) };
 }
 
 /// Starts the heartbeat of this worker.
 pub(crate) fn start(py: Python<'_>, reactor: &Reactor, settings: &Settings) {
-    let mut interval_ms = BEAT_MS;
-    if settings.timeout > 0 {
-        interval_ms = interval_ms.min(u64::from(settings.timeout) * 1000 / 4);
-    }
-    if settings.min_workers > 0 || settings.max_workers > 0 {
-        interval_ms = interval_ms.min(SAMPLE_MS);
-    }
-    let now = now_ms();
-    RHYTHM.set(Rhythm {
-        interval_ms,
-        last_ms: now,
-        due_ms: now,
-        processor_us: processor_us(),
-    });
+    RHYTHM.set(Some(Rhythm::new(settings)));
     beat(py, reactor);
 }
 
 /// Says that the event loop has come round, and arms the next time.
 pub(crate) fn beat(py: Python<'_>, reactor: &Reactor) {
-    let now = now_ms();
-    let processor_us = processor_us();
-    let rhythm = RHYTHM.get();
-    let late_ms = now.saturating_sub(rhythm.due_ms);
-    let board = reactor.board();
-    let elapsed_us = now.saturating_sub(rhythm.last_ms) * 1000;
-    let worked_us = processor_us.saturating_sub(rhythm.processor_us);
-    scoreboard::add(&board.busy_us, busy_us(elapsed_us, worked_us, late_ms));
-    board.loop_lag_us.store(late_ms * 1000, Relaxed);
-    board.beat(now);
-    reactor.gate.beat(reactor.open_connections());
-    RHYTHM.set(Rhythm {
-        last_ms: now,
-        due_ms: now + rhythm.interval_ms,
-        processor_us,
-        ..rhythm
-    });
-    let seconds = Duration::from_millis(rhythm.interval_ms).as_secs_f64();
+    let Some(mut rhythm) = RHYTHM.get() else {
+        return;
+    };
+    let board = &reactor.engine.board;
+    let wait = rhythm.beat(board, false);
+    board.beat(now_ms());
+    reactor.engine.gate.beat(reactor.engine.load());
+    RHYTHM.set(Some(rhythm));
+    let seconds = wait.as_secs_f64();
     reactor.bridge.call_later(py, seconds, &reactor.bridge.beat);
 }
 

@@ -42,6 +42,7 @@ impl Keeper {
             FromWorker::Hello { .. }
             | FromWorker::Failed(_)
             | FromWorker::Draining
+            | FromWorker::Hung { .. }
             | FromWorker::WantsLogs => Ok(()),
         })?;
         Ok(())

@@ -10,7 +10,7 @@
 //! them, drains, and leaves.
 
 pub(crate) mod callbacks;
-mod heartbeat;
+pub(crate) mod heartbeat;
 pub(crate) mod keeper;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -21,10 +21,11 @@ use std::time::Duration;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use rsgun_core::config::{Lifespan, Settings};
+use rsgun_core::config::{Lifespan, Settings, WorkerCount};
 use rsgun_core::ipc::{
     ChannelError, DRAIN_MARGIN_MS, DrainReason, FromWorker, Identity, Role, ToWorker,
 };
+use rsgun_core::log::Level;
 use rsgun_core::log::output::{self, Files};
 use rsgun_core::roster::Roster;
 use rsgun_core::scoreboard::{Phase, Scoreboard, now_ms};
@@ -33,15 +34,19 @@ use rsgun_core::sys::{channel, parent_death, process, title};
 use rsgun_websocket::close;
 
 use self::callbacks::Callbacks;
+use self::heartbeat::Rhythm;
 use self::keeper::{Keeper, Master};
 use crate::asgi::scope::ScopeMaker;
-use crate::forkserver::{self, Loaded};
+use crate::forkserver::{self, Application, Loaded, Served};
 use crate::glue;
 use crate::http::websocket::Limits;
 use crate::reactor::accept::Gate;
 use crate::reactor::bridge::{Bridge, Ends};
+use crate::reactor::engine;
 use crate::reactor::quota::Quota;
 use crate::reactor::{self, Parts, Reactor};
+use crate::wsgi::environ::Plan;
+use crate::wsgi::service::{self as wsgi, Service};
 
 /// Seconds that a worker with a SIGTERM of its own waits for an order of the master.
 const HEARSAY: f64 = 0.3;
@@ -137,16 +142,15 @@ pub(crate) fn main(
     let gate = Gate::new(listeners, roster, identity.seat, Arc::clone(&keeper))?;
     let lifespan = lifespan_name(&settings);
     let event_loop = settings.event_loop.clone();
-    let worker = Worker::new(
-        py,
-        Arc::clone(&keeper),
-        app.clone_ref(py),
-        settings,
-        board,
-        gate,
-    )?;
+    let worker = Worker::new(py, Arc::clone(&keeper), &app, settings, board, gate)?;
     let worker = Bound::new(py, worker)?;
-    let result = serve.call_method1("main", (&worker, app, event_loop, lifespan));
+    let result = match app.interface {
+        Served::Asgi(version) => {
+            let arguments = (&worker, app.callable, version, event_loop, lifespan);
+            serve.call_method1("main", arguments)
+        }
+        Served::Wsgi => serve.call_method1("main_of_wsgi", (&worker,)),
+    };
     match (result, &*keeper) {
         (Err(error), Keeper::Master(master)) => Ok(report(py, master, &error)),
         _ => Ok(0),
@@ -218,6 +222,26 @@ fn report(py: Python<'_>, master: &Master, error: &PyErr) -> i32 {
     code
 }
 
+fn carry_out_wsgi(service: &Bound<'_, Service>, order: Order) -> PyResult<()> {
+    match order {
+        Order::Drain {
+            within_ms,
+            sweep,
+            orphaned,
+        } => {
+            if Service::drain(service, within_ms, sweep, orphaned)? {
+                service.get().board().set_phase(Phase::Draining);
+            }
+            Ok(())
+        }
+        Order::Quit => Service::quit(service),
+    }
+}
+
+fn logs_requests(settings: &Settings) -> bool {
+    settings.access_log && settings.log_level >= Level::Info
+}
+
 /// The native side of a worker, as `serve.py` sees it.
 #[pyclass(frozen, module = "rsgun._rsgun")]
 pub(crate) struct Worker {
@@ -227,6 +251,7 @@ pub(crate) struct Worker {
     stacks: Py<PyModule>,
     keeper: Arc<Keeper>,
     app: Py<PyAny>,
+    interface: Served,
     /// Time-out of a drain that the master has not ordered, milliseconds.
     graceful_ms: u64,
     state: Mutex<State>,
@@ -239,6 +264,8 @@ struct State {
     ends: Option<(Py<PyAny>, Py<PyAny>)>,
     /// An order that came before the reactor was started.
     order: Option<Order>,
+    /// What serves a WSGI application, once it is started.
+    service: Option<Py<Service>>,
 }
 
 /// What makes a worker stop.
@@ -272,10 +299,13 @@ impl Worker {
         } else {
             Phase::Shutdown
         };
-        if let Some((_, board, _)) = &self.lock().settings {
+        let state = self.lock();
+        if let Some((_, board, _)) = &state.settings {
             board.set_phase(phase);
+        } else if let Some(service) = &state.service {
+            service.get().board().set_phase(phase);
         } else if let Ok(reactor) = self.reactor() {
-            reactor.board().set_phase(phase);
+            reactor.engine.board.set_phase(phase);
         }
     }
 
@@ -307,56 +337,27 @@ impl Worker {
         };
         let (event_loop, stopped) = (event_loop.clone_ref(py), stopped.clone_ref(py));
         drop(guard);
-        let bridge = Bridge::new(
-            py,
-            Ends {
-                event_loop: event_loop.into_bound(py),
-                app: self.app.clone_ref(py),
-                serve_module: self.serve.bind(py).clone().into_any(),
-                callbacks: Bound::new(py, Callbacks::new(self.number))?,
-                stacks: self.stacks.bind(py).clone().into_any(),
-                extends_timeouts: settings.request_timeout > 0,
-                scopes: ScopeMaker::new(py, &settings.root_path, state)?,
-            },
-        )?;
-        let parts = Parts {
-            number: self.number,
-            bridge,
-            board,
-            keep_alive_ms: u64::from(settings.keep_alive) * 1000,
-            websocket: Limits::of(&settings),
-            access_log: settings.access_log && settings.log_level >= rsgun_core::log::Level::Info,
-            accept: gate,
-            quota: Quota::new(
-                settings.max_requests,
-                settings.max_requests_jitter,
-                Arc::clone(&self.keeper),
-            ),
-            request_timeout_ms: u64::from(settings.request_timeout) * 1000,
-        };
-        let reactor = Reactor::install(py, parts)?;
-        reactor.stop.set_future(stopped);
-        if matches!(*self.keeper, Keeper::Master(_)) {
-            heartbeat::start(py, &reactor, &settings);
+        match self.interface {
+            Served::Asgi(version) => {
+                let inside = (event_loop, stopped, state);
+                self.start_asgi(py, &settings, board, gate, version, inside)
+            }
+            Served::Wsgi => self.start_wsgi(py, &settings, board, gate, event_loop, stopped),
         }
-        let order = self.lock().order.take();
-        if let Some(order) = order {
-            self.carry_out(py, order);
-            return Ok(());
-        }
-        reactor.open_gate(py)?;
-        reactor.board().set_phase(Phase::Serving);
-        self.tell(&FromWorker::Ready);
-        Ok(())
     }
 
     /// Ends the reactor; connections that are still open are closed.
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
+    ///
+    /// Returns whether nothing of the application runs any more in a thread of ours.
+    fn close(&self, py: Python<'_>) -> PyResult<bool> {
+        if let Some(service) = self.service(py) {
+            return Ok(service.get().close(py));
+        }
         let reactor = self.reactor()?;
         reactor.flush(py);
-        reactor.gate.drop_listeners();
+        reactor.engine.gate.drop_listeners();
         reactor.uninstall(py);
-        Ok(())
+        Ok(true)
     }
 
     /// SIGTERM was sent to this worker. If it was sent to the whole group, the master is
@@ -379,7 +380,13 @@ impl Worker {
     /// The master has not said anything about the SIGTERM, or only that the server
     /// stops soon, which is what the signal was about.
     fn _drain_alone(&self, py: Python<'_>) {
-        if reactor::current().is_ok_and(|reactor| reactor.stops_soon()) {
+        let stops_soon = match self.service(py) {
+            Some(service) => service.get().stops_soon(),
+            None => self
+                .reactor()
+                .is_ok_and(|reactor| reactor.engine.stops_soon()),
+        };
+        if stops_soon {
             return;
         }
         let within_ms = self.graceful_ms;
@@ -427,8 +434,10 @@ impl Worker {
                         continue;
                     }
                     ToWorker::StopsSoon => {
-                        if let Ok(reactor) = reactor::current() {
-                            reactor.announce_stop();
+                        if let Some(service) = self.service(py) {
+                            service.get().announce_stop();
+                        } else if let Ok(reactor) = self.reactor() {
+                            reactor.engine.announce_stop();
                         }
                         continue;
                     }
@@ -470,9 +479,11 @@ impl Worker {
     }
 
     /// In a process that the application has forked: lets go of what is the worker's.
-    fn _forget(&self) {
-        if let Ok(reactor) = self.reactor() {
-            reactor.gate.drop_listeners();
+    fn _forget(&self, py: Python<'_>) {
+        if let Some(service) = self.service(py) {
+            service.get().forget();
+        } else if let Ok(reactor) = self.reactor() {
+            reactor.engine.gate.drop_listeners();
         }
         if let Keeper::Master(master) = &*self.keeper
             && let Err(error) = process::blank_out(master.as_fd())
@@ -487,7 +498,7 @@ impl Worker {
     pub(crate) fn new(
         py: Python<'_>,
         keeper: Arc<Keeper>,
-        app: Py<PyAny>,
+        app: &Application,
         settings: Settings,
         board: Shared<Scoreboard>,
         gate: Gate,
@@ -497,12 +508,14 @@ impl Worker {
             serve: glue::serve(py)?.unbind(),
             stacks: glue::stacks(py)?.unbind(),
             keeper,
-            app,
+            app: app.callable.clone_ref(py),
+            interface: app.interface,
             graceful_ms: u64::from(settings.graceful_timeout) * 1000,
             state: Mutex::new(State {
                 settings: Some((settings, board, gate)),
                 ends: None,
                 order: None,
+                service: None,
             }),
         })
     }
@@ -523,7 +536,21 @@ impl Worker {
         }
     }
 
+    fn service<'py>(&self, py: Python<'py>) -> Option<Bound<'py, Service>> {
+        let state = self.lock();
+        state
+            .service
+            .as_ref()
+            .map(|service| service.bind(py).clone())
+    }
+
     fn carry_out(&self, py: Python<'_>, order: Order) {
+        if let Some(service) = self.service(py) {
+            if let Err(error) = carry_out_wsgi(&service, order) {
+                tracing::error!("an order of the master failed: {}", error.value(py));
+            }
+            return;
+        }
         let Ok(reactor) = self.reactor() else {
             let mut state = self.lock();
             state.order = Some(order);
@@ -551,14 +578,123 @@ impl Worker {
                     close::SERVICE_RESTART
                 };
                 if reactor.drain(py, within_ms, code, sweep || orphaned) {
-                    reactor.board().set_phase(Phase::Draining);
+                    reactor.engine.board.set_phase(Phase::Draining);
                 }
                 if orphaned {
-                    reactor.let_go();
+                    reactor.engine.let_go();
                 }
             }
             Order::Quit => reactor.quit(py),
         }
+    }
+
+    /// Starts to serve an ASGI application.
+    fn start_asgi(
+        &self,
+        py: Python<'_>,
+        settings: &Settings,
+        board: Shared<Scoreboard>,
+        gate: Gate,
+        version: &'static str,
+        inside: (Py<PyAny>, Py<PyAny>, Py<PyDict>),
+    ) -> PyResult<()> {
+        let (event_loop, stopped, state) = inside;
+        let bridge = Bridge::new(
+            py,
+            Ends {
+                event_loop: event_loop.into_bound(py),
+                app: self.app.clone_ref(py),
+                serve_module: self.serve.bind(py).clone().into_any(),
+                callbacks: Bound::new(py, Callbacks::new(self.number))?,
+                stacks: self.stacks.bind(py).clone().into_any(),
+                extends_timeouts: settings.request_timeout > 0,
+                scopes: ScopeMaker::new(py, version, &settings.root_path, state)?,
+            },
+        )?;
+        let parts = Parts {
+            number: self.number,
+            engine: engine::Parts {
+                board,
+                gate,
+                keep_alive_ms: u64::from(settings.keep_alive) * 1000,
+                websocket: Limits::of(settings),
+            },
+            bridge,
+            access_log: logs_requests(settings),
+            quota: self.quota(settings),
+            request_timeout_ms: u64::from(settings.request_timeout) * 1000,
+        };
+        let reactor = Reactor::install(py, parts)?;
+        reactor.stop.set_future(stopped);
+        if matches!(*self.keeper, Keeper::Master(_)) {
+            heartbeat::start(py, &reactor, settings);
+        }
+        let order = self.lock().order.take();
+        if let Some(order) = order {
+            self.carry_out(py, order);
+            return Ok(());
+        }
+        reactor.open_gate(py)?;
+        reactor.engine.board.set_phase(Phase::Serving);
+        self.tell(&FromWorker::Ready);
+        Ok(())
+    }
+
+    /// Starts to serve a WSGI application.
+    fn start_wsgi(
+        &self,
+        py: Python<'_>,
+        settings: &Settings,
+        board: Shared<Scoreboard>,
+        gate: Gate,
+        event_loop: Py<PyAny>,
+        stopped: Py<PyAny>,
+    ) -> PyResult<()> {
+        let parts = wsgi::Parts {
+            engine: engine::Parts {
+                board,
+                gate,
+                keep_alive_ms: u64::from(settings.keep_alive) * 1000,
+                websocket: None,
+            },
+            quota: self.quota(settings),
+            access_log: logs_requests(settings),
+            request_timeout_ms: u64::from(settings.request_timeout) * 1000,
+            threads: usize::try_from(settings.threads).unwrap_or(1),
+            app: self.app.clone_ref(py),
+            serve_module: self.serve.clone_ref(py),
+            plan: Plan {
+                root_path: settings.root_path.clone(),
+                multithread: settings.threads > 1,
+                multiprocess: settings.workers != WorkerCount::Fixed(1),
+            },
+            keeper: Arc::clone(&self.keeper),
+            event_loop,
+            stopped,
+            rhythm: Rhythm::new(settings),
+        };
+        let service = Service::start(py, parts)?;
+        let order = {
+            let mut state = self.lock();
+            state.service = Some(service.clone().unbind());
+            state.order.take()
+        };
+        match order {
+            Some(order) => self.carry_out(py, order),
+            None => {
+                service.get().open();
+                self.tell(&FromWorker::Ready);
+            }
+        }
+        Ok(())
+    }
+
+    fn quota(&self, settings: &Settings) -> Quota {
+        Quota::new(
+            settings.max_requests,
+            settings.max_requests_jitter,
+            Arc::clone(&self.keeper),
+        )
     }
 
     fn stop_listening(&self, py: Python<'_>, number: RawFd) {

@@ -1,0 +1,137 @@
+//! Bytes on disk that are too many for memory.
+
+use std::fs::File;
+use std::io::{self, Seek};
+use std::os::unix::fs::FileExt;
+
+use bytes::{Bytes, BytesMut};
+
+/// Bytes that are read from a file at a time.
+const PIECE: usize = 64 * 1024;
+
+/// A file without a name, in the directory for temporary files (`TMPDIR`), that is
+/// written at the end and read from the start.
+#[derive(Debug)]
+pub(crate) struct Spool {
+    file: File,
+    written: u64,
+    read: u64,
+}
+
+impl Spool {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// What the system returns when the file cannot be made.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            file: tempfile::tempfile()?,
+            written: 0,
+            read: 0,
+        })
+    }
+
+    /// Adds bytes at the end.
+    ///
+    /// # Errors
+    /// What `pwrite(2)` returns, such as that the disk is full.
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, self.written)?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// How many bytes have not been read yet.
+    pub(crate) fn unread(&self) -> u64 {
+        self.written - self.read
+    }
+
+    /// How many bytes were written.
+    pub(crate) fn length(&self) -> u64 {
+        self.written
+    }
+
+    /// Reads on; `None` at the end of what was written.
+    ///
+    /// # Errors
+    /// What `pread(2)` returns.
+    pub(crate) fn next(&mut self) -> io::Result<Option<Bytes>> {
+        let piece = read_piece(&self.file, self.read, self.unread())?;
+        self.read += piece.len() as u64;
+        if self.unread() == 0 {
+            // The space can be used again.
+            self.file.set_len(0)?;
+            (self.read, self.written) = (0, 0);
+        }
+        Ok((!piece.is_empty()).then_some(piece))
+    }
+
+    /// The file, at its start.
+    ///
+    /// # Errors
+    /// What `lseek(2)` returns.
+    pub(crate) fn into_file(mut self) -> io::Result<File> {
+        self.file.rewind()?;
+        Ok(self.file)
+    }
+}
+
+/// A part of a file that is to be sent.
+#[derive(Debug)]
+pub(crate) struct FilePart {
+    file: File,
+    offset: u64,
+    left: u64,
+}
+
+impl FilePart {
+    /// `length` bytes from `offset` on.
+    pub(crate) fn new(file: File, offset: u64, length: u64) -> Self {
+        Self {
+            file,
+            offset,
+            left: length,
+        }
+    }
+
+    /// How many bytes have not been read yet.
+    pub(crate) fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// At most the first `length` bytes of it.
+    pub(crate) fn cut(mut self, length: u64) -> Self {
+        self.left = self.left.min(length);
+        self
+    }
+
+    /// Reads on; `None` at the end.
+    ///
+    /// # Errors
+    /// What `pread(2)` returns, and `UnexpectedEof` when the file has become shorter.
+    pub(crate) fn next(&mut self) -> io::Result<Option<Bytes>> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let piece = read_piece(&self.file, self.offset, self.left)?;
+        if piece.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.offset += piece.len() as u64;
+        self.left -= piece.len() as u64;
+        Ok(Some(piece))
+    }
+}
+
+fn read_piece(file: &File, offset: u64, most: u64) -> io::Result<Bytes> {
+    let length = usize::try_from(most).unwrap_or(PIECE).min(PIECE);
+    let mut piece = BytesMut::zeroed(length);
+    let read = loop {
+        match file.read_at(&mut piece, offset) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => break other?,
+        }
+    };
+    piece.truncate(read);
+    Ok(piece.freeze())
+}

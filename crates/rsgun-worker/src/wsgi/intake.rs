@@ -1,0 +1,385 @@
+//! Requests in flight, as the I/O thread sees them: body, queue, time, and end.
+
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use rsgun_core::scoreboard;
+
+use super::pool::{Body, Finished, Job, Pool};
+use super::service::{Outbox, Overdue};
+use crate::asgi::exchange::{Exchange, Received, SharedExchange, Stage};
+use crate::http::access_log;
+use crate::http::spool::Spool;
+use crate::reactor::clock;
+use crate::reactor::engine::Engine;
+use crate::reactor::queue::{self, NewRequest, Work};
+use crate::reactor::quota::Quota;
+
+/// Bytes of a request body that stay in memory; a larger one is kept on disk.
+const MEMORY_MAX: usize = 512 * 1024;
+
+/// What the I/O thread knows about requests.
+pub(crate) struct Intake {
+    engine: Rc<Engine>,
+    pool: Arc<Pool>,
+    outbox: Arc<Outbox>,
+    quota: Quota,
+    access_log: bool,
+    /// Milliseconds that a request may take; 0: any time.
+    limit_ms: u64,
+    /// Bodies that have not arrived completely, by the address of their exchange.
+    collecting: HashMap<*const Exchange, Collecting>,
+    /// Complete requests that are about to be queued.
+    jobs: Vec<Job>,
+    running: Vec<Option<Running>>,
+    free: Vec<usize>,
+    /// Requests that nobody waits for any more although their thread does not end.
+    abandoned: usize,
+    /// When a request may be due, milliseconds.
+    next_look_ms: Option<u64>,
+}
+
+struct Collecting {
+    request: Box<NewRequest>,
+    collected: Collected,
+}
+
+/// The part of a body that has arrived.
+#[derive(Default)]
+struct Collected {
+    first: Bytes,
+    memory: BytesMut,
+    disk: Option<Spool>,
+}
+
+struct Running {
+    exchange: SharedExchange,
+    log: Option<access_log::Entry>,
+    request: String,
+    since_ms: u64,
+    abandoned: bool,
+}
+
+/// Whether a body is there.
+enum Progress {
+    Complete,
+    Waiting,
+    /// The client has left.
+    Gone,
+}
+
+impl Intake {
+    pub(crate) fn new(
+        engine: Rc<Engine>,
+        pool: Arc<Pool>,
+        outbox: Arc<Outbox>,
+        quota: Quota,
+        access_log: bool,
+        limit_ms: u64,
+    ) -> Self {
+        Self {
+            engine,
+            pool,
+            outbox,
+            quota,
+            access_log,
+            limit_ms,
+            collecting: HashMap::new(),
+            jobs: Vec::new(),
+            running: Vec::new(),
+            free: Vec::new(),
+            abandoned: 0,
+            next_look_ms: None,
+        }
+    }
+
+    /// How many requests the drain has to wait for.
+    pub(crate) fn left(&self) -> usize {
+        self.running.len() - self.free.len() - self.abandoned
+    }
+
+    /// When [`Self::look_at_deadlines`] has something to do, milliseconds.
+    pub(crate) fn next_look_ms(&self) -> Option<u64> {
+        self.next_look_ms
+    }
+
+    /// Does what the connections have left in the queue. Returns whether requests were
+    /// handed to the threads.
+    pub(crate) fn take_work(&mut self) -> bool {
+        while let Some(work) = queue::pop() {
+            match work {
+                Work::Request(request) => self.take_request(request),
+                Work::Receive(exchange) => self.take_more(&exchange),
+                // WebSockets are not served here: a handshake is a request like others.
+                Work::Session(_) => {}
+            }
+        }
+        let any = !self.jobs.is_empty();
+        if any {
+            self.pool.push(&mut self.jobs);
+        }
+        any
+    }
+
+    fn take_request(&mut self, request: Box<NewRequest>) {
+        let (is_closed, refused) = {
+            let mut state = request.exchange.lock();
+            state.collect();
+            (state.closed, state.refused())
+        };
+        if let Some(status) = refused {
+            if let Some(entry) = self.log_entry(&request) {
+                access_log::add(&entry, status);
+            }
+            return;
+        }
+        if !is_closed {
+            self.collect(Collecting {
+                request,
+                collected: Collected::default(),
+            });
+        }
+    }
+
+    fn take_more(&mut self, exchange: &SharedExchange) {
+        if let Some(collecting) = self.collecting.remove(&Arc::as_ptr(exchange)) {
+            self.collect(collecting);
+        }
+    }
+
+    /// Takes what has arrived of a body; queues the request if that is all of it.
+    fn collect(&mut self, mut collecting: Collecting) {
+        let exchange = Arc::clone(&collecting.request.exchange);
+        match collecting.collected.take(&exchange) {
+            Ok(Progress::Complete) => {
+                exchange.lock().stop_collecting();
+                match collecting.collected.into_body() {
+                    Ok(body) => self.queue(*collecting.request, body),
+                    Err(error) => self.cannot_keep(&collecting.request, &error),
+                }
+            }
+            Ok(Progress::Waiting) => {
+                self.collecting.insert(Arc::as_ptr(&exchange), collecting);
+            }
+            Ok(Progress::Gone) => {
+                let refused = exchange.lock().refused();
+                if let (Some(status), Some(entry)) = (refused, self.log_entry(&collecting.request))
+                {
+                    access_log::add(&entry, status);
+                }
+            }
+            Err(error) => self.cannot_keep(&collecting.request, &error),
+        }
+    }
+
+    fn cannot_keep(&self, request: &NewRequest, error: &io::Error) {
+        tracing::error!(
+            "the body of {} {} cannot be kept on disk: {error}; is there room in {}? (TMPDIR)",
+            request.parts.method,
+            request.parts.uri.path(),
+            std::env::temp_dir().display()
+        );
+        let exchange = &request.exchange;
+        exchange.lock().stop_collecting();
+        let status = exchange.give_up(StatusCode::INTERNAL_SERVER_ERROR);
+        if let (Some(status), Some(entry)) = (status, self.log_entry(request)) {
+            access_log::add(&entry, status);
+            self.engine.board.count(status.as_u16(), 0);
+        }
+    }
+
+    fn log_entry(&self, request: &NewRequest) -> Option<access_log::Entry> {
+        self.access_log.then(|| access_log::Entry {
+            client: request.connection.peer.label(),
+            request: format!("{} {}", request.parts.method, request.parts.uri),
+            version: Some(request.parts.version),
+        })
+    }
+
+    fn queue(&mut self, request: NewRequest, body: Body) {
+        let log = self.log_entry(&request);
+        let NewRequest {
+            parts,
+            exchange,
+            connection,
+            ..
+        } = request;
+        let now_ms = clock::now_ms();
+        if self.limit_ms > 0 {
+            exchange.set_deadline_ms(now_ms + self.limit_ms);
+            self.next_look_ms.get_or_insert(now_ms + self.limit_ms);
+        }
+        let running = Running {
+            exchange: Arc::clone(&exchange),
+            log,
+            request: if self.limit_ms > 0 {
+                format!("{} {}", parts.method, parts.uri.path())
+            } else {
+                String::new()
+            },
+            since_ms: now_ms,
+            abandoned: false,
+        };
+        let entry = self.free.pop().unwrap_or_else(|| {
+            self.running.push(None);
+            self.running.len() - 1
+        });
+        self.running[entry] = Some(running);
+        let target = parts.uri.path_and_query().map_or("*", |it| it.as_str());
+        self.engine.board.begin(
+            entry,
+            scoreboard::now_ms(),
+            parts.method.as_str().as_bytes(),
+            target.as_bytes(),
+        );
+        self.jobs.push(Job {
+            entry,
+            parts,
+            exchange,
+            client: connection.peer.client,
+            server: connection.peer.server.clone(),
+            body,
+            queued_us: clock::now_us(),
+        });
+    }
+
+    /// Counts and forgets what the threads are through with. Returns whether there was
+    /// any.
+    pub(crate) fn take_finished(&mut self) -> bool {
+        let finished = self.pool.take_finished();
+        let any = !finished.is_empty();
+        for each in finished {
+            self.end(&each);
+        }
+        let active = self.running.len() - self.free.len();
+        self.engine
+            .board
+            .active
+            .store(u32::try_from(active).unwrap_or(u32::MAX), Relaxed);
+        any
+    }
+
+    fn end(&mut self, finished: &Finished) {
+        let Some(running) = self.running.get_mut(finished.entry).and_then(Option::take) else {
+            return;
+        };
+        self.free.push(finished.entry);
+        self.abandoned -= usize::from(running.abandoned);
+        let board = &self.engine.board;
+        board.end(finished.entry);
+        let started_us = running.exchange.started_us;
+        board.count(
+            finished.status.as_u16(),
+            clock::now_us().saturating_sub(started_us),
+        );
+        board.count_wait(finished.waited_us);
+        // Nothing was answered to a client that had left while its request was queued.
+        let answered = !matches!(running.exchange.lock().response.stage, Stage::Waiting);
+        if let Some(entry) = running.log.filter(|_| answered) {
+            access_log::add(&entry, finished.status);
+        }
+        self.quota.count();
+    }
+
+    /// Answers in the application's place to requests that take too long.
+    pub(crate) fn look_at_deadlines(&mut self) {
+        let now = clock::now_ms();
+        if self.next_look_ms.is_none_or(|next| next > now) {
+            return;
+        }
+        let mut next: Option<u64> = None;
+        for (entry, running) in self.running.iter_mut().enumerate() {
+            let Some(running) = running.as_mut().filter(|running| !running.abandoned) else {
+                continue;
+            };
+            let deadline = running.exchange.deadline_ms();
+            if deadline > now {
+                let look = deadline.min(now + self.limit_ms);
+                next = Some(next.map_or(look, |next| next.min(look)));
+                continue;
+            }
+            // What an application does after its answer is complete is its own affair.
+            if matches!(running.exchange.lock().response.stage, Stage::Complete) {
+                running.exchange.set_deadline_ms(u64::MAX);
+                continue;
+            }
+            let status = running.exchange.give_up(StatusCode::GATEWAY_TIMEOUT);
+            if let (Some(status), Some(entry)) = (status, running.log.take()) {
+                access_log::add(&entry, status);
+            }
+            running.abandoned = true;
+            self.abandoned += 1;
+            self.outbox.overdue(Overdue {
+                request: std::mem::take(&mut running.request),
+                age_ms: now.saturating_sub(running.since_ms),
+                ident: self.pool.thread_of(entry),
+            });
+        }
+        self.next_look_ms = next;
+    }
+
+    /// Shows the siblings and the master how busy the threads are.
+    pub(crate) fn report(&self, standing: &super::pool::Standing) {
+        let board = &self.engine.board;
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        board.queued.store(count(standing.queued), Relaxed);
+        board.threads.store(count(standing.threads), Relaxed);
+        board.idle_threads.store(count(standing.idle), Relaxed);
+    }
+}
+
+impl Collected {
+    /// Takes all that has arrived.
+    fn take(&mut self, exchange: &Exchange) -> io::Result<Progress> {
+        loop {
+            let received = exchange.lock().receive();
+            match received {
+                Received::Body(data, more) => {
+                    self.add(data)?;
+                    if !more {
+                        return Ok(Progress::Complete);
+                    }
+                }
+                Received::Pending => return Ok(Progress::Waiting),
+                Received::Disconnect => return Ok(Progress::Gone),
+            }
+        }
+    }
+
+    fn add(&mut self, data: Bytes) -> io::Result<()> {
+        if let Some(disk) = &mut self.disk {
+            return disk.append(&data);
+        }
+        if self.first.is_empty() && self.memory.is_empty() {
+            // Most bodies arrive in one piece.
+            self.first = data;
+            return Ok(());
+        }
+        let first = std::mem::take(&mut self.first);
+        self.memory.extend_from_slice(&first);
+        self.memory.extend_from_slice(&data);
+        if self.memory.len() > MEMORY_MAX {
+            let mut disk = Spool::new()?;
+            disk.append(&self.memory)?;
+            self.memory = BytesMut::new();
+            self.disk = Some(disk);
+        }
+        Ok(())
+    }
+
+    fn into_body(self) -> io::Result<Body> {
+        match self.disk {
+            Some(disk) => {
+                let length = disk.length();
+                Ok(Body::Disk(disk.into_file()?, length))
+            }
+            None if self.memory.is_empty() => Ok(Body::Memory(self.first)),
+            None => Ok(Body::Memory(self.memory.freeze())),
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! The thread that does all input and output of a WSGI worker, without Python.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::time::{TimeSpec, TimeValLike};
+
+use super::intake::Intake;
+use super::pool::{Pool, Standing};
+use super::service::{Command, Mailbox, Outbox};
+use crate::ffi;
+use crate::http::websocket::Farewell;
+use crate::reactor::accept::{EXHAUSTED, YIELD};
+use crate::reactor::clock;
+use crate::reactor::engine::Engine;
+use crate::reactor::last_call::HANDSHAKE;
+use crate::reactor::pending::Sleep;
+
+/// How long the thread dozes while the Python threads have enough to do.
+const DOZE: Duration = Duration::from_micros(500);
+/// A request that has waited so long for a thread gets one more.
+const GROW_AFTER_US: u64 = 500;
+/// Milliseconds between two signs of life for the sibling workers.
+const BEAT_MS: u64 = 1_000;
+/// What a worker whose threads are all busy counts as having more in connections.
+const BUSY: u32 = 1 << 20;
+
+/// The thread's state.
+pub(crate) struct IoThread {
+    engine: Rc<Engine>,
+    epoll: OwnedFd,
+    intake: Intake,
+    pool: Arc<Pool>,
+    mailbox: Arc<Mailbox>,
+    outbox: Arc<Outbox>,
+    /// Until when each listener is not looked at, microseconds.
+    away_until_us: Vec<u64>,
+    beat_at_ms: u64,
+    /// When clients that were on the way have arrived, microseconds.
+    last_call_until_us: u64,
+    /// The Python threads have got something done, or new work, since the last doze.
+    lively: bool,
+    stage: Stage,
+}
+
+/// How far the service has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Preparing,
+    Serving,
+    /// Finishes what was accepted.
+    Draining,
+    /// Waits for running requests only.
+    Quitting,
+    /// The main thread knows that there is nothing left.
+    Ended,
+    Closing,
+}
+
+impl IoThread {
+    pub(crate) fn new(
+        engine: Rc<Engine>,
+        epoll: std::os::fd::RawFd,
+        intake: Intake,
+        pool: Arc<Pool>,
+        mailbox: Arc<Mailbox>,
+        outbox: Arc<Outbox>,
+    ) -> std::io::Result<Self> {
+        let listeners = engine.gate.descriptors().len();
+        Ok(Self {
+            engine,
+            epoll: ffi::duplicate(epoll)?.into(),
+            intake,
+            pool,
+            mailbox,
+            outbox,
+            away_until_us: vec![0; listeners],
+            beat_at_ms: 0,
+            last_call_until_us: 0,
+            lively: false,
+            stage: Stage::Preparing,
+        })
+    }
+
+    /// Serves until it is told to close.
+    pub(crate) fn run(mut self) {
+        leave_signals_to_others();
+        while self.stage < Stage::Closing {
+            clock::refresh();
+            self.engine.pending.answer_bell();
+            self.engine.poll_driver();
+            self.engine.poll_connections();
+            self.take_commands();
+            if self.engine.gate.is_last_call() && clock::now_us() >= self.last_call_until_us {
+                self.engine.end_last_call();
+                self.engine.poll_connections();
+            }
+            if self.intake.take_finished() {
+                self.lively = true;
+            }
+            if self.intake.take_work() {
+                self.lively = true;
+            }
+            self.intake.look_at_deadlines();
+            let standing = self.pool.standing();
+            self.intake.report(&standing);
+            self.beat(&standing);
+            self.engine.report();
+            self.settle_stop();
+            self.sleep(&standing);
+        }
+        self.engine.close_connections();
+    }
+
+    fn take_commands(&mut self) {
+        for command in self.mailbox.take() {
+            match command {
+                Command::Announce => self.engine.announce_stop(),
+                Command::Open => self.reach(Stage::Serving),
+                Command::Drain {
+                    sweep,
+                    orphaned,
+                    code,
+                } => {
+                    self.engine.gate.close();
+                    if !sweep && !orphaned {
+                        self.engine.gate.tell_closed();
+                    } else if self.engine.begin_last_call() {
+                        self.last_call_until_us = clock::now_us() + as_us(HANDSHAKE);
+                    }
+                    self.reach(Stage::Draining);
+                    self.engine.begin_drain(Farewell {
+                        code,
+                        at_once: false,
+                    });
+                    if orphaned {
+                        self.engine.let_go();
+                    }
+                }
+                Command::Quit { code } => {
+                    self.engine.gate.close();
+                    self.reach(Stage::Quitting);
+                    self.engine.begin_drain(Farewell {
+                        code,
+                        at_once: true,
+                    });
+                }
+                Command::Close => {
+                    self.engine.poll_connections();
+                    self.engine.gate.drop_listeners();
+                    self.reach(Stage::Closing);
+                }
+            }
+            // What that has woken is seen at once.
+            self.engine.pending.mark();
+        }
+    }
+
+    /// Says that serving is over when there is nothing left to wait for.
+    fn settle_stop(&mut self) {
+        let may_end = match self.stage {
+            Stage::Draining => {
+                self.engine.open_connections() == 0 && !self.engine.gate.is_last_call()
+            }
+            Stage::Quitting => true,
+            _ => false,
+        };
+        if may_end && self.intake.left() == 0 {
+            self.reach(Stage::Ended);
+            self.outbox.drained();
+        }
+    }
+
+    fn reach(&mut self, stage: Stage) {
+        self.stage = self.stage.max(stage);
+    }
+
+    fn beat(&mut self, standing: &Standing) {
+        let is_busy = standing.idle == 0 && !self.pool.may_grow(standing);
+        self.engine.set_burden(if is_busy { BUSY } else { 0 });
+        let now = clock::now_ms();
+        if self.stage == Stage::Serving && now >= self.beat_at_ms {
+            self.beat_at_ms = now + BEAT_MS;
+            self.engine.gate.beat(self.engine.load());
+        }
+    }
+
+    // === sleeping ===
+
+    fn sleep(&mut self, standing: &Standing) {
+        let pending = Arc::clone(&self.engine.pending);
+        if standing.queued > 0 && std::mem::take(&mut self.lively) {
+            if !pending.set_sleep(Sleep::Dozing) {
+                let mut bell = [PollFd::new(pending.bell_fd(), PollFlags::POLLIN)];
+                wait(&mut bell, DOZE);
+            }
+            pending.set_sleep(Sleep::Awake);
+            return;
+        }
+        let patience = self.patience(standing);
+        if !pending.set_sleep(Sleep::Asleep) {
+            self.wait_for_all(pending.bell_fd(), patience);
+        }
+        pending.set_sleep(Sleep::Awake);
+    }
+
+    /// How long to wait for an event.
+    fn patience(&self, standing: &Standing) -> Duration {
+        let now_us = clock::refresh();
+        let mut until_us = now_us + BEAT_MS * 1000;
+        if let Some(look) = self.intake.next_look_ms() {
+            until_us = until_us.min(look * 1000);
+        }
+        if self.engine.gate.is_last_call() {
+            until_us = until_us.min(self.last_call_until_us);
+        }
+        if let Some(oldest) = standing.oldest_us
+            && standing.idle == 0
+            && self.pool.may_grow(standing)
+        {
+            let grow_at = oldest + GROW_AFTER_US;
+            if grow_at <= now_us {
+                self.outbox.grow();
+            } else {
+                until_us = until_us.min(grow_at);
+            }
+        }
+        for until in self.away_until_us.iter().filter(|until| **until > now_us) {
+            until_us = until_us.min(*until);
+        }
+        Duration::from_micros(until_us.saturating_sub(now_us))
+    }
+
+    /// Waits for a socket, a listener or the bell, and takes new connections.
+    fn wait_for_all(&mut self, bell: BorrowedFd<'_>, patience: Duration) {
+        let now_us = clock::now_us();
+        let mut ready = Vec::new();
+        self.engine.gate.with_listeners(|listeners| {
+            let mut polled = vec![
+                PollFd::new(bell, PollFlags::POLLIN),
+                PollFd::new(self.epoll.as_fd(), PollFlags::POLLIN),
+            ];
+            let mut indices = Vec::new();
+            if self.stage == Stage::Serving {
+                for (index, listener) in listeners.enumerate() {
+                    if self
+                        .away_until_us
+                        .get(index)
+                        .is_some_and(|until| *until <= now_us)
+                    {
+                        polled.push(PollFd::new(listener, PollFlags::POLLIN));
+                        indices.push(index);
+                    }
+                }
+            }
+            wait(&mut polled, patience);
+            let listeners = polled.iter().skip(2).zip(indices);
+            ready.extend(
+                listeners
+                    .filter(|(polled, _)| polled.any().unwrap_or(false))
+                    .map(|(_, index)| index),
+            );
+        });
+        for index in ready {
+            self.accept(index);
+        }
+    }
+
+    /// A listener is ready.
+    fn accept(&mut self, index: usize) {
+        let now_us = clock::refresh();
+        let gate = &self.engine.gate;
+        let away = match gate.share(index, self.engine.load()) {
+            None => Some(YIELD),
+            Some(most) => match self.engine.accept(index, most) {
+                Ok(()) => None,
+                Err(error) => {
+                    gate.complain(&error);
+                    Some(EXHAUSTED)
+                }
+            },
+        };
+        if let (Some(away), Some(until)) = (away, self.away_until_us.get_mut(index)) {
+            *until = now_us + as_us(away);
+        }
+    }
+}
+
+fn as_us(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Waits for one of the descriptors. That it was interrupted is a reason to look around
+/// like any other.
+fn wait(polled: &mut [PollFd<'_>], patience: Duration) {
+    let microseconds = i64::try_from(patience.as_micros()).unwrap_or(i64::MAX);
+    let _ = ppoll(polled, Some(TimeSpec::microseconds(microseconds)), None);
+}
+
+/// Lets the Python main thread have the signals of this process, but for those that say
+/// that this thread itself is broken.
+fn leave_signals_to_others() {
+    let mut mask = SigSet::all();
+    for signal in [
+        Signal::SIGSEGV,
+        Signal::SIGBUS,
+        Signal::SIGFPE,
+        Signal::SIGILL,
+        Signal::SIGABRT,
+    ] {
+        mask.remove(signal);
+    }
+    if let Err(error) = mask.thread_block() {
+        tracing::debug!("signals may interrupt the I/O thread: {error}");
+    }
+}

@@ -1,0 +1,469 @@
+//! `start_response`, and how an answer gets from the application to the connection.
+//!
+//! The head is held back until the first bytes of the body (PEP 3333, "The
+//! `start_response()` Callable"), so that an application can replace it until then.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use hyper::ext::ReasonPhrase;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyString, PyTuple};
+
+use super::pool::Pool;
+use crate::asgi::exchange::{SharedExchange, Stage};
+use crate::asgi::message;
+use crate::http::body::ResponseBody;
+use crate::http::spool::FilePart;
+
+/// Why nothing more can be sent.
+#[derive(Debug)]
+pub(crate) enum Unsent {
+    /// The client has left, or was answered by the server because of a time-out.
+    Gone,
+    /// The application has done something wrong.
+    Wrong(PyErr),
+}
+
+impl From<PyErr> for Unsent {
+    fn from(error: PyErr) -> Self {
+        Self::Wrong(error)
+    }
+}
+
+/// The callable `start_response` of one request.
+#[pyclass(frozen, module = "rsgun._rsgun")]
+pub(crate) struct StartResponse {
+    exchange: SharedExchange,
+    pool: Arc<Pool>,
+    head: Mutex<Head>,
+    /// The error of `write()` when the client is gone.
+    gone: Py<PyAny>,
+}
+
+#[derive(Debug, Default)]
+struct Head {
+    /// Given, but not yet sent.
+    waiting: Option<Response<()>>,
+    declared: Option<u64>,
+    started: bool,
+    sent: bool,
+    /// Bytes of the body so far.
+    length: u64,
+}
+
+#[pymethods]
+impl StartResponse {
+    #[pyo3(signature = (status, headers, exc_info=None))]
+    fn __call__<'py>(
+        slf: &Bound<'py, Self>,
+        status: &Bound<'py, PyAny>,
+        headers: &Bound<'py, PyAny>,
+        exc_info: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let this = slf.get();
+        let exc_info = exc_info.filter(|given| !given.is_none());
+        {
+            let head = this.lock();
+            if let Some(exc_info) = exc_info {
+                if head.sent {
+                    drop(head);
+                    return Err(raised(exc_info)?);
+                }
+            } else if head.started {
+                return Err(PyRuntimeError::new_err(
+                    "start_response() was called before; only an error handler may call it \
+                     again, with exc_info",
+                ));
+            }
+        }
+        let (response, declared) = parse(status, headers)?;
+        let mut head = this.lock();
+        head.waiting = Some(response);
+        head.declared = declared;
+        head.started = true;
+        drop(head);
+        slf.getattr(pyo3::intern!(py, "write"))
+    }
+
+    /// Sends bytes at once: for applications that know no other way.
+    fn write(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let data = message::take_bytes(data, "write(): data")?;
+        match self.send(py, data, false) {
+            Ok(()) => Ok(()),
+            Err(Unsent::Wrong(error)) => Err(error),
+            Err(Unsent::Gone) => Err(PyErr::from_value(
+                self.gone
+                    .bind(py)
+                    .call1(("the client has closed the connection",))?,
+            )),
+        }
+    }
+
+    /// Gives this request so many seconds more than `--request-timeout`.
+    fn extend(&self, seconds: f64) -> PyResult<()> {
+        let more = std::time::Duration::try_from_secs_f64(seconds).map_err(|_| {
+            PyValueError::new_err(format!("{seconds} is not a number of seconds to add"))
+        })?;
+        let milliseconds = u64::try_from(more.as_millis()).unwrap_or(u64::MAX);
+        self.exchange.extend_deadline(milliseconds);
+        Ok(())
+    }
+}
+
+impl StartResponse {
+    pub(crate) fn new(exchange: SharedExchange, pool: Arc<Pool>, gone: Py<PyAny>) -> Self {
+        Self {
+            exchange,
+            pool,
+            head: Mutex::default(),
+            gone,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Head> {
+        self.head.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The exchange that it answers.
+    pub(crate) fn exchange(&self) -> &SharedExchange {
+        &self.exchange
+    }
+
+    /// Whether the head is on its way.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.lock().sent
+    }
+
+    /// Sends bytes of the body, and the head before the first of them. `whole` means that
+    /// nothing follows.
+    pub(crate) fn send(&self, py: Python<'_>, data: Bytes, whole: bool) -> Result<(), Unsent> {
+        let mut head = self.lock();
+        if !head.started {
+            return Err(wrong(
+                "the application sends a body before it has called start_response()",
+            ));
+        }
+        let total = head.length + data.len() as u64;
+        let mut data = data;
+        let mut problem = None;
+        let waiting = head.waiting.take();
+        let has_body = match &waiting {
+            Some(response) => !self.exchange.has_no_body(response.status()),
+            None => !self.exchange.lock().response.bodiless,
+        };
+        if let Some(declared) = head.declared.filter(|_| has_body) {
+            if total > declared {
+                let room = usize::try_from(declared - head.length).unwrap_or(usize::MAX);
+                data.truncate(room);
+                problem = Some(mismatch("longer", total, declared));
+            } else if whole && total < declared {
+                if waiting.is_none() {
+                    self.exchange.give_up(StatusCode::INTERNAL_SERVER_ERROR);
+                }
+                return Err(mismatch("shorter", total, declared));
+            }
+        }
+        head.length += data.len() as u64;
+        let is_complete =
+            whole || (has_body && head.declared == Some(head.length)) || problem.is_some();
+        head.sent = true;
+        let declared = head.declared;
+        drop(head);
+        match waiting {
+            Some(response) => self.begin(py, response, declared, data, !is_complete)?,
+            None => self.go_on(py, &data, is_complete)?,
+        }
+        self.pool.note_progress();
+        if !whole {
+            self.pool.pending.announce();
+        }
+        problem.map_or(Ok(()), Err)
+    }
+
+    fn begin(
+        &self,
+        py: Python<'_>,
+        head: Response<()>,
+        declared: Option<u64>,
+        data: Bytes,
+        more: bool,
+    ) -> Result<(), Unsent> {
+        let rest = {
+            let mut state = self.exchange.lock();
+            if state.closed || matches!(state.response.stage, Stage::Failed) {
+                return Err(Unsent::Gone);
+            }
+            state.response.declared = declared;
+            self.exchange.begin(&mut state, head, data, more)
+        };
+        if let Some(rest) = rest.filter(|rest| !rest.is_empty()) {
+            self.spool(py, &rest);
+        }
+        Ok(())
+    }
+
+    fn go_on(&self, py: Python<'_>, data: &Bytes, is_complete: bool) -> Result<(), Unsent> {
+        let (gone, is_open) = {
+            let state = self.exchange.lock();
+            let is_open = matches!(state.response.stage, Stage::Streaming);
+            let is_failed = matches!(state.response.stage, Stage::Failed);
+            (is_failed || (state.closed && is_open), is_open)
+        };
+        if gone {
+            return Err(Unsent::Gone);
+        }
+        if is_open && !data.is_empty() && !self.exchange.lock().response.bodiless {
+            self.spool(py, data);
+        }
+        if is_open && is_complete {
+            self.exchange.lock().complete();
+        }
+        Ok(())
+    }
+
+    fn spool(&self, py: Python<'_>, data: &Bytes) {
+        if !self.exchange.try_spool(data) {
+            py.detach(|| self.exchange.spool(data));
+        }
+    }
+
+    /// Sends a part of a file as the body, if nothing was sent yet. Returns the part if the
+    /// application has not called `start_response`, or has written something.
+    pub(crate) fn send_file(&self, part: FilePart) -> Result<(), Unsent> {
+        let mut head = self.lock();
+        let Some(response) = head.waiting.take() else {
+            return Err(wrong(
+                "the application returns a file before it has called start_response()",
+            ));
+        };
+        let part = match head.declared {
+            Some(declared) if declared > part.left() => {
+                return Err(mismatch("shorter", part.left(), declared));
+            }
+            Some(declared) => part.cut(declared),
+            None => part,
+        };
+        head.sent = true;
+        head.length = part.left();
+        drop(head);
+        let mut state = self.exchange.lock();
+        if state.closed || matches!(state.response.stage, Stage::Failed) {
+            return Err(Unsent::Gone);
+        }
+        let mut response = response;
+        let status = response.status();
+        let bodiless = self.exchange.has_no_body(status);
+        state.response.status = status;
+        state.response.bodiless = bodiless;
+        state.response.stage = Stage::Complete;
+        let body = if bodiless {
+            if status == StatusCode::NO_CONTENT {
+                response.headers_mut().remove(CONTENT_LENGTH);
+            } else if status != StatusCode::NOT_MODIFIED {
+                response
+                    .headers_mut()
+                    .insert(CONTENT_LENGTH, HeaderValue::from(part.left()));
+            }
+            ResponseBody::Empty
+        } else {
+            ResponseBody::File(part)
+        };
+        state.respond(response.map(|()| body));
+        Ok(())
+    }
+}
+
+fn wrong(text: &'static str) -> Unsent {
+    Unsent::Wrong(PyRuntimeError::new_err(text))
+}
+
+fn mismatch(how: &str, total: u64, declared: u64) -> Unsent {
+    Unsent::Wrong(PyRuntimeError::new_err(format!(
+        "the body is {how} than its Content-Length: {total} bytes, not {declared}"
+    )))
+}
+
+/// The exception of an `exc_info`, to be raised again.
+fn raised(exc_info: &Bound<'_, PyAny>) -> PyResult<PyErr> {
+    let value = exc_info.get_item(1)?;
+    let traceback = exc_info.get_item(2)?;
+    let error = value.call_method1(pyo3::intern!(exc_info.py(), "with_traceback"), (traceback,))?;
+    Ok(PyErr::from_value(error))
+}
+
+/// Reads the arguments of `start_response`.
+///
+/// # Errors
+/// `TypeError` and `ValueError` that show what is wrong.
+fn parse(
+    status: &Bound<'_, PyAny>,
+    headers: &Bound<'_, PyAny>,
+) -> PyResult<(Response<()>, Option<u64>)> {
+    let mut response = Response::new(());
+    parse_status(status, &mut response)?;
+    let mut declared = None;
+    let list = headers.cast::<PyList>().map_err(|_| {
+        PyTypeError::new_err(format!(
+            "start_response(): headers must be a list of tuples, not {}",
+            type_name(headers)
+        ))
+    })?;
+    response.headers_mut().reserve(list.len() + 1);
+    for pair in list.iter() {
+        let (name, value) = header(&pair)?;
+        if name == CONTENT_LENGTH {
+            let length = length(&value, declared)?;
+            declared = Some(length);
+            response.headers_mut().insert(CONTENT_LENGTH, value);
+        } else if !is_hop_by_hop(&name) {
+            response.headers_mut().append(name, value);
+        }
+    }
+    Ok((response, declared))
+}
+
+fn type_name(value: &Bound<'_, PyAny>) -> String {
+    value
+        .get_type()
+        .name()
+        .map_or_else(|_| "something else".to_owned(), |name| name.to_string())
+}
+
+/// `"200 OK"`: a number of three digits, a space, and a phrase (PEP 3333).
+fn parse_status(status: &Bound<'_, PyAny>, response: &mut Response<()>) -> PyResult<()> {
+    let Ok(text) = status.cast::<PyString>() else {
+        return Err(PyTypeError::new_err(format!(
+            "start_response(): status must be a str such as \"200 OK\", not {}",
+            type_name(status)
+        )));
+    };
+    let text = text.to_str()?;
+    let (number, phrase) = text.split_once(' ').unwrap_or((text, ""));
+    let code = (number.len() == 3)
+        .then(|| number.parse::<u16>().ok())
+        .flatten()
+        .filter(|code| (200..=999).contains(code))
+        .and_then(|code| StatusCode::from_u16(code).ok());
+    let phrase_is_legal = phrase
+        .chars()
+        .all(|character| character == '\t' || (character >= ' ' && character != '\x7f'));
+    let (Some(code), true) = (code, phrase_is_legal) else {
+        return Err(PyValueError::new_err(format!(
+            "start_response(): illegal status {}; it is a number from 200 to 999, a space and a \
+             phrase, such as \"200 OK\"",
+            status.repr()?
+        )));
+    };
+    *response.status_mut() = code;
+    let phrase = phrase.trim();
+    if !phrase.is_empty() && code.canonical_reason() != Some(phrase) {
+        let phrase = latin1(phrase).ok_or_else(|| not_latin1("status", status))?;
+        if let Ok(phrase) = ReasonPhrase::try_from(phrase) {
+            response.extensions_mut().insert(phrase);
+        }
+    }
+    Ok(())
+}
+
+fn header(pair: &Bound<'_, PyAny>) -> PyResult<(HeaderName, HeaderValue)> {
+    let parts = pair.cast::<PyTuple>().ok().filter(|pair| pair.len() == 2);
+    let Some(parts) = parts else {
+        return Err(PyTypeError::new_err(format!(
+            "start_response(): a header must be a tuple of two str, not {}",
+            pair.repr()?
+        )));
+    };
+    let (name, value) = (parts.get_item(0)?, parts.get_item(1)?);
+    let (Ok(name_text), Ok(value_text)) = (name.cast::<PyString>(), value.cast::<PyString>())
+    else {
+        return Err(PyTypeError::new_err(format!(
+            "start_response(): name and value of a header must be str, not {}",
+            pair.repr()?
+        )));
+    };
+    let header_name = HeaderName::from_bytes(name_text.to_str()?.as_bytes()).map_err(|_| {
+        PyValueError::new_err(format!("start_response(): illegal header name {name}"))
+    })?;
+    let text = value_text.to_str()?;
+    let value = if text.is_ascii() {
+        HeaderValue::from_str(text).ok()
+    } else {
+        let bytes = latin1(text).ok_or_else(|| not_latin1("header value", &value))?;
+        HeaderValue::from_bytes(&bytes).ok()
+    };
+    let value = value.ok_or_else(|| {
+        PyValueError::new_err(format!(
+            "start_response(): illegal value of the header {name}: {}",
+            parts
+                .get_item(1)
+                .and_then(|value| value.repr())
+                .map_or_else(|_| String::new(), |repr| repr.to_string())
+        ))
+    })?;
+    Ok((header_name, value))
+}
+
+fn latin1(text: &str) -> Option<Vec<u8>> {
+    text.chars()
+        .map(|character| u8::try_from(u32::from(character)).ok())
+        .collect()
+}
+
+fn not_latin1(what: &str, value: &Bound<'_, PyAny>) -> PyErr {
+    let shown = value
+        .repr()
+        .map_or_else(|_| String::new(), |repr| repr.to_string());
+    PyValueError::new_err(format!(
+        "start_response(): the {what} {shown} has characters outside of latin-1; encode it to \
+         UTF-8 and decode that as latin-1 (PEP 3333, \"Unicode Issues\")"
+    ))
+}
+
+fn length(value: &HeaderValue, earlier: Option<u64>) -> PyResult<u64> {
+    let text = value.as_bytes();
+    std::str::from_utf8(text)
+        .ok()
+        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|text| text.parse::<u64>().ok())
+        .filter(|length| earlier.is_none_or(|earlier| earlier == *length))
+        .ok_or_else(|| {
+            PyValueError::new_err(format!(
+                "start_response(): illegal or contradictory Content-Length {value:?}"
+            ))
+        })
+}
+
+/// Headers that are between a client and the server, and so not the application's (PEP
+/// 3333, "Other HTTP Features").
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "trailers"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// The optional keys of the environ that belong to one request.
+pub(crate) fn add_extensions(
+    environ: &Bound<'_, PyDict>,
+    start_response: &Bound<'_, StartResponse>,
+    extends_timeouts: bool,
+) -> PyResult<()> {
+    let py = environ.py();
+    if extends_timeouts {
+        let extend = start_response.getattr(pyo3::intern!(py, "extend"))?;
+        environ.set_item(pyo3::intern!(py, "rsgun.timeout.extend"), extend)?;
+    }
+    Ok(())
+}

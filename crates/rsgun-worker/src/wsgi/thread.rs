@@ -1,0 +1,135 @@
+//! What a Python thread does: call the application, send what it returns, close it.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use pyo3::prelude::*;
+
+use super::body;
+use super::environ::{EnvironMaker, Plan};
+use super::pool::{self, Job, Pool};
+use super::response::{self, StartResponse, Unsent};
+use crate::reactor::pending::Pending;
+use crate::reactor::queue;
+
+/// What every Python thread needs.
+pub(crate) struct Shop {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) app: Py<PyAny>,
+    /// serve.py.
+    pub(crate) serve_module: Py<PyModule>,
+    pub(crate) plan: Plan,
+    /// Applications can ask for more time than `--request-timeout`.
+    pub(crate) extends_timeouts: bool,
+}
+
+/// Works until the pool stops.
+pub(crate) fn work(py: Python<'_>, shop: &Shop) -> PyResult<()> {
+    // The pool rings for this thread.
+    Pending::defer();
+    let ident: u64 = py
+        .import("threading")?
+        .call_method0("get_ident")?
+        .extract()?;
+    let gone = shop.serve_module.getattr(py, "ClientDisconnected")?;
+    let mut maker = EnvironMaker::new(py, &shop.plan)?;
+    while let Some(job) = shop.pool.next(py, ident) {
+        serve(py, shop, &mut maker, &gone, job);
+        queue::drop_discarded();
+    }
+    Ok(())
+}
+
+/// Serves one request; nothing that the application raises gets out.
+fn serve(py: Python<'_>, shop: &Shop, maker: &mut EnvironMaker, gone: &Py<PyAny>, mut job: Job) {
+    let called_us = pool::now_us();
+    let exchange = Arc::clone(&job.exchange);
+    let (entry, queued_us) = (job.entry, job.queued_us);
+    let is_wanted = {
+        let state = exchange.lock();
+        !state.closed && state.refused().is_none()
+    };
+    if is_wanted {
+        let start = StartResponse::new(
+            Arc::clone(&exchange),
+            Arc::clone(&shop.pool),
+            gone.clone_ref(py),
+        );
+        let outcome = Bound::new(py, start).and_then(|start| {
+            let environ = maker.make(py, &mut job)?;
+            response::add_extensions(&environ, &start, shop.extends_timeouts)?;
+            drop(job);
+            let outcome = call(py, shop, environ.as_any(), &start);
+            report(py, shop, &start, outcome);
+            Ok(())
+        });
+        if let Err(error) = outcome {
+            tracing::error!("a request could not be started: {error}");
+            exchange.give_up(StatusCode::INTERNAL_SERVER_ERROR);
+        }
+    }
+    let status = exchange.lock().response.status;
+    shop.pool.finish(entry, status, queued_us, called_us);
+}
+
+/// Calls the application, sends what it returns, and closes it whatever happens.
+fn call(
+    py: Python<'_>,
+    shop: &Shop,
+    environ: &Bound<'_, PyAny>,
+    start: &Bound<'_, StartResponse>,
+) -> Result<(), Unsent> {
+    let result = shop.app.bind(py).call1((environ, start))?;
+    let sent = body::send(&result, start.get());
+    if let Ok(close) = result.getattr_opt(pyo3::intern!(py, "close"))
+        && let Some(close) = close
+    {
+        // It may take its time; what was sent need not wait for it.
+        shop.pool.pending.announce();
+        if let Err(error) = close.call0() {
+            let text = describe(py, shop, &error);
+            tracing::error!("exception in the close() of the application's iterable\n{text}");
+        }
+    }
+    sent
+}
+
+/// Logs how a request went wrong, if it did, and answers it.
+fn report(
+    py: Python<'_>,
+    shop: &Shop,
+    start: &Bound<'_, StartResponse>,
+    outcome: Result<(), Unsent>,
+) {
+    let exchange = start.get().exchange();
+    match outcome {
+        Ok(()) => return,
+        Err(Unsent::Gone) => tracing::debug!("a request ended early: its client has left"),
+        Err(Unsent::Wrong(error)) => {
+            let is_gone = exchange.lock().closed && is_disconnect(py, shop, &error);
+            if is_gone {
+                tracing::debug!("a request ended early: {error}");
+            } else {
+                let text = describe(py, shop, &error);
+                tracing::error!("exception in the application\n{text}");
+            }
+        }
+    }
+    exchange.give_up(StatusCode::INTERNAL_SERVER_ERROR);
+}
+
+fn describe(py: Python<'_>, shop: &Shop, error: &PyErr) -> String {
+    let text = shop
+        .serve_module
+        .call_method1(py, "describe", (error.clone_ref(py).into_value(py),))
+        .and_then(|text| text.extract::<String>(py))
+        .unwrap_or_else(|problem| format!("{error} (no traceback: {problem})"));
+    text.trim_end().to_owned()
+}
+
+fn is_disconnect(py: Python<'_>, shop: &Shop, error: &PyErr) -> bool {
+    shop.serve_module
+        .call_method1(py, "is_disconnect", (error.value(py),))
+        .and_then(|answer| answer.is_truthy(py))
+        .unwrap_or(false)
+}

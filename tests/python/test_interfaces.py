@@ -1,0 +1,301 @@
+"""What an application may be: its interface, and how it may be named."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness.server import Server
+from harness.target import rsgun_only
+
+pytestmark = rsgun_only
+
+Serve = Callable[..., Server]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+ANSWER = """
+import functools
+
+
+async def _reply(send, text):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": text.encode()})
+
+
+def _wsgi_reply(start_response, text):
+    start_response("200 OK", [])
+    return [text.encode()]
+
+
+async def asgi3(scope, receive, send):
+    assert scope["type"] == "http"
+    await _reply(send, "asgi3")
+
+
+class Asgi3:
+    async def __call__(self, scope, receive, send):
+        await asgi3(scope, receive, send)
+
+
+asgi3_instance = Asgi3()
+asgi3_partial = functools.partial(asgi3)
+
+
+def decorated(app):
+    @functools.wraps(app)
+    def wrapper(*arguments, **keywords):
+        return app(*arguments, **keywords)
+
+    return wrapper
+
+
+def carelessly_decorated(app):
+    return lambda *arguments: app(*arguments)
+
+
+asgi3_decorated = decorated(asgi3)
+asgi3_carelessly = carelessly_decorated(asgi3)
+
+
+class Asgi3Awaited:
+    def __init__(self, scope, receive, send):
+        self.arguments = scope, receive, send
+
+    def __await__(self):
+        return asgi3(*self.arguments).__await__()
+
+
+def asgi2(scope):
+    assert scope["type"] == "http" and scope["asgi"]["version"] == "2.0"
+
+    async def instance(receive, send):
+        await _reply(send, "asgi2")
+
+    return instance
+
+
+class Asgi2:
+    def __init__(self, scope):
+        self.scope = scope
+
+    async def __call__(self, receive, send):
+        await asgi2(self.scope)(receive, send)
+
+
+def wsgi(environ, start_response):
+    return _wsgi_reply(start_response, "wsgi")
+
+
+class Wsgi:
+    def __call__(self, env, start):
+        return wsgi(env, start)
+
+
+app = wsgi
+wsgi_instance = Wsgi()
+wsgi_partial = functools.partial(lambda prefix, environ, start_response: wsgi(
+    environ, start_response), "x")
+wsgi_decorated = decorated(wsgi)
+wsgi_carelessly = carelessly_decorated(wsgi_instance)
+
+
+class WsgiIterated:
+    def __init__(self, environ, start_response):
+        self.parts = wsgi(environ, start_response)
+
+    def __iter__(self):
+        return iter(self.parts)
+
+
+def wsgi_with_more(environ, start_response, debug=False):
+    return wsgi(environ, start_response)
+
+
+class Holder:
+    wsgi = staticmethod(wsgi)
+    nested = Wsgi()
+
+
+def create_app(name="plain", *, debug=False, values=()):
+    def app(environ, start_response):
+        return _wsgi_reply(start_response, f"{name} {debug} {values}")
+
+    return app
+
+
+def opaque(*arguments):
+    raise AssertionError("never called")
+"""
+
+
+@pytest.fixture
+def place(module: Callable[[str, str], Path]) -> Path:
+    """A directory with the applications in ``kinds.py``."""
+    return module("kinds", ANSWER).parent
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("asgi3", "asgi3"),
+        ("asgi3_instance", "asgi3"),
+        ("asgi3_partial", "asgi3"),
+        ("asgi3_decorated", "asgi3"),
+        ("asgi3_carelessly", "asgi3"),
+        ("Asgi3Awaited", "asgi3"),
+        ("asgi2", "asgi2"),
+        ("Asgi2", "asgi2"),
+        ("wsgi", "wsgi"),
+        ("wsgi_instance", "wsgi"),
+        ("wsgi_partial", "wsgi"),
+        ("wsgi_decorated", "wsgi"),
+        ("wsgi_carelessly", "wsgi"),
+        ("wsgi_with_more", "wsgi"),
+        ("WsgiIterated", "wsgi"),
+        ("Holder.wsgi", "wsgi"),
+        ("Holder.nested", "wsgi"),
+    ],
+)
+def test_the_interface_is_found_out(serve: Serve, place: Path, name: str, kind: str) -> None:
+    server = serve(f"kinds:{name}", "--app-dir", str(place))
+    assert server.get("/").text == kind
+
+
+def test_asgi_2_is_served_with_its_lifespan(serve: Serve) -> None:
+    server = serve("double:application", "--lifespan", "on")
+    version, path = json.loads(server.get("/some/path").body)
+    assert (version["version"], path) == ("2.0", "/some/path")
+
+
+def test_asgi_2_with_preload_and_its_name(serve: Serve) -> None:
+    server = serve("double:Application", "--preload", "--interface", "asgi2", "-w", "2")
+    assert server.get("/").status == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["-k", "sync"], "wsgi"),
+        (["--worker-class", "gthread", "--threads", "2"], "wsgi"),
+        (["-k", "asgi"], "asgi3"),
+        (["-k", "uvicorn.workers.UvicornWorker"], "asgi2"),
+        (["--interface", "wsgi"], "opaque_wsgi"),
+    ],
+)
+def test_worker_classes_and_interfaces(
+    serve: Serve, place: Path, arguments: list[str], name: str
+) -> None:
+    with (place / "kinds.py").open("a") as file:
+        file.write("\n\ndef opaque_wsgi(*arguments):\n    return wsgi(*arguments)\n")
+    server = serve(f"kinds:{name}", "--app-dir", str(place), *arguments)
+    assert server.get("/").status == 200
+
+
+def test_what_is_not_recognised_is_refused(run: Run, place: Path) -> None:
+    result = run("kinds:opaque", "--app-dir", str(place))
+    assert result.returncode == 3
+    assert "--interface" in result.stderr and "(*arguments)" in result.stderr
+
+
+def test_a_factory_without_the_flag_is_told_about_it(
+    run: Run, module: Callable[[str, str], Path]
+) -> None:
+    place = module("made", "def make():\n    return make\n").parent
+    result = run("made:make", "--app-dir", str(place))
+    assert result.returncode == 3
+    assert "--factory" in result.stderr
+
+
+def test_a_wsgi_application_is_no_asgi_worker_s(run: Run, place: Path) -> None:
+    result = run("kinds:wsgi", "--app-dir", str(place), "-k", "uvicorn.workers.UvicornWorker")
+    assert result.returncode == 3
+    assert "WSGI" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["gevent", "eventlet", "tornado", "meinheld.gmeinheld.X"])
+def test_other_worker_classes_are_refused(run: Run, place: Path, name: str) -> None:
+    result = run("kinds:wsgi", "--app-dir", str(place), "-k", name)
+    assert result.returncode in (1, 2)
+    assert "use " in result.stderr
+
+
+class TestCalls:
+    @pytest.mark.parametrize(
+        ("call", "answer"),
+        [
+            ("create_app()", "plain False ()"),
+            ("create_app('prod', debug=True)", "prod True ()"),
+            ("create_app('a:b', values=[1, {'x': None}])", "a:b False [1, {'x': None}]"),
+        ],
+    )
+    def test_with_literal_arguments(
+        self, serve: Serve, place: Path, call: str, answer: str
+    ) -> None:
+        server = serve(f"kinds:{call}", "--app-dir", str(place))
+        assert server.get("/").text == answer
+
+    @pytest.mark.parametrize(
+        ("call", "code", "said"),
+        [
+            ("create_app(name)", 4, "literals"),
+            ("create_app(", 4, "neither the name of an attribute nor a call"),
+            ("create_app().x", 4, "not a call"),
+            ("missing()", 4, "missing"),
+            ("create_app(nonsense=1)", 3, "nonsense"),
+            ("Holder()", 3, "cannot be called"),
+        ],
+    )
+    def test_others_are_refused(
+        self, run: Run, place: Path, call: str, code: int, said: str
+    ) -> None:
+        result = run(f"kinds:{call}", "--app-dir", str(place))
+        assert (result.returncode, said in result.stderr) == (code, True), result.stderr
+
+
+class TestModules:
+    @pytest.mark.parametrize(
+        ("source", "answer"),
+        [
+            ("from kinds import wsgi as app, asgi3 as application", "asgi3"),
+            ("from kinds import wsgi as app", "wsgi"),
+        ],
+    )
+    def test_alone_they_stand_for_application_then_app(
+        self, serve: Serve, place: Path, source: str, answer: str
+    ) -> None:
+        (place / "alone.py").write_text(source + "\n")
+        server = serve("alone", "--app-dir", str(place))
+        assert server.get("/").text == answer
+
+    def test_neither_is_an_error(self, run: Run, place: Path) -> None:
+        (place / "empty.py").write_text("")
+        result = run("empty", "--app-dir", str(place))
+        assert result.returncode == 4
+        assert 'neither "application" nor "app"' in result.stderr
+
+
+class TestFiles:
+    @pytest.mark.parametrize("suffix", ["", ":wsgi", ":Holder.nested"])
+    def test_a_path_stands_for_its_module(
+        self, serve: Serve, place: Path, suffix: str, tmp_path: Path
+    ) -> None:
+        server = serve(f"{place}/kinds.py{suffix}", "--app-dir", ".", cwd=tmp_path)
+        assert server.get("/").text == "wsgi"
+
+    def test_a_path_into_a_package(self, serve: Serve, place: Path) -> None:
+        package = place / "src" / "project" / "web"
+        package.mkdir(parents=True)
+        for folder in (package, package.parent):
+            (folder / "__init__.py").write_text("")
+        (package.parent / "names.py").write_text("NAME = 'from a package'\n")
+        (package / "main.py").write_text(
+            "from ..names import NAME\n\n\n"
+            "def app(environ, start_response):\n"
+            "    start_response('200 OK', [])\n"
+            "    return [f'{NAME} {__name__}'.encode()]\n"
+        )
+        server = serve("src/project/web/main.py", "--app-dir", ".", cwd=place)
+        assert server.get("/").text == "from a package project.web.main"
