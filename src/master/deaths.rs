@@ -274,9 +274,9 @@ impl State {
         if self.is_stopping() {
             return;
         }
-        if self.is_booting() {
+        if self.is_unproven() {
             self.boot_failed(now, cause);
-        } else if self.reload_generation() == Some(label.identity.generation) {
+        } else if self.is_on_trial(label.identity.generation) {
             self.reload_failed(now, cause);
         } else if let Some(slot) = self.slots.get_mut(&current_slot) {
             let reason = cause.message.lines().next().unwrap_or_default();
@@ -301,7 +301,7 @@ impl State {
         };
         let served = generation.server.served(now);
         match generation.standing {
-            _ if self.is_booting() => self.boot_failed(now, cause),
+            _ if self.is_unproven() => self.boot_failed(now, cause),
             Standing::Candidate => self.reload_failed(now, cause),
             Standing::Current => {
                 let retry_in = self.server_backoff.fail(now, served);
@@ -315,7 +315,7 @@ impl State {
         }
     }
 
-    fn boot_failed(&mut self, now: Moment, cause: Cause) {
+    pub(super) fn boot_failed(&mut self, now: Moment, cause: Cause) {
         let code = cause.code;
         self.notify(Notice::BootFailed { cause });
         self.begin_stop(now, Urgency::Quick, code);

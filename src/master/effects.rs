@@ -31,36 +31,54 @@ use super::event::{Action, Asked, Event, Policy};
 use super::exit::Exit;
 use super::link::Link;
 use super::notice::Notice;
+use super::pidfile::PidFile;
 use super::spawn::{Interpreter, WorkerHandle};
 use super::status::Condition;
+use super::terminal::Terminal;
+use super::upgrade::Invocation;
+use super::upgrade::exec::Companion;
+use super::upgrade::snapshot::FromCandidate;
 use super::{processors, stacks};
 use crate::control::document::Totals;
+use crate::control::socket::ControlSocket;
 use crate::python::Surroundings;
 
 /// The processes, sockets and files of the master.
 pub(super) struct Effects {
     source: Source,
     surroundings: Surroundings,
+    /// How this program was called.
+    pub(super) invocation: Invocation,
     directory: PathBuf,
-    events: UnboundedSender<Event>,
+    pub(super) events: UnboundedSender<Event>,
     /// What the master listens on.
-    listeners: Vec<Listener>,
-    generations: BTreeMap<u32, Resources>,
-    workers: HashMap<WorkerId, WorkerHandle>,
-    roster: Shared<Roster>,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) generations: BTreeMap<u32, Resources>,
+    pub(super) workers: HashMap<WorkerId, WorkerHandle>,
+    pub(super) roster: Shared<Roster>,
     out_of_memory: OomCounter,
     /// What workers have done that are gone.
-    dead: Totals,
+    pub(super) dead: Totals,
     condition: Condition,
     /// The settings that the master itself logs by.
     own: Arc<Settings>,
     /// Waits in the terminal until the server serves.
     launcher: Option<Launcher>,
+    /// Removed at the end.
+    pub(super) pidfile: Option<PidFile>,
+    /// The terminal of a master in the foreground.
+    pub(super) terminal: Option<Terminal>,
+    pub(super) role: Role,
+    /// Who takes the processes over when this one ends.
+    pub(super) heir: Option<i32>,
+    /// The candidate of an upgrade.
+    pub(super) companion: Option<Companion>,
 }
 
 /// What the boot has set up for the master.
 pub(super) struct Foundation {
     pub(super) surroundings: Surroundings,
+    pub(super) invocation: Invocation,
     /// Where relative paths start.
     pub(super) directory: PathBuf,
     pub(super) settings: Settings,
@@ -68,42 +86,77 @@ pub(super) struct Foundation {
     pub(super) listeners: Vec<Listener>,
     /// Waits in the terminal until the server serves.
     pub(super) launcher: Option<Launcher>,
+    pub(super) pidfile: Option<PidFile>,
+    pub(super) terminal: Option<Terminal>,
+}
+
+/// What this process is.
+pub(super) enum Role {
+    /// The master.
+    Master,
+    /// The candidate of an upgrade, with its line to the master.
+    Candidate(Link<FromCandidate>),
 }
 
 /// What a generation is made of.
-struct Resources {
-    settings: Arc<Settings>,
+pub(super) struct Resources {
+    pub(super) settings: Arc<Settings>,
     /// For its processes.
-    logs: Files,
-    interpreter: Interpreter,
+    pub(super) logs: Files,
+    pub(super) interpreter: Interpreter,
     /// Its listeners, if they are others than the master's.
-    change: Option<Change>,
-    server: Option<Link<ToForkServer>>,
+    pub(super) change: Option<Change>,
+    pub(super) server: Option<Link<ToForkServer>>,
     /// Where its fork server writes its stacks.
-    report: Option<Report>,
+    pub(super) report: Option<Report>,
+}
+
+impl Resources {
+    /// The same, for another generation without a process.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub(super) fn like(&self) -> std::io::Result<Self> {
+        Ok(Self {
+            settings: Arc::clone(&self.settings),
+            logs: self.logs.try_clone()?,
+            interpreter: self.interpreter.clone(),
+            change: None,
+            server: None,
+            report: None,
+        })
+    }
+
+    /// What of it decisions depend on.
+    pub(super) fn policy(&self) -> Policy {
+        Policy::new(&self.settings, &self.interpreter.python)
+    }
 }
 
 impl Effects {
-    /// Takes over what was set up at boot, for generation 1. Returns what decisions
-    /// about it depend on as well.
+    /// Takes over what was set up at boot, for the generation of this number. Returns
+    /// what decisions about it depend on as well.
     ///
     /// # Errors
     /// When there is no interpreter, or the shared memory cannot be made.
     pub(super) fn new(
         source: Source,
         foundation: Foundation,
+        number: u32,
         events: UnboundedSender<Event>,
     ) -> Result<(Self, Policy), MasterError> {
         let Foundation {
             surroundings,
+            invocation,
             directory,
             settings,
             logs,
             listeners,
             launcher,
+            pidfile,
+            terminal,
         } = foundation;
         let interpreter = interpreter(&settings, &surroundings)?;
-        let policy = Policy::new(&settings, &interpreter.python);
         let roster = Shared::create(c"rsgun-roster").map_err(MasterError::System)?;
         let settings = Arc::new(anchored(settings, &directory));
         let first = Resources {
@@ -114,13 +167,15 @@ impl Effects {
             server: None,
             report: None,
         };
+        let policy = first.policy();
         let effects = Self {
             source,
             surroundings,
+            invocation,
             directory,
             events,
             listeners,
-            generations: BTreeMap::from([(1, first)]),
+            generations: BTreeMap::from([(number, first)]),
             workers: HashMap::new(),
             roster,
             out_of_memory: OomCounter::of_process(),
@@ -128,6 +183,11 @@ impl Effects {
             condition: Condition::Sound,
             own: settings,
             launcher,
+            pidfile,
+            terminal,
+            role: Role::Master,
+            heir: None,
+            companion: None,
         };
         Ok((effects, policy))
     }
@@ -193,8 +253,12 @@ impl Effects {
                 self.show_title();
             }
             Action::Notify(notice) => self.tell(&notice),
-            // The loop looks for this one itself.
-            Action::Exit { .. } => {}
+            Action::EndCandidate => self.companion = None,
+            // The loop looks for these itself.
+            Action::StartCandidate { .. }
+            | Action::HandOver
+            | Action::Exec
+            | Action::Exit { .. } => {}
         }
         None
     }
@@ -241,6 +305,7 @@ impl Effects {
             ToForkServer::Configure {
                 generation,
                 settings,
+                heir: self.heir,
             },
             handed_over,
         );
@@ -288,31 +353,24 @@ impl Effects {
         let logs = Files::open(&settings, &self.directory)?;
         let manner = manner(&settings, self.own.umask);
         let change = listeners::prepare(&self.listeners, &settings.bind, manner)?;
-        let policy = Policy::new(&settings, &interpreter.python);
-        let settings = Arc::new(settings);
         let resources = Resources {
-            settings,
+            settings: Arc::new(settings),
             logs,
             interpreter,
             change: Some(change),
             server: None,
             report: None,
         };
+        let policy = resources.policy();
         self.generations.insert(generation, resources);
         Ok(policy)
     }
 
     fn start_fork_server(&mut self, generation: u32, like: Option<u32>) -> Result<i32, String> {
-        if let Some(like) = like.and_then(|like| self.generations.get(&like)) {
-            let logs = like.logs.try_clone().map_err(|error| error.to_string())?;
-            let resources = Resources {
-                settings: Arc::clone(&like.settings),
-                logs,
-                interpreter: like.interpreter.clone(),
-                change: None,
-                server: None,
-                report: None,
-            };
+        if let Some(like) = like.and_then(|like| self.generations.get_mut(&like)) {
+            let mut resources = like.like().map_err(|error| error.to_string())?;
+            // What an upgrade is to change is not in place before all its workers are.
+            resources.change = like.change.take();
             self.generations.insert(generation, resources);
         }
         let Some(resources) = self.generations.get_mut(&generation) else {
@@ -388,6 +446,27 @@ impl Effects {
         }
     }
 
+    /// Opens the control socket of the settings, after an upgrade.
+    pub(super) fn open_control_socket(&self) -> Option<ControlSocket> {
+        let path = self.own.control_socket.as_deref()?;
+        ControlSocket::open(&self.directory.join(path))
+            .inspect_err(|error| tracing::error!("{error}; there is none until the next start"))
+            .ok()
+    }
+
+    /// Has the pidfile where the settings want it, after an upgrade.
+    pub(super) fn keep_pidfile(&mut self, settings: &Settings) {
+        let wanted = settings.pid.as_ref().map(|path| self.directory.join(path));
+        let is_there = self.pidfile.as_ref().map(PidFile::path) == wanted.as_deref();
+        if is_there {
+            return;
+        }
+        match wanted.map(|path| PidFile::create(&path)).transpose() {
+            Ok(file) => self.pidfile = file,
+            Err(error) => tracing::error!("{error}; the one of before stays"),
+        }
+    }
+
     fn forget_generation(&mut self, generation: u32) {
         if let Some(change) = self
             .generations
@@ -410,6 +489,16 @@ impl Effects {
     }
 
     fn tell(&mut self, notice: &Notice) {
+        if let Role::Candidate(master) = &self.role {
+            match notice {
+                Notice::BootFailed { cause } => {
+                    master.send(FromCandidate::Failed(cause.clone()), Vec::new());
+                    return;
+                }
+                Notice::Stopping { .. } | Notice::Finished => return,
+                _ => {}
+            }
+        }
         let serving = notice
             .concerns()
             .and_then(|worker| self.serving(worker.identity.id));

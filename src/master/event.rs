@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use rsgun_core::config::{ReloadStrategy, Settings, Size};
 use rsgun_core::ipc::{FromForkServer, FromWorker, Identity, ToWorker, WorkerId};
 use rsgun_core::scoreboard::Phase;
+use serde::{Deserialize, Serialize};
 
 use super::exit::Exit;
 use super::moment::Moment;
@@ -18,9 +19,10 @@ use super::notice::Notice;
 use super::processors;
 use super::scale::Bounds;
 use super::status::Condition;
+use super::upgrade::UpgradeEvent;
 
 /// What an operator can ask for, by signal today.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// Load configuration and code anew (HUP).
     Reload,
@@ -123,6 +125,8 @@ pub(super) enum Event {
         /// What it wrote, if anything.
         stacks: Option<String>,
     },
+    /// Something about the upgrade.
+    Upgrade(UpgradeEvent),
     /// A deadline has passed; which one the state knows.
     Tick,
 }
@@ -291,6 +295,18 @@ pub(super) enum Action {
     },
     /// Show in the title of the master whether the server is degraded.
     ShowCondition(Condition),
+    /// Start the new program beside this one.
+    StartCandidate {
+        /// The worker with which it is to prove itself.
+        identity: Identity,
+    },
+    /// Close the channel of the candidate, upon which it ends, and drop what it has handed
+    /// over.
+    EndCandidate,
+    /// Hand everything over to the master, as its candidate, and end.
+    HandOver,
+    /// Run the new program in the place of this one.
+    Exec,
     /// Tell the operator.
     Notify(Notice),
     /// End the master.

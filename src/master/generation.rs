@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use rsgun_core::ipc::Failure;
+use serde::{Deserialize, Serialize};
 
 use super::event::Policy;
 use super::moment::Moment;
 use super::worker::{Ending, Inquiry, Stage};
 
 /// What a generation is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Standing {
     /// New workers come from it.
     Current,
@@ -103,7 +104,7 @@ impl ForkServer {
 }
 
 /// Why something did not start, and the exit code if this ends the first boot.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Cause {
     /// The thing, and what to do; possibly several lines.
     pub(super) message: String,

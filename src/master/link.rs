@@ -4,29 +4,55 @@
 //! A task owns the channel. What the peer's queue has no room for waits in the task
 //! until there is room, so nothing is lost and the loop is never held up. Dropping
 //! the [`Link`] closes the channel once everything is sent.
+//!
+//! Before the process runs another program, links are *paused*: nothing more is read,
+//! so that what comes in from then on waits in the channel for the successor, and what
+//! could not be sent is told, so that the successor sends it.
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rsgun_core::ipc::{Channel, ChannelError};
+use rsgun_core::ipc::{Channel, ChannelError, Message};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 
 use super::event::Event;
 
 /// A message on its way, with its descriptors.
 type Outgoing<Out> = (Out, Vec<OwnedFd>);
 
+/// What the task that owns the channel is told.
+#[derive(Debug)]
+enum Letter<Out> {
+    Message(Outgoing<Out>),
+    /// Read nothing more; the answer follows when that is so.
+    Pause(oneshot::Sender<()>),
+    /// Tell what a successor needs.
+    Report(oneshot::Sender<io::Result<Remains<Out>>>),
+    /// Read again.
+    Resume,
+}
+
+/// What a successor needs of a link that is paused.
+#[derive(Debug)]
+pub(super) struct Remains<Out> {
+    /// A copy of the channel.
+    pub(super) channel: OwnedFd,
+    /// What could not be sent yet, in order.
+    pub(super) unsent: Vec<Outgoing<Out>>,
+}
+
 /// The sending half; see the module.
 #[derive(Debug)]
 pub(super) struct Link<Out> {
-    outbox: UnboundedSender<Outgoing<Out>>,
+    outbox: UnboundedSender<Letter<Out>>,
 }
 
-impl<Out: Serialize + Send + Sync + 'static> Link<Out> {
+impl<Out: Serialize + Clone + Send + Sync + 'static> Link<Out> {
     /// Takes over a channel. Each message becomes an event by `on_message`; the end of
     /// the channel is `at_end`.
     ///
@@ -35,7 +61,7 @@ impl<Out: Serialize + Send + Sync + 'static> Link<Out> {
     pub(super) fn open<In>(
         channel: Channel<Out, In>,
         events: UnboundedSender<Event>,
-        on_message: impl Fn(In) -> Event + Send + 'static,
+        on_message: impl Fn(Message<In>) -> Event + Send + 'static,
         at_end: Event,
     ) -> io::Result<Self>
     where
@@ -52,10 +78,39 @@ impl<Out: Serialize + Send + Sync + 'static> Link<Out> {
         Ok(Self { outbox })
     }
 
+    /// One whose peer is gone.
+    pub(super) fn ended() -> Self {
+        let (outbox, _) = unbounded_channel();
+        Self { outbox }
+    }
+
     /// Sends a message; one to a peer that is gone is dropped.
     pub(super) fn send(&self, message: Out, fds: Vec<OwnedFd>) {
         // The task is only gone when the peer is, of which an event tells.
-        let _ = self.outbox.send((message, fds));
+        let _ = self.outbox.send(Letter::Message((message, fds)));
+    }
+
+    /// Stops reading. Returns when no event of this link will be queued any more.
+    pub(super) async fn pause(&self) {
+        let (answer, paused) = oneshot::channel();
+        let _ = self.outbox.send(Letter::Pause(answer));
+        // Without an answer the peer is gone, and its last event is in the queue.
+        let _ = paused.await;
+    }
+
+    /// What a successor needs of a link that is paused; `None` when the peer is gone.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub(super) async fn report(&self) -> io::Result<Option<Remains<Out>>> {
+        let (answer, told) = oneshot::channel();
+        let _ = self.outbox.send(Letter::Report(answer));
+        told.await.ok().transpose()
+    }
+
+    /// Reads again.
+    pub(super) fn resume(&self) {
+        let _ = self.outbox.send(Letter::Resume);
     }
 }
 
@@ -81,26 +136,27 @@ enum End {
 
 async fn carry<Out, In>(
     channel: AsyncFd<Channel<Out, In>>,
-    mut outgoing: UnboundedReceiver<Outgoing<Out>>,
+    mut outgoing: UnboundedReceiver<Letter<Out>>,
     events: &UnboundedSender<Event>,
-    on_message: impl Fn(In) -> Event,
+    on_message: impl Fn(Message<In>) -> Event,
 ) -> End
 where
-    Out: Serialize,
+    Out: Serialize + Clone,
     In: DeserializeOwned,
 {
     let mut waiting: VecDeque<Outgoing<Out>> = VecDeque::new();
     let mut open = true;
+    let mut reading = true;
     loop {
         if !open && waiting.is_empty() {
             return End::Master;
         }
         tokio::select! {
-            ready = channel.readable() => {
+            ready = channel.readable(), if reading => {
                 let Ok(mut ready) = ready else { return End::Peer };
                 match channel.get_ref().try_recv() {
                     Ok(Some(message)) => {
-                        let _ = events.send(on_message(message.body));
+                        let _ = events.send(on_message(message));
                     }
                     Err(ChannelError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                         ready.clear_ready();
@@ -111,12 +167,20 @@ where
                     Ok(None) | Err(ChannelError::Io(_)) => return End::Peer,
                 }
             }
-            message = outgoing.recv(), if open => match message {
-                Some(message) => {
+            letter = outgoing.recv(), if open => match letter {
+                Some(Letter::Message(message)) => {
                     waiting.push_back(message);
                     // Only a full queue is worth waiting for.
                     flush(channel.get_ref(), &mut waiting);
                 }
+                Some(Letter::Pause(answer)) => {
+                    reading = false;
+                    let _ = answer.send(());
+                }
+                Some(Letter::Report(answer)) => {
+                    let _ = answer.send(remains(channel.get_ref(), &waiting));
+                }
+                Some(Letter::Resume) => reading = true,
                 None => open = false,
             },
             ready = channel.writable(), if !waiting.is_empty() => {
@@ -127,6 +191,22 @@ where
             }
         }
     }
+}
+
+fn remains<Out: Clone>(
+    channel: &impl AsFd,
+    waiting: &VecDeque<Outgoing<Out>>,
+) -> io::Result<Remains<Out>> {
+    let copies =
+        |fds: &Vec<OwnedFd>| -> io::Result<Vec<_>> { fds.iter().map(OwnedFd::try_clone).collect() };
+    let unsent = waiting
+        .iter()
+        .map(|(message, fds)| Ok((message.clone(), copies(fds)?)))
+        .collect::<io::Result<Vec<_>>>()?;
+    Ok(Remains {
+        channel: channel.as_fd().try_clone_to_owned()?,
+        unsent,
+    })
 }
 
 /// Sends what can be sent; `false` when the peer's queue is full.
@@ -168,7 +248,10 @@ mod tests {
         let link = Link::open(
             Channel::<ToWorker, FromWorker>::new(left),
             events,
-            move |message| Event::Worker { id, message },
+            move |message| Event::Worker {
+                id,
+                message: message.body,
+            },
             Event::WorkerClosed { id },
         )
         .unwrap();
@@ -211,7 +294,10 @@ mod tests {
         let link = Link::open(
             Channel::<ToWorker, FromWorker>::new(left),
             events,
-            move |message| Event::Worker { id, message },
+            move |message| Event::Worker {
+                id,
+                message: message.body,
+            },
             Event::WorkerClosed { id },
         )
         .unwrap();

@@ -63,6 +63,7 @@ mod stop;
 mod stop_tests;
 mod supervision;
 mod terminal;
+mod upgrade;
 mod worker;
 
 use std::collections::VecDeque;
@@ -76,19 +77,24 @@ use rsgun_core::config::{ConfigError, Settings, Source};
 use rsgun_core::listeners::{self, Address, ListenError};
 use rsgun_core::log;
 use rsgun_core::log::output::{self, Files, LogFileError};
-use rsgun_core::sys::signals::{Arrived, SignalQueue};
+use rsgun_core::sys::signals::{Arrived, HeldBack, SignalQueue};
 use rsgun_core::sys::{process, title};
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel, unbounded_channel};
 
 use self::daemon::{Detached, Launcher};
 use self::effects::{Effects, Foundation, manner, own_title};
 pub use self::event::Command;
-use self::event::{Action, Event, Policy};
+use self::event::{Action, Event};
 use self::moment::Moment;
 use self::pidfile::PidFile;
 pub use self::pidfile::PidFileError;
 use self::state::State;
 use self::terminal::Terminal;
+use self::upgrade::record::StateRecord;
+pub use self::upgrade::{Invocation, Purpose};
+use self::upgrade::{Kind, UpgradeEvent};
 pub use crate::control::socket::ControlSocketError;
 use crate::control::socket::{ControlSocket, Question};
 use crate::python::{PythonError, Surroundings};
@@ -136,17 +142,25 @@ impl MasterError {
     }
 }
 
-/// Serves until the server is told to stop, or cannot start. Returns the exit code;
-/// the reason of one that is not zero has been logged.
+/// Does what this program was started for: serves until the server is told to stop, or
+/// cannot start. Returns the exit code; the reason of one that is not zero has been logged.
 ///
 /// # Errors
 /// [`MasterError`] before anything was started; it has not been logged.
-pub fn run(source: Source) -> Result<u8, MasterError> {
+pub fn run(source: Source, invocation: Invocation, purpose: Purpose) -> Result<u8, MasterError> {
+    match purpose.kind() {
+        Kind::Serve => boot(source, invocation),
+        Kind::Prove(channel) => upgrade::candidate::run(source, invocation, channel),
+        Kind::TakeOver(passage) => upgrade::successor::run(source, invocation, passage),
+    }
+}
+
+fn boot(source: Source, invocation: Invocation) -> Result<u8, MasterError> {
     let terminal = Terminal::of_process();
     let signals = SignalQueue::install(&signals::HANDLED).map_err(MasterError::System)?;
     let surroundings = Surroundings::of_process();
     let settings = source.resolve()?;
-    let directory = std::env::current_dir().map_err(MasterError::System)?;
+    let directory = invocation.directory().to_owned();
     let mut terminal = Some(terminal);
     let mut launcher = None;
     if settings.daemon {
@@ -158,12 +172,12 @@ pub fn run(source: Source) -> Result<u8, MasterError> {
     }
     // Before the first file is made.
     if let Some(mask) = settings.umask {
-        umask(Mode::from_bits_truncate(mask));
+        set_umask(mask);
     }
     let logs = start_logging(&settings, &directory, launcher.as_ref())?;
     title::set(&own_title(&settings));
     process::become_subreaper().map_err(MasterError::System)?;
-    let _pidfile = (settings.pid.as_deref())
+    let pidfile = (settings.pid.as_deref())
         .map(|path| PidFile::create(&directory.join(path)))
         .transpose()?;
     let control = (settings.control_socket.as_deref())
@@ -174,25 +188,56 @@ pub fn run(source: Source) -> Result<u8, MasterError> {
     let (sender, queue) = unbounded_channel();
     let foundation = Foundation {
         surroundings,
+        invocation,
         directory,
         settings,
         logs,
         listeners,
         launcher,
+        pidfile,
+        terminal,
     };
-    let (effects, policy) = Effects::new(source, foundation, sender)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let (effects, policy) = Effects::new(source, foundation, 1, sender)?;
+    let begun = State::boot(Moment::now(), policy);
+    run_loop(
+        &runtime()?,
+        signals,
+        control.as_ref(),
+        queue,
+        effects,
+        begun,
+    )
+}
+
+/// Runs the event loop to its end. Returns the exit code.
+fn run_loop(
+    runtime: &Runtime,
+    signals: SignalQueue,
+    control: Option<&ControlSocket>,
+    queue: UnboundedReceiver<Event>,
+    effects: Effects,
+    begun: (State, Vec<Action>),
+) -> Result<u8, MasterError> {
+    runtime
+        .block_on(async {
+            let questions = control.map(ControlSocket::listen).transpose()?;
+            let questions = questions.unwrap_or_else(nobody);
+            serve(signals, queue, questions, effects, begun).await
+        })
+        .map_err(MasterError::System)
+}
+
+/// The runtime of the one event loop.
+fn runtime() -> Result<Runtime, MasterError> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .build()
-        .map_err(MasterError::System)?;
-    runtime
-        .block_on(async {
-            let questions = control.as_ref().map(ControlSocket::listen).transpose()?;
-            let questions = questions.unwrap_or_else(nobody);
-            serve(signals, terminal, queue, questions, effects, policy).await
-        })
         .map_err(MasterError::System)
+}
+
+fn set_umask(mask: u32) {
+    umask(Mode::from_bits_truncate(mask));
 }
 
 /// Opens the log files and sets up logging. As long as the server does not serve, errors
@@ -232,22 +277,51 @@ fn nobody() -> Receiver<Question> {
     channel(1).1
 }
 
-/// The event loop.
+/// The event loop, which begins with a state and the first actions.
 async fn serve(
     signals: SignalQueue,
-    terminal: Option<Terminal>,
     mut queue: UnboundedReceiver<Event>,
     mut questions: Receiver<Question>,
     mut effects: Effects,
-    policy: Policy,
+    (mut state, actions): (State, Vec<Action>),
 ) -> io::Result<u8> {
     let signals = link::watch(signals)?;
-    let (mut state, actions) = State::boot(Moment::now(), policy);
     let mut known = VecDeque::new();
-    if let Some(code) = perform(&mut effects, actions, &mut known) {
-        return Ok(code);
-    }
+    let mut then = perform(&state, &mut effects, actions, &mut known);
+    // After an upgrade children may have ended meanwhile.
+    known.extend(effects.reap());
     loop {
+        match then {
+            Then::GoOn => {}
+            Then::Exit(code) => {
+                upgrade::candidate::last_words(&effects).await;
+                return Ok(code);
+            }
+            Then::HandOver | Then::Exec => {
+                effects.pause().await;
+                let held_back = HeldBack::start()?;
+                // All that was seen so far happens before.
+                while let Some(event) = at_hand(&signals, &mut queue, &effects, &mut known)? {
+                    let actions = state.step(Moment::now(), event);
+                    let next = perform(&state, &mut effects, actions, &mut known);
+                    if let Then::Exit(code) = next {
+                        return Ok(code);
+                    }
+                }
+                if let Then::HandOver = then {
+                    if let Some(code) = upgrade::candidate::hand_over(&state, &effects).await {
+                        return Ok(code);
+                    }
+                } else {
+                    let reason = effects.exec(&state).await;
+                    effects.resume();
+                    let event = UpgradeEvent::NotReplaced { reason };
+                    known.push_back(Event::Upgrade(event));
+                }
+                drop(held_back);
+                known.extend(effects.reap());
+            }
+        }
         if known.is_empty() {
             let deadline = state.next_deadline();
             let pause = deadline.map(|deadline| deadline.since(Moment::now()));
@@ -260,7 +334,7 @@ async fn serve(
                             known.extend(effects.reap());
                         }
                         Some(arrived) => {
-                            known.extend(command(arrived, terminal).map(Event::Command));
+                            known.extend(command(arrived, effects.terminal).map(Event::Command));
                         }
                     }
                 }
@@ -274,14 +348,35 @@ async fn serve(
                 }
             }
         }
+        then = Then::GoOn;
         while let Some(event) = known.pop_front() {
             tracing::trace!("event: {event:?}");
             let actions = state.step(Moment::now(), event);
-            if let Some(code) = perform(&mut effects, actions, &mut known) {
-                return Ok(code);
+            then = perform(&state, &mut effects, actions, &mut known);
+            if !matches!(then, Then::GoOn) {
+                break;
             }
         }
     }
+}
+
+/// The next event that is there without waiting; children are left for the program that
+/// comes next, or for later.
+fn at_hand(
+    signals: &AsyncFd<SignalQueue>,
+    queue: &mut UnboundedReceiver<Event>,
+    effects: &Effects,
+    known: &mut VecDeque<Event>,
+) -> io::Result<Option<Event>> {
+    if let Some(event) = known.pop_front().or_else(|| queue.try_recv().ok()) {
+        return Ok(Some(event));
+    }
+    while let Some(arrived) = signals.get_ref().next()? {
+        if let Some(command) = command(arrived, effects.terminal) {
+            return Ok(Some(Event::Command(command)));
+        }
+    }
+    Ok(None)
 }
 
 /// What a signal asks for, depending on the terminal of a master in the foreground.
@@ -294,18 +389,46 @@ fn command(arrived: Arrived, terminal: Option<Terminal>) -> Option<Command> {
     }
 }
 
+/// What follows when actions were carried out.
+#[derive(Debug, Clone, Copy)]
+enum Then {
+    GoOn,
+    /// End with this code.
+    Exit(u8),
+    /// Hand everything over to the master of this candidate.
+    HandOver,
+    /// Run another program in this process.
+    Exec,
+}
+
 /// Carries out actions; what is known at once about them is put in front of the other
-/// events. Returns the exit code when the master is to end.
-fn perform(effects: &mut Effects, actions: Vec<Action>, known: &mut VecDeque<Event>) -> Option<u8> {
+/// events.
+fn perform(
+    state: &State,
+    effects: &mut Effects,
+    actions: Vec<Action>,
+    known: &mut VecDeque<Event>,
+) -> Then {
     let mut at_once = VecDeque::new();
+    let mut then = Then::GoOn;
     for action in actions {
         tracing::trace!("action: {action:?}");
-        if let Action::Exit { code } = action {
-            return Some(code);
+        match action {
+            Action::Exit { code } => return Then::Exit(code),
+            Action::HandOver => then = Then::HandOver,
+            Action::Exec => then = Then::Exec,
+            Action::StartCandidate { identity } => {
+                let record = StateRecord::of(state);
+                let event = match effects.start_candidate(&record, identity) {
+                    Ok(pid) => UpgradeEvent::Started { pid },
+                    Err(reason) => UpgradeEvent::NotStarted { reason },
+                };
+                at_once.push_back(Event::Upgrade(event));
+            }
+            other => at_once.extend(effects.perform(other)),
         }
-        at_once.extend(effects.perform(action));
     }
     at_once.append(known);
     *known = at_once;
-    None
+    then
 }

@@ -8,9 +8,10 @@ use std::ops::Add;
 use std::time::Duration;
 
 use rsgun_core::scoreboard;
+use serde::{Deserialize, Serialize};
 
 /// A point in time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Moment(u64);
 
 impl Moment {

@@ -184,8 +184,32 @@ pub(super) enum Notice {
         /// How many there are to be.
         workers: u32,
     },
-    /// USR2.
-    UpgradeUnsupported,
+    /// USR2: the new program is started beside this one.
+    UpgradeStarted {
+        /// The generation that it will bring.
+        generation: u32,
+    },
+    /// An upgrade was asked for while one is in progress.
+    UpgradeRefused,
+    /// An upgrade was asked for during a start or reload.
+    UpgradeWaits,
+    /// The new program understands what it was given.
+    CandidateBoots {
+        /// What it calls itself.
+        version: String,
+        /// Its process id.
+        pid: i32,
+    },
+    /// An upgrade is over, nothing has changed.
+    UpgradeFailed {
+        /// Why.
+        cause: Cause,
+    },
+    /// An upgrade is over, all workers are new.
+    Upgraded {
+        /// The generation that it has brought.
+        generation: u32,
+    },
     /// The server ends after a delay, in which it goes on serving.
     StopsSoon {
         /// The delay.
@@ -382,7 +406,7 @@ impl Notice {
             ),
             Self::ReloadWaits => (
                 Level::INFO,
-                "Reload asked for; it follows the start or reload in progress".to_owned(),
+                "Reload asked for; it follows the start, reload or upgrade in progress".to_owned(),
             ),
             Self::ReloadFailed {
                 generation,
@@ -443,9 +467,33 @@ impl Notice {
             Self::Recalled { workers } => {
                 (Level::INFO, format!("Workers are wanted again: {workers}"))
             }
-            Self::UpgradeUnsupported => (
+            Self::UpgradeStarted { generation } => (
+                Level::INFO,
+                format!("Upgrading: the new program starts, with generation {generation}"),
+            ),
+            Self::UpgradeRefused => (
                 Level::WARN,
-                "SIGUSR2 (upgrade of the binary) is not supported; the server goes on".to_owned(),
+                "Upgrade refused: one is in progress; send USR2 again when it is over".to_owned(),
+            ),
+            Self::UpgradeWaits => (
+                Level::INFO,
+                "Upgrade asked for; it follows the start or reload in progress".to_owned(),
+            ),
+            Self::CandidateBoots { version, pid } => (
+                Level::INFO,
+                format!("Upgrading: rsgun {version} boots [pid {pid}]"),
+            ),
+            Self::UpgradeFailed { cause } => (
+                Level::ERROR,
+                format!("Upgrade failed, this program goes on: {}", told(cause)),
+            ),
+            Self::Upgraded { generation } => (
+                Level::INFO,
+                format!(
+                    "Upgrade complete: this is rsgun {}, all workers are of generation \
+                     {generation}",
+                    rsgun_core::VERSION
+                ),
             ),
             Self::StopsSoon { delay } => (
                 Level::INFO,

@@ -84,6 +84,19 @@ impl PidFile {
     }
 }
 
+impl PidFile {
+    /// The file that the program before has written, in this very process.
+    pub(super) fn taken_over(path: PathBuf) -> Self {
+        let pid = Pid::this().as_raw();
+        Self { path, pid }
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 impl Drop for PidFile {
     fn drop(&mut self) {
         // Another server may have found it stale and replaced it; a fork of this

@@ -35,6 +35,30 @@ use super::worker::Label;
 pub(super) struct Reload {
     generation: u32,
     stage: ReloadStage,
+    /// There is no way back: the workers are exchanged after an upgrade.
+    committed: bool,
+}
+
+impl Reload {
+    /// The exchange of the workers after an upgrade, whose first one serves.
+    pub(super) fn committed(generation: u32) -> Self {
+        Self {
+            generation,
+            stage: ReloadStage::Proven,
+            committed: true,
+        }
+    }
+
+    pub(super) fn is_committed(&self) -> bool {
+        self.committed
+    }
+
+    /// The fork server has died: its successor goes on.
+    pub(super) fn go_on_with(&mut self, generation: u32) {
+        if self.committed {
+            self.generation = generation;
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +86,7 @@ pub(super) struct Outcome {
 
 impl State {
     pub(super) fn reload_ordered(&mut self, now: Moment) {
-        if self.is_booting() || self.reload.is_some() {
+        if self.is_booting() || self.reload.is_some() || self.upgrade.is_some() {
             self.reload_waits = true;
             self.notify(Notice::ReloadWaits);
         } else {
@@ -76,6 +100,7 @@ impl State {
         self.reload = Some(Reload {
             generation,
             stage: ReloadStage::Resolving,
+            committed: false,
         });
         self.notify(Notice::ReloadStarted { generation });
         self.act(Action::Resolve { generation });
@@ -98,9 +123,16 @@ impl State {
         }
     }
 
-    /// The generation that a reload is about to bring.
+    /// The generation that a reload, or an upgrade, is about to bring.
     pub(super) fn reload_generation(&self) -> Option<u32> {
         self.reload.as_ref().map(|reload| reload.generation)
+    }
+
+    /// Whether a failure of this generation ends the reload.
+    pub(super) fn is_on_trial(&self, generation: u32) -> bool {
+        self.reload
+            .as_ref()
+            .is_some_and(|reload| reload.generation == generation && !reload.committed)
     }
 
     /// The same, once a worker of it has been ready.
@@ -156,7 +188,8 @@ impl State {
         traceback: Option<String>,
     ) {
         let generation = worker.identity.generation;
-        if !self.is_on_probation(generation) {
+        let proves = self.candidate.is_some() && !self.is_stopping();
+        if !self.is_on_probation(generation) && !proves {
             return;
         }
         let slot = worker.identity.slot;
@@ -167,7 +200,11 @@ impl State {
                  probation time (--reload-probation)"
             ))
         };
-        self.reload_failed(now, cause);
+        if proves {
+            self.boot_failed(now, cause);
+        } else {
+            self.reload_failed(now, cause);
+        }
     }
 
     pub(super) fn reload_failed(&mut self, now: Moment, cause: Cause) {
@@ -215,7 +252,11 @@ impl State {
 
     /// Takes the next step of a reload, or of the way back from one.
     pub(super) fn settle_reload(&mut self, now: Moment) {
-        if self.reload.is_none() && self.reload_waits && !self.is_booting() {
+        if self.reload.is_none()
+            && self.upgrade.is_none()
+            && self.reload_waits
+            && !self.is_booting()
+        {
             self.reload_waits = false;
             self.start_reload(now);
         }
@@ -237,7 +278,7 @@ impl State {
     }
 
     pub(super) fn reload_done(&mut self, now: Moment, candidate: u32) {
-        self.reload = None;
+        let was_upgrade = self.reload.take().is_some_and(|reload| reload.committed);
         let former: Vec<u32> = self
             .generations
             .keys()
@@ -263,8 +304,14 @@ impl State {
         self.act(Action::Adopt {
             generation: candidate,
         });
-        self.notify(Notice::Reloaded {
-            generation: candidate,
+        self.notify(if was_upgrade {
+            Notice::Upgraded {
+                generation: candidate,
+            }
+        } else {
+            Notice::Reloaded {
+                generation: candidate,
+            }
         });
         // The new configuration may want another number of workers.
         self.settle_slots(now);

@@ -80,8 +80,8 @@ impl State {
 
     /// Takes the next steps of a reload whose canary has proven itself.
     pub(super) fn roll(&mut self, now: Moment, candidate: u32) {
-        // Without slots there is nothing to take over.
-        if self.target() == 0 || !self.can_fork(candidate) {
+        // Without slots there is nothing to take over; after an upgrade that is the end.
+        if (self.target() == 0 && !self.is_exchanging()) || !self.can_fork(candidate) {
             return;
         }
         let Some(policy) = self.generations.get(&candidate).map(|new| &new.policy) else {
@@ -136,9 +136,11 @@ impl State {
     /// The slots that a worker of another generation has, and no replacement yet. An
     /// empty slot is filled from the new generation anyway, with back-off.
     fn slots_of_others(&self, candidate: u32) -> Vec<u32> {
+        let committed = self.is_exchanging();
         self.slots
             .iter()
             .filter(|(_, slot)| slot.replacement.is_none())
+            .filter(|(_, slot)| !committed || slot.backoff.may_try())
             .filter(|(_, slot)| {
                 slot.current
                     .and_then(|id| self.workers.get(&id))

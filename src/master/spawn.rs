@@ -8,6 +8,7 @@ use std::process::Command;
 use rsgun_core::bootstrap;
 use rsgun_core::ipc::{
     Channel, Extension, FromForkServer, FromWorker, Identity, Role, ToForkServer, ToWorker,
+    WorkerId,
 };
 use rsgun_core::listeners::{Listener, Origin};
 use rsgun_core::roster::Roster;
@@ -59,19 +60,33 @@ impl Interpreter {
             )
         };
         let (ours, theirs) = channel::pair().map_err(failed)?;
+        let link = self
+            .link(generation, Channel::new(ours), events)
+            .map_err(failed)?;
+        let pid = self.exec(theirs).map_err(failed)?;
+        Ok((pid, link))
+    }
+
+    /// The master's end of the channel to a fork server that runs.
+    ///
+    /// # Errors
+    /// What the registration with the loop returns.
+    pub(super) fn link(
+        &self,
+        generation: u32,
+        channel: Channel<ToForkServer, FromForkServer>,
+        events: UnboundedSender<Event>,
+    ) -> io::Result<Link<ToForkServer>> {
         let version_of = self.clone();
-        let link = Link::open(
-            Channel::<ToForkServer, FromForkServer>::new(ours),
+        Link::open(
+            channel,
             events,
             move |message| Event::ForkServer {
                 generation,
-                message: version_of.check(message),
+                message: version_of.check(message.body),
             },
             Event::ForkServerClosed { generation },
         )
-        .map_err(failed)?;
-        let pid = self.exec(theirs).map_err(failed)?;
-        Ok((pid, link))
     }
 
     fn exec(&self, channel: OwnedFd) -> io::Result<i32> {
@@ -171,12 +186,7 @@ impl WorkerHandle {
         for listener in listeners {
             fds.push(copy(listener.as_fd())?);
         }
-        let link = Link::open(
-            Channel::<ToWorker, FromWorker>::new(ours),
-            events,
-            move |message| Event::Worker { id, message },
-            Event::WorkerClosed { id },
-        )?;
+        let link = Self::link(id, Channel::new(ours), events)?;
         let listeners = roles(listeners, identity.slot);
         server.send(
             ToForkServer::Spawn {
@@ -191,6 +201,26 @@ impl WorkerHandle {
             scoreboard,
             report,
         })
+    }
+
+    /// The master's end of the channel to a worker.
+    ///
+    /// # Errors
+    /// What the registration with the loop returns.
+    pub(super) fn link(
+        id: WorkerId,
+        channel: Channel<ToWorker, FromWorker>,
+        events: UnboundedSender<Event>,
+    ) -> io::Result<Link<ToWorker>> {
+        Link::open(
+            channel,
+            events,
+            move |message| Event::Worker {
+                id,
+                message: message.body,
+            },
+            Event::WorkerClosed { id },
+        )
     }
 }
 

@@ -50,6 +50,7 @@ use super::scale::Scale;
 use super::slot::{Backoff, Slot};
 use super::status::Condition;
 use super::stop::Stop;
+use super::upgrade::Upgrade;
 use super::worker::{Inquiry, Reason, Stage, Worker, earliest};
 
 /// The most slots: during a replacement each may need two seats.
@@ -74,6 +75,10 @@ pub(super) enum Lifecycle {
 
 /// Everything that decisions depend on.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "wishes and announcements, any of which may be outstanding"
+)]
 pub(super) struct State {
     pub(super) lifecycle: Lifecycle,
     pub(super) started_at: Moment,
@@ -107,6 +112,15 @@ pub(super) struct State {
     pub(super) reload: Option<Reload>,
     pub(super) reload_waits: bool,
     pub(super) last_reload: Option<Outcome>,
+    /// The binary is being exchanged.
+    pub(super) upgrade: Option<Upgrade>,
+    pub(super) upgrade_waits: bool,
+    /// What was wanted since the next program owns everything.
+    pub(super) kept: Vec<Command>,
+    /// This is the candidate of an upgrade, with this worker and no other.
+    pub(super) candidate: Option<Identity>,
+    /// Its probation ends.
+    pub(super) proved_at: Option<Moment>,
     /// When the workers are looked at next; `None`: there is nothing to look for.
     pub(super) inspect_at: Option<Moment>,
     /// The master has run without a gap since.
@@ -122,7 +136,18 @@ impl State {
     /// and the actions that begin the boot.
     #[must_use]
     pub(super) fn boot(now: Moment, policy: Policy) -> (Self, Vec<Action>) {
-        let mut state = Self {
+        Self::begin(now, policy, None)
+    }
+
+    /// The state of the candidate of an upgrade, which boots this one worker, and the
+    /// actions that begin that.
+    pub(super) fn prove(now: Moment, policy: Policy, given: Identity) -> (Self, Vec<Action>) {
+        Self::begin(now, policy, Some(given))
+    }
+
+    /// A state without any process.
+    pub(super) fn empty(now: Moment) -> Self {
+        Self {
             lifecycle: Lifecycle::Booting,
             started_at: now,
             condition: Condition::Sound,
@@ -144,17 +169,35 @@ impl State {
             reload: None,
             reload_waits: false,
             last_reload: None,
+            upgrade: None,
+            upgrade_waits: false,
+            kept: Vec::new(),
+            candidate: None,
+            proved_at: None,
             inspect_at: None,
             resumed_at: now,
             seed: now.as_ms() << 20,
             unmatched: VecDeque::new(),
             actions: Vec::new(),
+        }
+    }
+
+    fn begin(now: Moment, policy: Policy, candidate: Option<Identity>) -> (Self, Vec<Action>) {
+        let generation = candidate.map_or(1, |given| given.generation);
+        let mut state = Self {
+            current: generation,
+            last_generation: generation,
+            last_worker: candidate.map_or(0, |given| given.id.0 - 1),
+            candidate,
+            // Only the master announces anything.
+            announced: candidate.is_some(),
+            ..Self::empty(now)
         };
         state
             .generations
-            .insert(1, Generation::new(Standing::Current, policy, now));
+            .insert(generation, Generation::new(Standing::Current, policy, now));
         state.act(Action::StartForkServer {
-            generation: 1,
+            generation,
             like: None,
         });
         let actions = state.settle(now);
@@ -211,6 +254,7 @@ impl State {
             }
             Event::Inspected { readings } => self.on_inspected(now, &readings),
             Event::Stacks { of, stacks } => self.on_stacks(of, stacks),
+            Event::Upgrade(event) => self.on_upgrade(now, event),
             Event::Tick => {}
         }
         self.settle(now)
@@ -228,10 +272,16 @@ impl State {
             [stop, self.inspect_at]
                 .into_iter()
                 .chain(
-                    [self.announce_by, self.departs_at, self.probation_end()]
-                        .into_iter()
-                        .filter(|_| running),
+                    [
+                        self.announce_by,
+                        self.departs_at,
+                        self.probation_end(),
+                        self.proved_at,
+                    ]
+                    .into_iter()
+                    .filter(|_| running),
                 )
+                .chain([self.upgrade_deadline()])
                 .chain(self.workers.values().map(Worker::deadline))
                 .chain(
                     self.generations
@@ -283,6 +333,9 @@ impl State {
         if self.dismissed && !self.is_booting() {
             return 0;
         }
+        if self.candidate.is_some() {
+            return 1;
+        }
         if let Some(bounds) = self.bounds() {
             return self.scaled(bounds);
         }
@@ -291,7 +344,10 @@ impl State {
         u32::try_from(wanted).unwrap_or(1)
     }
 
-    fn on_command(&mut self, now: Moment, command: Command) {
+    pub(super) fn on_command(&mut self, now: Moment, command: Command) {
+        if self.keep(command) {
+            return;
+        }
         match command {
             Command::Stop | Command::StopQuickly => self.stop_ordered(now, command),
             Command::ReopenLogs => {
@@ -312,7 +368,7 @@ impl State {
                     self.notify(Notice::Dismissed);
                 }
             }
-            Command::Upgrade => self.notify(Notice::UpgradeUnsupported),
+            Command::Upgrade => self.upgrade_ordered(),
         }
     }
 
@@ -339,6 +395,9 @@ impl State {
     }
 
     fn on_exit(&mut self, now: Moment, pid: i32, exit: Exit) {
+        if self.candidate_exited(now, pid, exit) {
+            return;
+        }
         if let Some(worker) = self
             .workers
             .values_mut()
@@ -372,7 +431,7 @@ impl State {
         match message {
             FromForkServer::Hello { python, .. } if is_starting => {
                 server.greeted = true;
-                if booting {
+                if booting && self.candidate.is_none() {
                     self.notify(Notice::Starting { workers, python });
                 }
                 self.act(Action::Configure { generation: number });
@@ -472,7 +531,7 @@ impl State {
     }
 
     /// Lets what is overdue happen, then asks for whatever is missing.
-    fn settle(&mut self, now: Moment) -> Vec<Action> {
+    pub(super) fn settle(&mut self, now: Moment) -> Vec<Action> {
         self.expire(now);
         self.bury(now);
         if self.departs_at.is_some_and(|at| at <= now) {
@@ -489,6 +548,8 @@ impl State {
             self.settle_recycling(now);
             self.announce(now);
         }
+        self.settle_upgrade(now);
+        self.settle_candidate(now);
         self.settle_inspection(now);
         self.settle_condition();
         self.forget_generations();
@@ -515,10 +576,14 @@ impl State {
 
     /// The lowest seat that no living worker has; `None` when all are taken.
     pub(super) fn free_seat(&self) -> Option<u32> {
+        if let Some(given) = self.candidate {
+            return Some(given.seat).filter(|_| self.workers.is_empty());
+        }
         let taken: BTreeSet<u32> = self
             .workers
             .values()
             .map(|worker| worker.identity.seat)
+            .chain(self.reserved_seat())
             .collect();
         (0..u32::try_from(SEATS).unwrap_or(0)).find(|seat| !taken.contains(seat))
     }

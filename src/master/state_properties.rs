@@ -44,6 +44,14 @@ enum Incident {
     WorkerLarge(usize, u64),
     /// All workers are so busy from now on.
     Load(u64),
+    /// USR2.
+    Upgrade,
+    /// The candidate does what it should, fails, or dies.
+    CandidateReacts,
+    CandidateFails,
+    CandidateDies,
+    /// The next exec fails.
+    ExecFails,
     /// Whoever was asked for stacks answers.
     Stacks,
     Time(u64),
@@ -72,6 +80,11 @@ fn incident() -> impl Strategy<Value = Incident> {
         1 => (0_usize..32).prop_map(Incident::WorkerAwake),
         1 => ((0_usize..32), (1_u64..3000)).prop_map(|(who, size)| Incident::WorkerLarge(who, size)),
         2 => (0_u64..=1000).prop_map(Incident::Load),
+        2 => Just(Incident::Upgrade),
+        6 => Just(Incident::CandidateReacts),
+        1 => Just(Incident::CandidateFails),
+        1 => Just(Incident::CandidateDies),
+        1 => Just(Incident::ExecFails),
         3 => Just(Incident::Stacks),
         3 => (1_u64..40_000).prop_map(Incident::Time),
         3 => (1_u64..15).prop_map(Incident::Seconds),
@@ -112,6 +125,7 @@ fn pick<T: Copy>(list: &[T], number: usize) -> Option<T> {
     list.get(number % list.len().max(1)).copied()
 }
 
+#[expect(clippy::too_many_lines, reason = "one arm for each incident")]
 fn apply(world: &mut World, incident: &Incident) {
     if world.exit.is_some() {
         return;
@@ -204,6 +218,13 @@ fn apply(world: &mut World, incident: &Incident) {
             }
         }
         Incident::Load(load) => world.load = load,
+        Incident::Upgrade => world.command(Command::Upgrade),
+        Incident::CandidateReacts => {
+            world.candidate_reacts();
+        }
+        Incident::CandidateFails => world.candidate_fails(),
+        Incident::CandidateDies => world.candidate_dies(KILLED),
+        Incident::ExecFails => world.exec_fails = true,
         Incident::Stacks => world.answer_stacks(Some("Thread 1")),
         Incident::Seconds(count) => world.seconds(count),
         Incident::Time(milliseconds) => world.pass(Duration::from_millis(milliseconds)),
@@ -242,14 +263,17 @@ proptest! {
             apply(&mut world, incident);
         }
         prop_assert_eq!(world.exit, None);
+        calm_down(&mut world);
+        // Also by a wish that an upgrade has kept.
         if world.state.dismissed {
             world.command(Command::More);
+            calm_down(&mut world);
         }
-        calm_down(&mut world);
         prop_assert_eq!(world.exit, None);
         prop_assert_eq!(world.serving().len(), world.state.target() as usize);
         prop_assert!(world.state.reload.is_none());
         prop_assert_eq!(world.shown, Condition::Sound);
+        prop_assert!(world.state.upgrade.is_none() && world.candidate.is_none());
         prop_assert_eq!(world.servers.len(), 1);
         prop_assert_eq!(world.workers.len(), world.serving().len());
     }
@@ -260,6 +284,11 @@ proptest! {
         incidents in prop::collection::vec(
             prop_oneof![
                 2 => Just(Incident::Reload),
+                2 => Just(Incident::Upgrade),
+                8 => Just(Incident::CandidateReacts),
+                1 => Just(Incident::CandidateFails),
+                1 => Just(Incident::CandidateDies),
+                1 => Just(Incident::ExecFails),
                 6 => (0_usize..8).prop_map(Incident::ServerReacts),
                 12 => (0_usize..32).prop_map(Incident::WorkerReacts),
                 3 => (0_usize..32).prop_map(Incident::WorkerSpent),

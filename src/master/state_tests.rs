@@ -415,13 +415,9 @@ fn winch_during_the_boot_waits_for_its_end() {
 }
 
 #[test]
-fn usr1_usr2_change_nothing() {
+fn usr1_changes_nothing_but_the_logs() {
     let mut world = World::booted(1, false);
     world.command(Command::ReopenLogs);
-    world.command(Command::Upgrade);
     assert_eq!(world.serving().len(), 1);
-    assert_eq!(
-        world.notices,
-        [Notice::LogsReopened, Notice::UpgradeUnsupported]
-    );
+    assert_eq!(world.notices, [Notice::LogsReopened]);
 }

@@ -17,6 +17,7 @@ use super::moment::Moment;
 use super::notice::Notice;
 use super::state::State;
 use super::status::Condition;
+use super::upgrade::world::Candidate;
 
 pub(super) const KILLED: Exit = Exit::Signal {
     signal: Signal::SIGKILL,
@@ -81,6 +82,34 @@ pub(super) fn policy(workers: u32, preload: bool) -> Policy {
     }
 }
 
+impl Process {
+    fn asked_for(identity: Identity, pid: i32) -> Self {
+        Self {
+            identity,
+            pid,
+            greeted: false,
+            acknowledged: false,
+            ready: false,
+            order: None,
+            draining: false,
+            stops_soon: false,
+            silent_since: None,
+            resident: Size::from_bytes(100),
+            busy_ms: 0,
+        }
+    }
+
+    /// One that serves already.
+    pub(super) fn ready(identity: Identity, pid: i32) -> Self {
+        Self {
+            greeted: true,
+            acknowledged: true,
+            ready: true,
+            ..Self::asked_for(identity, pid)
+        }
+    }
+}
+
 /// The state machine and everything around it.
 pub(super) struct World {
     pub(super) state: State,
@@ -98,11 +127,17 @@ pub(super) struct World {
     pub(super) load: u64,
     /// The second sign of a death comes only as a further reaction.
     pub(super) signs_come_late: bool,
+    /// The candidate of an upgrade.
+    pub(super) candidate: Option<Candidate>,
+    /// The worker of a candidate that has handed over.
+    pub(super) proved: Option<Identity>,
+    /// The next exec does not succeed.
+    pub(super) exec_fails: bool,
     /// Who was asked for stacks; the answer comes when a test lets it.
     pub(super) asked: Vec<Asked>,
     late: VecDeque<Event>,
     /// Children that were not reaped.
-    living: BTreeSet<i32>,
+    pub(super) living: BTreeSet<i32>,
     last_pid: i32,
 }
 
@@ -128,6 +163,9 @@ impl World {
             policy,
             load: 0,
             signs_come_late: false,
+            candidate: None,
+            proved: None,
+            exec_fails: false,
             asked: Vec::new(),
             late: VecDeque::new(),
             living: BTreeSet::new(),
@@ -175,7 +213,7 @@ impl World {
         self.happen(Event::Tick);
     }
 
-    fn carry_out(&mut self, actions: Vec<Action>) {
+    pub(super) fn carry_out(&mut self, actions: Vec<Action>) {
         let mut at_once = Vec::new();
         for action in actions {
             match action {
@@ -206,19 +244,7 @@ impl World {
                     let server = &self.servers[&identity.generation];
                     assert!(server.loaded && !server.closed_by_master);
                     let pid = self.new_pid();
-                    let process = Process {
-                        identity,
-                        pid,
-                        greeted: false,
-                        acknowledged: false,
-                        ready: false,
-                        order: None,
-                        draining: false,
-                        stops_soon: false,
-                        silent_since: None,
-                        resident: Size::from_bytes(100),
-                        busy_ms: 0,
-                    };
+                    let process = Process::asked_for(identity, pid);
                     self.check_recycling(&process);
                     assert!(self.workers.insert(identity.id, process).is_none());
                 }
@@ -265,6 +291,12 @@ impl World {
                     self.shown = condition;
                 }
                 Action::Adopt { .. } | Action::ReopenLogs { .. } => {}
+                Action::StartCandidate { identity } => {
+                    at_once.push(self.candidate_starts(identity));
+                }
+                Action::EndCandidate => self.end_candidate(),
+                Action::HandOver => panic!("the master is no candidate"),
+                Action::Exec => at_once.extend(self.exec()),
                 Action::Notify(notice) => self.notices.push(notice),
                 Action::Exit { code } => self.exit = Some(code),
             }
@@ -301,7 +333,7 @@ impl World {
         let is_current = new.identity.generation == self.state.current;
         let slot = self.state.slots.get(&new.identity.slot);
         let is_second = slot.is_some_and(|slot| slot.replacement == Some(new.identity.id));
-        if is_current && is_second {
+        if is_current && is_second && !self.state.is_exchanging() {
             assert!(self.state.reload.is_none(), "recycling during a reload");
             let replacements = self
                 .state
@@ -358,7 +390,7 @@ impl World {
             .map_or(0, |new| new.policy.reload_max_unavailable)
     }
 
-    fn check(&self) {
+    pub(super) fn check(&self) {
         if self.exit.is_some() {
             return;
         }
@@ -413,7 +445,7 @@ impl World {
         }
     }
 
-    fn new_pid(&mut self) -> i32 {
+    pub(super) fn new_pid(&mut self) -> i32 {
         self.last_pid += 1;
         self.living.insert(self.last_pid);
         self.last_pid
@@ -546,7 +578,7 @@ impl World {
         }
     }
 
-    fn both(&mut self, first: Event, second: Event) {
+    pub(super) fn both(&mut self, first: Event, second: Event) {
         self.ends(first);
         if self.signs_come_late {
             self.late.push_back(second);
@@ -556,7 +588,7 @@ impl World {
     }
 
     /// An event that may come after the master has ended.
-    fn ends(&mut self, event: Event) {
+    pub(super) fn ends(&mut self, event: Event) {
         if let Event::Exited { pid, .. } = event {
             self.living.remove(&pid);
         }
@@ -592,6 +624,9 @@ impl World {
         }
         if !self.asked.is_empty() {
             self.answer_stacks(Some("Thread 1"));
+            return true;
+        }
+        if self.candidate_reacts() {
             return true;
         }
         if let Some(generation) = self.resolving.take() {

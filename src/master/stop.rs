@@ -89,6 +89,8 @@ impl State {
     fn stop_later(&mut self, now: Moment, delay: Duration) {
         self.departs_at = Some(now + delay);
         self.reload_waits = false;
+        self.upgrade_waits = false;
+        self.end_candidate(now);
         self.notify(Notice::StopsSoon { delay });
         let serving: Vec<WorkerId> = self
             .workers
@@ -125,11 +127,16 @@ impl State {
         self.departs_at = None;
         self.reload = None;
         self.reload_waits = false;
+        self.upgrade_waits = false;
+        self.end_candidate(now);
         self.hasten(now, urgency);
     }
 
     /// Gives every process the order that suits the urgency.
     fn hasten(&mut self, now: Moment, urgency: Urgency) {
+        if urgency == Urgency::Now {
+            self.kill_candidate();
+        }
         let workers: Vec<WorkerId> = self.workers.keys().copied().collect();
         for id in workers {
             self.hasten_worker(now, id, urgency);
@@ -212,6 +219,7 @@ impl State {
                     .map(|worker| (worker.pid, worker.stage)),
             )
             .filter_map(|(pid, _)| pid)
+            .chain(self.candidate_pid())
             .collect();
         let all_killed = self
             .generations
@@ -219,8 +227,10 @@ impl State {
             .filter(|generation| !generation.server.gone)
             .map(|generation| generation.server.stage)
             .chain(self.workers.values().map(|worker| worker.stage))
-            .all(|stage| stage == Stage::Killed);
+            .all(|stage| stage == Stage::Killed)
+            && self.candidate_is_doomed();
         let nobody_left = self.workers.is_empty()
+            && self.upgrade.is_none()
             && self
                 .generations
                 .values()

@@ -31,6 +31,7 @@ impl State {
             return;
         };
         if self.is_booting() {
+            self.candidate_ready(now);
             self.lifecycle = Lifecycle::Running;
             self.announce_by = Some(now + ANNOUNCE_LIMIT);
         }
@@ -193,6 +194,9 @@ impl State {
         self.current = self.last_generation;
         let successor = Generation::new(Standing::Current, policy, now);
         self.generations.insert(self.current, successor);
+        if let Some(reload) = &mut self.reload {
+            reload.go_on_with(self.current);
+        }
         self.act(Action::StartForkServer {
             generation: self.current,
             like: Some(former),

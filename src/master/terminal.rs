@@ -17,11 +17,12 @@ use std::fs::File;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getsid};
 use rsgun_core::sys::signals::{Sender, is_ignored};
+use serde::{Deserialize, Serialize};
 
 use super::event::Command;
 
 /// The terminal that this process was started in.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Terminal {
     was_there: bool,
     nohup: bool,

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use rsgun_core::config::Size;
 use rsgun_core::ipc::{Failure, Identity};
+use serde::{Deserialize, Serialize};
 
 use super::exit::Exit;
 use super::moment::Moment;
@@ -33,7 +34,7 @@ const EXIT_AFTER_CHANNEL: Duration = Duration::from_secs(2);
 const UNKNOWN_AFTER_CHANNEL: Duration = Duration::from_millis(250);
 
 /// What a process is known to be in the middle of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Stage {
     /// Asked for; not ready before `by` is too late.
     Starting { by: Option<Moment> },

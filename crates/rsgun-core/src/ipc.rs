@@ -56,7 +56,7 @@ pub struct Role {
 }
 
 /// Master to fork server.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum ToForkServer {
     /// The first message: what to load, and how. Carries the log files
     /// ([`crate::log::output::Files`]), then the fork server's
@@ -66,6 +66,9 @@ pub enum ToForkServer {
         generation: u32,
         /// All settings.
         settings: Box<Settings>,
+        /// The process that takes the workers over if this master ends because it has
+        /// handed everything over: the one whose binary is being exchanged.
+        heir: Option<i32>,
     },
     /// Fork one worker. Carries, in this order: the worker's end of its channel, its
     /// [`crate::scoreboard::Scoreboard`], the [`crate::roster::Roster`], its

@@ -99,8 +99,8 @@ fn open_missing(
 #[derive(Debug)]
 #[must_use = "either apply the change or abandon it"]
 pub struct Change {
-    wanted: Vec<Address>,
-    opened: Vec<Listener>,
+    pub(super) wanted: Vec<Address>,
+    pub(super) opened: Vec<Listener>,
 }
 
 impl Change {

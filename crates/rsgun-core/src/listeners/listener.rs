@@ -22,20 +22,20 @@ pub enum Origin {
 /// An open listening socket: close-on-exec, non-blocking.
 #[derive(Debug)]
 pub struct Listener {
-    fd: OwnedFd,
-    requested: Address,
-    local: Address,
-    origin: Origin,
-    file: Option<SocketFile>,
+    pub(super) fd: OwnedFd,
+    pub(super) requested: Address,
+    pub(super) local: Address,
+    pub(super) origin: Origin,
+    pub(super) file: Option<SocketFile>,
 }
 
 /// The file that a UNIX socket shows, as it was when this process created it.
 #[derive(Debug)]
 pub(super) struct SocketFile {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-    creator: u32,
+    pub(super) path: PathBuf,
+    pub(super) device: u64,
+    pub(super) inode: u64,
+    pub(super) creator: u32,
 }
 
 impl SocketFile {

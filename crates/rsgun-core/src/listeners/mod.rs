@@ -21,6 +21,7 @@ mod error;
 mod inherited;
 mod listener;
 mod manner;
+mod record;
 mod unix;
 
 pub use address::{Address, AddressError, DEFAULT_PORT};
@@ -29,6 +30,7 @@ pub use error::ListenError;
 pub use inherited::copy_of;
 pub use listener::{Listener, Origin};
 pub use manner::Manner;
+pub use record::Record;
 pub use unix::final_path;
 
 use listener::local_address;

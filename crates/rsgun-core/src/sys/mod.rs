@@ -4,6 +4,7 @@
 //!
 //! * [`channel`]: `SOCK_SEQPACKET` pairs that carry bytes and descriptors;
 //! * [`credentials`]: becoming another user;
+//! * [`handover`]: one program taking the place of another;
 //! * [`handshakes`]: a TCP listener that new clients no longer reach;
 //! * [`inherited`]: descriptors that the parent has passed on by number;
 //! * [`parent_death`]: the end of a process that its parent has left behind;
@@ -20,6 +21,7 @@
 
 pub mod channel;
 pub mod credentials;
+pub mod handover;
 pub mod handshakes;
 pub mod inherited;
 pub mod parent_death;

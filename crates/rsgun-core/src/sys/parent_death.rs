@@ -21,7 +21,7 @@ use super::handshakes;
 /// Listeners that the handler can shut down; a worker with more keeps the rest until
 /// it reads the end of its channel.
 const LISTENERS_MAX: usize = 64;
-/// No descriptor.
+/// No descriptor, and no process.
 const NONE: i32 = -1;
 /// After so many milliseconds nobody listens any more.
 const SHUT_MS: i64 = 400;
@@ -38,6 +38,8 @@ static ORPHANED: AtomicBool = AtomicBool::new(false);
 static GRACE_MS: AtomicI64 = AtomicI64::new(0);
 /// Whose death it is about.
 static PARENT: AtomicI32 = AtomicI32::new(0);
+/// Who may become the parent without anything being wrong.
+static HEIR: AtomicI32 = AtomicI32::new(NONE);
 /// What the handler shuts down.
 static LISTENERS: [AtomicI32; LISTENERS_MAX] = [const { AtomicI32::new(NONE) }; LISTENERS_MAX];
 
@@ -49,12 +51,13 @@ static LISTENERS: [AtomicI32; LISTENERS_MAX] = [const { AtomicI32::new(NONE) }; 
 ///
 /// # Errors
 /// What `timer_create(2)`, `sigaction(2)` or `prctl(2)` return.
-pub fn limit(parent: Pid, grace: Duration) -> io::Result<bool> {
+pub fn limit(parent: Pid, heir: Option<Pid>, grace: Duration) -> io::Result<bool> {
     // Asking while an intermediate process is the parent would ask for its death.
     if getppid() != parent {
         return Ok(false);
     }
     PARENT.store(parent.as_raw(), Ordering::Relaxed);
+    HEIR.store(heir.map_or(NONE, Pid::as_raw), Ordering::Relaxed);
     let milliseconds = i64::try_from(grace.as_millis()).unwrap_or(i64::MAX).max(1);
     GRACE_MS.store(milliseconds, Ordering::Relaxed);
     let signal = libc::SIGRTMAX() - 1;
@@ -113,7 +116,8 @@ fn make_timer(signal: libc::c_int) -> io::Result<*mut libc::c_void> {
 
 extern "C" fn on_parent_death(_: libc::c_int) {
     // The signal can be anybody's.
-    if getppid().as_raw() == PARENT.load(Ordering::Relaxed) {
+    let now = getppid().as_raw();
+    if now == PARENT.load(Ordering::Relaxed) || now == HEIR.load(Ordering::Relaxed) {
         return;
     }
     let first = !ORPHANED.swap(true, Ordering::Relaxed);

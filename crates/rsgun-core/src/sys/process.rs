@@ -81,6 +81,14 @@ pub fn prepare_child(
     }
 }
 
+/// Has the program of a command killed when the thread that has started it ends.
+pub fn die_with_parent(command: &mut Command) {
+    // SAFETY: between fork and exec only prctl is called, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Some(Signal::SIGKILL))?));
+    }
+}
+
 /// Puts every signal back to its default.
 fn reset_signals() -> io::Result<()> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());

@@ -89,6 +89,13 @@ impl AsFd for Report {
     }
 }
 
+impl From<OwnedFd> for Report {
+    /// The report that another program of this process has made.
+    fn from(fd: OwnedFd) -> Self {
+        Self { file: fd.into() }
+    }
+}
+
 impl From<Report> for OwnedFd {
     fn from(report: Report) -> Self {
         report.file.into()

@@ -51,6 +51,8 @@ pub(crate) struct Loaded {
     pub(crate) loader: Py<PyModule>,
     /// The parent that every worker gets.
     pub(crate) master: Pid,
+    /// Who may take over from that parent.
+    pub(crate) heir: Option<Pid>,
 }
 
 /// Runs the fork server; returns the exit code, in the forked workers too.
@@ -63,12 +65,22 @@ pub(crate) fn main(native: &Bound<'_, PyModule>, number: RawFd, extension: &str)
         version: VERSION.to_owned(),
         python: python_version(py),
     };
-    if tell(&master, &hello).is_none() || !parent_death::limit(parent, ORPHAN_LIMIT)? {
+    if tell(&master, &hello).is_none() {
         return Ok(0);
     }
-    let Some((settings, generation, logs, report)) = configuration(&master) else {
+    let Some(Configuration {
+        settings,
+        generation,
+        heir,
+        logs,
+        report,
+    }) = configuration(&master)
+    else {
         return Ok(0);
     };
+    if !parent_death::limit(parent, heir, ORPHAN_LIMIT)? {
+        return Ok(0);
+    }
     if let Some(report) = report {
         glue::write_stacks_to(&glue::stacks(py)?, report)?;
     }
@@ -104,7 +116,8 @@ pub(crate) fn main(native: &Bound<'_, PyModule>, number: RawFd, extension: &str)
         generation,
         app,
         loader: loader.unbind(),
-        master: parent,
+        master: getppid(),
+        heir,
     };
     serve(native, master, loaded, extension)
 }
@@ -115,7 +128,14 @@ pub(crate) fn main_of_worker(native: &Bound<'_, PyModule>, number: RawFd) -> PyR
     let py = native.py();
     process::ignore_master_signals()?;
     let fork_server = Master::new(process::take_inherited(number)?);
-    let Some((settings, generation, logs, _)) = configuration(&fork_server) else {
+    let Some(Configuration {
+        settings,
+        generation,
+        heir,
+        logs,
+        ..
+    }) = configuration(&fork_server)
+    else {
         return Ok(1);
     };
     start_logging(&settings, logs);
@@ -139,6 +159,7 @@ pub(crate) fn main_of_worker(native: &Bound<'_, PyModule>, number: RawFd) -> PyR
         app: None,
         loader: loader.unbind(),
         master: getppid(),
+        heir,
     };
     worker::main(native, loaded, identity, &roles, message.fds)
 }
@@ -148,7 +169,7 @@ pub(crate) fn main_of_worker(native: &Bound<'_, PyModule>, number: RawFd) -> PyR
 fn serve(
     native: &Bound<'_, PyModule>,
     master: Master,
-    loaded: Loaded,
+    mut loaded: Loaded,
     extension: &str,
 ) -> PyResult<i32> {
     let py = native.py();
@@ -174,6 +195,8 @@ fn serve(
             }
             ToForkServer::Configure { .. } => continue,
         };
+        // It is another one after it has handed its children over.
+        loaded.master = getppid();
         let forked = spawn::worker(py, &master, &loaded, &order, &message.fds, extension);
         match forked {
             Ok(Forked::Parent(_)) => {}
@@ -199,22 +222,38 @@ fn tell(master: &Master, message: &FromForkServer) -> Option<()> {
     master.send(message, &[]).ok()
 }
 
-/// Settings, generation, log files, and where to write the stacks, which a worker that
-/// was started by exec is told in another way.
-fn configuration(master: &Master) -> Option<(Settings, u32, Files, Option<OwnedFd>)> {
+/// What the first order says.
+struct Configuration {
+    settings: Settings,
+    generation: u32,
+    heir: Option<Pid>,
+    logs: Files,
+    /// Where to write the stacks; a worker that was started by exec is told in another
+    /// way.
+    report: Option<OwnedFd>,
+}
+
+fn configuration(master: &Master) -> Option<Configuration> {
     loop {
         let message = master.recv(None).ok()??;
         match message.body {
             ToForkServer::Configure {
                 generation,
                 settings,
+                heir,
             } => {
                 let mut fds = message.fds;
                 let report = fds
                     .split_off(fds.len().min(Files::COUNT))
                     .into_iter()
                     .next();
-                return Some((*settings, generation, Files::from_fds(fds)?, report));
+                return Some(Configuration {
+                    settings: *settings,
+                    generation,
+                    heir: heir.map(Pid::from_raw),
+                    logs: Files::from_fds(fds)?,
+                    report,
+                });
             }
             // The files that come with the configuration are as new.
             ToForkServer::ChangeLogs => {}

@@ -121,6 +121,7 @@ fn exec(
     let configure = ToForkServer::Configure {
         generation: loaded.generation,
         settings: Box::new(loaded.settings.clone()),
+        heir: loaded.heir.map(nix::unistd::Pid::as_raw),
     };
     let logs = Files::in_use()?.to_fds()?;
     let logs: Vec<_> = logs.iter().map(AsFd::as_fd).collect();

@@ -203,7 +203,7 @@ fn change_logs(fds: Vec<OwnedFd>) {
 fn bind_to_master(channel: &Master, loaded: &Loaded) -> PyResult<bool> {
     let grace = Duration::from_secs(u64::from(loaded.settings.graceful_timeout).max(1));
     for _ in 0..REPARENTING_MS {
-        if parent_death::limit(loaded.master, grace)? {
+        if parent_death::limit(loaded.master, loaded.heir, grace)? {
             return Ok(true);
         }
         // The intermediate process of the double fork has not quite ended.

@@ -1,0 +1,209 @@
+//! The candidate's side: it boots one worker with what the master has given it, and hands
+//! everything over.
+//!
+//! It is the child of a master that serves. Only that one has signals, pidfile and
+//! terminal; when its channel ends, the candidate ends everything that it has started.
+//! The listeners are the master's: the candidate never shuts one down. Its workers know
+//! the master as the heir of their parent, and do not mind when that changes.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::unistd::getppid;
+use rsgun_core::config::Source;
+use rsgun_core::ipc::{Channel, ChannelError, Identity};
+use rsgun_core::listeners;
+use rsgun_core::log;
+use rsgun_core::log::output::Files;
+use rsgun_core::sys::shared::Shared;
+use rsgun_core::sys::signals::SignalQueue;
+use rsgun_core::sys::{handover, process, title};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use super::Invocation;
+use super::snapshot::{FORMAT, FromCandidate, Luggage, Snapshot, ToCandidate};
+use crate::master::effects::{Effects, Foundation, Role, manner};
+use crate::master::event::{Command, Event, Policy};
+use crate::master::generation::Cause;
+use crate::master::link::Link;
+use crate::master::moment::Moment;
+use crate::master::state::State;
+use crate::master::{MasterError, run_loop, runtime};
+use crate::python::Surroundings;
+
+/// How long the first order may take, milliseconds.
+const ORDER_LIMIT_MS: u16 = 30_000;
+/// What a boot takes besides fork server and worker.
+const MARGIN: Duration = Duration::from_secs(5);
+
+type Master = Channel<FromCandidate, ToCandidate>;
+
+/// Boots a worker for the master at the other end of the channel. Returns the exit code.
+///
+/// # Errors
+/// What the system refuses; anything else is told to the master.
+pub(in crate::master) fn run(
+    source: Source,
+    invocation: Invocation,
+    channel: OwnedFd,
+) -> Result<u8, MasterError> {
+    let signals = SignalQueue::install(&[Signal::SIGCHLD]).map_err(MasterError::System)?;
+    let master = Master::new(channel);
+    let (sender, queue) = unbounded_channel();
+    let (mut effects, policy, identity) = match prepare(&master, source, invocation, sender.clone())
+    {
+        Ok(prepared) => prepared,
+        Err(cause) => {
+            // It may be gone.
+            let _ = master.send(&FromCandidate::Failed(cause), &[]);
+            return Ok(1);
+        }
+    };
+    let runtime = runtime()?;
+    let entered = runtime.enter();
+    let link = Link::open(
+        master,
+        sender,
+        |_| Event::Tick,
+        Event::Command(Command::StopQuickly),
+    )
+    .map_err(MasterError::System)?;
+    let within = policy
+        .boot_timeout
+        .map(|limit| 2 * limit + policy.reload_probation + MARGIN);
+    let boots = FromCandidate::Boots {
+        version: rsgun_core::VERSION.to_owned(),
+        within_ms: within.and_then(|within| u64::try_from(within.as_millis()).ok()),
+    };
+    link.send(boots, Vec::new());
+    effects.role = Role::Candidate(link);
+    drop(entered);
+    let begun = State::prove(Moment::now(), policy, identity);
+    run_loop(&runtime, signals, None, queue, effects, begun)
+}
+
+/// Takes what the master gives, and everything of the boot that can fail at once.
+fn prepare(
+    master: &Master,
+    source: Source,
+    invocation: Invocation,
+    events: UnboundedSender<Event>,
+) -> Result<(Effects, Policy, Identity), Cause> {
+    let surroundings = Surroundings::of_process();
+    let refused = |reason: String| Cause::boot(format!("the new program refuses: {reason}"));
+    let system = |error: std::io::Error| Cause::boot(MasterError::System(error).to_string());
+    let failed = |error: MasterError| Cause::configuration(error.to_string());
+    let (snapshot, luggage, identity) = order(master).map_err(refused)?;
+    let settings = source.resolve().map_err(|error| failed(error.into()))?;
+    let directory = invocation.directory().to_owned();
+    if let Some(mask) = settings.umask {
+        crate::master::set_umask(mask);
+    }
+    let logs = Files::open(&settings, &directory).map_err(|error| failed(error.into()))?;
+    log::init(settings.log_level, logs.try_clone().map_err(system)?, false);
+    let name = settings.name.as_ref().unwrap_or(&settings.app);
+    title::set(&format!("rsgun: candidate [{name}]"));
+    process::become_subreaper().map_err(system)?;
+    let current = snapshot
+        .listeners
+        .into_iter()
+        .map(|each| Ok(each.record.lent(luggage.unpack(each.fd)?)))
+        .collect::<std::io::Result<Vec<_>>>()
+        .map_err(system)?;
+    let roster = luggage
+        .unpack(snapshot.roster)
+        .and_then(Shared::open)
+        .map_err(system)?;
+    let change = listeners::prepare(&current, &settings.bind, manner(&settings, settings.umask))
+        .map_err(|error| failed(error.into()))?;
+    let foundation = Foundation {
+        surroundings,
+        invocation,
+        directory,
+        settings,
+        logs,
+        listeners: current,
+        launcher: None,
+        pidfile: None,
+        terminal: None,
+    };
+    let (mut effects, policy) =
+        Effects::new(source, foundation, identity.generation, events).map_err(failed)?;
+    effects.roster = roster;
+    effects.heir = Some(getppid().as_raw());
+    if let Some(first) = effects.generations.get_mut(&identity.generation) {
+        first.change = Some(change);
+    }
+    Ok((effects, policy, identity))
+}
+
+/// Waits for the order to begin, and understands it or says why not.
+fn order(master: &Master) -> Result<(Snapshot, Luggage, Identity), String> {
+    let message = match master.recv(Some(ORDER_LIMIT_MS)) {
+        Ok(Some(message)) => message,
+        Ok(None) => return Err("the old one is gone".to_owned()),
+        Err(ChannelError::Io(error)) => return Err(format!("no order has come: {error}")),
+        Err(ChannelError::Format(error)) => {
+            return Err(format!(
+                "it does not understand the old one ({error}); {RESTART}"
+            ));
+        }
+    };
+    let ToCandidate::Begin {
+        format,
+        version,
+        snapshot,
+        identity,
+    } = message.body;
+    if format != FORMAT {
+        let ours = rsgun_core::VERSION;
+        return Err(format!(
+            "rsgun {ours} cannot take over from rsgun {version}, whose state has the format \
+             {format} and not {FORMAT}; {RESTART}"
+        ));
+    }
+    let snapshot = serde_json::from_value(*snapshot)
+        .map_err(|error| format!("the state of rsgun {version} is damaged: {error}; {RESTART}"))?;
+    Ok((snapshot, Luggage(message.fds), identity))
+}
+
+const RESTART: &str = "restart the server to change to it";
+
+/// Waits until a candidate has told the master why it ends.
+pub(in crate::master) async fn last_words(effects: &Effects) {
+    if let Role::Candidate(master) = &effects.role {
+        // The answer follows what was sent before; there is none if the master is gone.
+        let _ = master.report().await;
+    }
+}
+
+/// Hands everything over to the master. Returns the exit code, or `None` if the candidate
+/// has failed in the last moment.
+pub(in crate::master) async fn hand_over(state: &State, effects: &Effects) -> Option<u8> {
+    let Role::Candidate(master) = &effects.role else {
+        return None;
+    };
+    if state.is_stopping() {
+        effects.resume();
+        return None;
+    }
+    let mut luggage = Luggage::default();
+    let ready = async {
+        let program = handover::own_program()?;
+        let snapshot = effects.pack(state, &mut luggage).await?;
+        let snapshot = Box::new(serde_json::to_value(snapshot)?);
+        std::io::Result::Ok((program, FromCandidate::Ready { snapshot }))
+    }
+    .await;
+    let message = match ready {
+        Ok((program, message)) => {
+            luggage.0.insert(0, program);
+            message
+        }
+        Err(error) => FromCandidate::Failed(Cause::boot(MasterError::System(error).to_string())),
+    };
+    master.send(message, luggage.0);
+    last_words(effects).await;
+    Some(0)
+}

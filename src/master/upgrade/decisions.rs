@@ -1,0 +1,454 @@
+//! The part of the state machine that has the binary exchanged.
+//!
+//! ```text
+//!   Booting ── it is ready ──▶ Handed ── it has exited ──▶ Ready ─▶ Executing ─▶ (another
+//!      └── any failure ─▶ Leaving ─▶ (as before)                        │        program)
+//!                                      (as before) ◀───────── failed ───┘
+//! ```
+//!
+//! One upgrade at a time, and none during a reload. What an operator wants while the
+//! candidate boots is done at once, but for a reload, which waits. From the moment when
+//! the candidate has handed over, or just exited, wishes are kept: for the new program, or
+//! for this one if it goes on.
+
+use std::mem;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use rsgun_core::ipc::{Identity, WorkerId};
+
+use crate::master::event::{Action, Command};
+use crate::master::exit::Exit;
+use crate::master::generation::{Cause, Standing};
+use crate::master::moment::Moment;
+use crate::master::notice::Notice;
+use crate::master::reload::Reload;
+use crate::master::state::State;
+
+/// How long a candidate may take to say that it is one; it has not started Python then.
+const FIRST_WORDS: Duration = Duration::from_secs(30);
+/// What a candidate has beyond the limits that it keeps itself.
+const MARGIN: Duration = Duration::from_secs(10);
+/// How long a candidate may take to end when it is no longer wanted: longer than a quick
+/// stop takes.
+const END_LIMIT: Duration = Duration::from_secs(8);
+/// How long its exit and the end of its channel may be apart.
+const CLOSED_LIMIT: Duration = Duration::from_secs(2);
+/// How long it may take to end once it has handed everything over: it is killed then,
+/// which changes nothing any more.
+const HANDED_LIMIT: Duration = Duration::from_secs(1);
+/// How long the kernel may take for that before the upgrade is given up.
+const KILLED_LIMIT: Duration = Duration::from_secs(2);
+
+/// An upgrade that is under way.
+#[derive(Debug)]
+pub(in crate::master) struct Upgrade {
+    /// The worker with which the candidate is to prove itself.
+    identity: Identity,
+    pid: Option<i32>,
+    /// Its channel has ended.
+    closed: bool,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The candidate boots.
+    Booting { by: Option<Moment> },
+    /// It has exited; what it said last may still be on its way.
+    Exited { by: Moment, exit: Exit },
+    /// The candidate is to end.
+    Leaving { by: Moment },
+    /// SIGKILL is on its way.
+    Killed,
+    /// The candidate has handed over and is about to exit.
+    Handed { by: Moment, killed: bool },
+    /// It has exited: as soon as nobody else is in the middle of dying, this program goes.
+    Ready,
+    /// This program is being replaced.
+    Executing,
+}
+
+/// What happens to an upgrade.
+#[derive(Debug)]
+pub(in crate::master) enum UpgradeEvent {
+    /// The candidate runs.
+    Started {
+        /// Its process id.
+        pid: i32,
+    },
+    /// There could be no candidate.
+    NotStarted {
+        /// What the system said, and what to do.
+        reason: String,
+    },
+    /// It understands what it was given and boots.
+    Boots {
+        /// What it calls itself.
+        version: String,
+        /// How long it gives its processes; `None`: no limit.
+        within: Option<Duration>,
+    },
+    /// It has failed, or refuses, and ends.
+    Failed(Cause),
+    /// It has proved ready and handed everything over.
+    HandedOver,
+    /// It has closed its channel.
+    Closed,
+    /// The new program could not be run, or has given up.
+    NotReplaced {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl State {
+    pub(in crate::master) fn upgrade_ordered(&mut self) {
+        if self.upgrade.is_some() || self.upgrade_waits || self.is_exchanging() {
+            self.notify(Notice::UpgradeRefused);
+        } else if !self.announced || self.reload.is_some() || self.reload_waits {
+            self.upgrade_waits = true;
+            self.notify(Notice::UpgradeWaits);
+        } else {
+            self.start_upgrade();
+        }
+    }
+
+    /// Takes the next step of an upgrade, or starts one that has waited.
+    pub(in crate::master) fn settle_upgrade(&mut self, now: Moment) {
+        if self.upgrade_waits
+            && self.upgrade.is_none()
+            && self.reload.is_none()
+            && !self.reload_waits
+            && self.announced
+            && !self.is_stopping()
+        {
+            self.upgrade_waits = false;
+            self.start_upgrade();
+        }
+        self.expire_upgrade(now);
+        let dying =
+            self.workers
+                .values()
+                .any(|worker| worker.ending.has_exited())
+                || self.generations.values().any(|generation| {
+                    !generation.server.gone && generation.server.ending.has_exited()
+                });
+        if let Some(upgrade) = &mut self.upgrade
+            && upgrade.stage == Stage::Ready
+            && !dying
+        {
+            upgrade.stage = Stage::Executing;
+            self.act(Action::Exec);
+        }
+    }
+
+    fn start_upgrade(&mut self) {
+        let Some(seat) = self.free_seat() else {
+            let reason = "no seat is free for another worker".to_owned();
+            self.notify(Notice::UpgradeFailed {
+                cause: Cause::boot(reason),
+            });
+            return;
+        };
+        self.last_generation += 1;
+        self.last_worker += 1;
+        let identity = Identity {
+            id: WorkerId(self.last_worker),
+            slot: 1,
+            generation: self.last_generation,
+            seat,
+        };
+        self.upgrade = Some(Upgrade {
+            identity,
+            pid: None,
+            closed: false,
+            // Until it runs there is nothing to wait for.
+            stage: Stage::Booting { by: None },
+        });
+        self.notify(Notice::UpgradeStarted {
+            generation: identity.generation,
+        });
+        self.act(Action::StartCandidate { identity });
+    }
+
+    pub(in crate::master) fn on_upgrade(&mut self, now: Moment, event: UpgradeEvent) {
+        let Some(upgrade) = &mut self.upgrade else {
+            return;
+        };
+        match (event, upgrade.stage) {
+            (UpgradeEvent::Started { pid }, stage) => {
+                upgrade.pid = Some(pid);
+                if matches!(stage, Stage::Booting { .. }) {
+                    let by = Some(now + FIRST_WORDS);
+                    upgrade.stage = Stage::Booting { by };
+                }
+            }
+            (UpgradeEvent::NotStarted { reason }, _)
+            | (UpgradeEvent::NotReplaced { reason }, Stage::Executing) => {
+                self.upgrade_failed(now, Cause::boot(reason));
+            }
+            (UpgradeEvent::Boots { version, within }, Stage::Booting { .. }) => {
+                let by = within.map(|within| now + within + MARGIN);
+                upgrade.stage = Stage::Booting { by };
+                let pid = upgrade.pid.unwrap_or_default();
+                self.notify(Notice::CandidateBoots { version, pid });
+            }
+            (UpgradeEvent::Failed(cause), Stage::Booting { .. }) => {
+                self.give_up_upgrade(now, cause);
+            }
+            (UpgradeEvent::Failed(cause), Stage::Exited { .. }) => {
+                self.upgrade_failed(now, cause);
+            }
+            (UpgradeEvent::HandedOver, Stage::Booting { .. }) => {
+                let by = now + HANDED_LIMIT;
+                let killed = false;
+                upgrade.stage = Stage::Handed { by, killed };
+            }
+            (UpgradeEvent::HandedOver, Stage::Exited { .. }) => upgrade.stage = Stage::Ready,
+            (UpgradeEvent::Closed, stage) => {
+                upgrade.closed = true;
+                match stage {
+                    // Its exit is about to follow.
+                    Stage::Booting { .. } => {
+                        let by = Some(now + CLOSED_LIMIT);
+                        upgrade.stage = Stage::Booting { by };
+                    }
+                    Stage::Exited { exit, .. } => self.upgrade_failed(now, unexplained(exit)),
+                    _ => {}
+                }
+            }
+            (_, _) => {}
+        }
+    }
+
+    /// Whether an exit was that of the candidate.
+    pub(in crate::master) fn candidate_exited(
+        &mut self,
+        now: Moment,
+        pid: i32,
+        exit: Exit,
+    ) -> bool {
+        let Some(upgrade) = &mut self.upgrade else {
+            return false;
+        };
+        if upgrade.pid != Some(pid) {
+            return false;
+        }
+        match upgrade.stage {
+            Stage::Booting { .. } if upgrade.closed => self.upgrade_failed(now, unexplained(exit)),
+            Stage::Booting { .. } => {
+                let by = now + CLOSED_LIMIT;
+                upgrade.pid = None;
+                upgrade.stage = Stage::Exited { by, exit };
+            }
+            Stage::Leaving { .. } | Stage::Killed => self.upgrade = None,
+            Stage::Handed { .. } => {
+                upgrade.pid = None;
+                upgrade.stage = Stage::Ready;
+            }
+            Stage::Exited { .. } | Stage::Ready | Stage::Executing => {}
+        }
+        true
+    }
+
+    /// Forgets the upgrade, of which no process is left.
+    fn upgrade_failed(&mut self, now: Moment, cause: Cause) {
+        self.upgrade = None;
+        self.act(Action::EndCandidate);
+        self.notify(Notice::UpgradeFailed { cause });
+        self.replay(now);
+    }
+
+    /// Does what was wanted since the new program was to take over.
+    fn replay(&mut self, now: Moment) {
+        for command in mem::take(&mut self.kept) {
+            self.on_command(now, command);
+        }
+    }
+
+    fn give_up_upgrade(&mut self, now: Moment, cause: Cause) {
+        self.end_candidate(now);
+        self.notify(Notice::UpgradeFailed { cause });
+    }
+
+    /// Ends the candidate with everything that it has started.
+    pub(in crate::master) fn end_candidate(&mut self, now: Moment) {
+        if let Some(upgrade) = &mut self.upgrade
+            && matches!(upgrade.stage, Stage::Booting { .. })
+        {
+            let by = now + END_LIMIT;
+            upgrade.stage = Stage::Leaving { by };
+            self.act(Action::EndCandidate);
+        }
+    }
+
+    /// Kills a candidate that takes too long.
+    pub(in crate::master) fn kill_candidate(&mut self) {
+        if let Some(upgrade) = &mut self.upgrade
+            && let Some(pid) = upgrade.pid
+        {
+            if !matches!(upgrade.stage, Stage::Handed { .. }) {
+                upgrade.stage = Stage::Killed;
+            }
+            self.act(Action::Kill {
+                pid,
+                signal: Signal::SIGKILL,
+            });
+        }
+    }
+
+    fn expire_upgrade(&mut self, now: Moment) {
+        let Some(upgrade) = &mut self.upgrade else {
+            return;
+        };
+        match upgrade.stage {
+            Stage::Booting { by: Some(by) } if by <= now => {
+                let cause = Cause::boot(
+                    "the new program was not ready in time: see what it does while it starts, or \
+                     raise --boot-timeout"
+                        .to_owned(),
+                );
+                self.give_up_upgrade(now, cause);
+            }
+            Stage::Exited { by, exit } if by <= now => self.upgrade_failed(now, unexplained(exit)),
+            Stage::Leaving { by } if by <= now => self.kill_candidate(),
+            Stage::Handed { by, killed: false } if by <= now => {
+                let (by, killed) = (now + KILLED_LIMIT, true);
+                upgrade.stage = Stage::Handed { by, killed };
+                self.kill_candidate();
+            }
+            Stage::Handed { by, killed: true } if by <= now => {
+                upgrade.stage = Stage::Killed;
+                self.act(Action::EndCandidate);
+                let cause = Cause::boot("the kernel does not end the candidate".to_owned());
+                self.notify(Notice::UpgradeFailed { cause });
+                self.replay(now);
+            }
+            _ => {}
+        }
+    }
+
+    /// When something is due about the candidate.
+    pub(in crate::master) fn upgrade_deadline(&self) -> Option<Moment> {
+        match self.upgrade.as_ref()?.stage {
+            Stage::Booting { by } => by,
+            Stage::Exited { by, .. } | Stage::Leaving { by } | Stage::Handed { by, .. } => Some(by),
+            Stage::Killed | Stage::Ready | Stage::Executing => None,
+        }
+    }
+
+    /// Whether everything belongs to the new program already but for this process, or
+    /// will be known to in a moment.
+    pub(in crate::master) fn is_handed_over(&self) -> bool {
+        self.upgrade.as_ref().is_some_and(|upgrade| {
+            matches!(
+                upgrade.stage,
+                Stage::Exited { .. } | Stage::Handed { .. } | Stage::Ready | Stage::Executing
+            )
+        })
+    }
+
+    /// Whether workers of the program before are still being exchanged.
+    pub(in crate::master) fn is_exchanging(&self) -> bool {
+        self.reload.as_ref().is_some_and(Reload::is_committed)
+    }
+
+    /// The seat that the candidate's worker has.
+    pub(in crate::master) fn reserved_seat(&self) -> Option<u32> {
+        Some(self.upgrade.as_ref()?.identity.seat)
+    }
+
+    /// Goes on with what the candidate has handed over, in the new program: `self` is
+    /// the state of the program before, with the policies of this one.
+    pub(in crate::master) fn succeed(&mut self, now: Moment, candidate: Self) -> Vec<Action> {
+        let new = candidate.current;
+        let former: Vec<u32> = self.generations.keys().copied().collect();
+        for number in former {
+            if let Some(generation) = self.generations.get_mut(&number) {
+                generation.standing = Standing::Former;
+            }
+            self.close_server(now, number);
+        }
+        let starting: Vec<WorkerId> = self
+            .workers
+            .values()
+            .filter(|worker| worker.is_starting())
+            .map(|worker| worker.identity.id)
+            .collect();
+        for id in starting {
+            self.cancel(now, id);
+        }
+        self.upgrade = None;
+        self.current = new;
+        self.last_generation = self.last_generation.max(candidate.last_generation);
+        self.last_worker = self.last_worker.max(candidate.last_worker);
+        self.generations.extend(candidate.generations);
+        self.reload = Some(Reload::committed(new));
+        for (id, worker) in candidate.workers {
+            let slot = self.slots.entry(worker.identity.slot).or_default();
+            let replaced = worker
+                .is_serving()
+                .then(|| slot.current.replace(id))
+                .flatten();
+            self.workers.insert(id, worker);
+            if let Some(old) = replaced {
+                self.retire(now, old);
+            }
+        }
+        self.replay(now);
+        self.settle(now)
+    }
+
+    /// Goes on as before, in the old program, which the new one has run again.
+    pub(in crate::master) fn go_on(&mut self, now: Moment, reason: String) -> Vec<Action> {
+        self.upgrade_failed(now, Cause::boot(reason));
+        self.settle(now)
+    }
+
+    /// Whether any failure is the end: nothing has been proved yet.
+    pub(in crate::master) fn is_unproven(&self) -> bool {
+        self.is_booting() || self.candidate.is_some()
+    }
+
+    /// The worker of a candidate is ready, and its probation begins.
+    pub(in crate::master) fn candidate_ready(&mut self, now: Moment) {
+        let probation = self.policy().map(|policy| policy.reload_probation);
+        if self.candidate.is_some() {
+            self.proved_at = Some(now + probation.unwrap_or_default());
+        }
+    }
+
+    /// Hands over when the probation of the candidate's worker is over.
+    pub(in crate::master) fn settle_candidate(&mut self, now: Moment) {
+        if !self.is_stopping() && self.proved_at.is_some_and(|at| at <= now) {
+            self.proved_at = None;
+            self.act(Action::HandOver);
+        }
+    }
+
+    /// Keeps a wish for the new program, if it is about to take over.
+    pub(in crate::master) fn keep(&mut self, command: Command) -> bool {
+        if self.is_handed_over() {
+            self.kept.push(command);
+            return true;
+        }
+        false
+    }
+
+    /// Whether there is no candidate but one that was killed.
+    pub(in crate::master) fn candidate_is_doomed(&self) -> bool {
+        (self.upgrade.as_ref()).is_none_or(|upgrade| upgrade.stage == Stage::Killed)
+    }
+
+    /// Who is being started or ended for an upgrade.
+    pub(in crate::master) fn candidate_pid(&self) -> Option<i32> {
+        self.upgrade.as_ref()?.pid
+    }
+}
+
+fn unexplained(exit: Exit) -> Cause {
+    Cause::boot(format!(
+        "the new program {exit} before it was ready, without a word to the old one: is it rsgun?"
+    ))
+}

@@ -1,0 +1,221 @@
+//! What the decisions depend on, written down for another program.
+//!
+//! A record says what is, not what was about to happen: the successor settles, and so
+//! finds out itself what is missing.
+
+use std::time::Duration;
+
+use rsgun_core::ipc::{Identity, WorkerId};
+use serde::{Deserialize, Serialize};
+
+use crate::master::event::{Command, Policy};
+use crate::master::generation::{Generation, Standing};
+use crate::master::moment::Moment;
+use crate::master::slot::Slot;
+use crate::master::state::{Lifecycle, State};
+use crate::master::worker::{Stage, Worker};
+
+/// A [`State`] as another program can read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::master) struct StateRecord {
+    current: u32,
+    last_generation: u32,
+    last_worker: u64,
+    adjustment: i64,
+    scaled_to: Option<u32>,
+    dismissed: bool,
+    reload_waits: bool,
+    seed: u64,
+    kept: Vec<Command>,
+    generations: Vec<GenerationRecord>,
+    workers: Vec<WorkerRecord>,
+    slots: Vec<SlotRecord>,
+}
+
+/// A generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "as in a fork server's record"
+)]
+pub(in crate::master) struct GenerationRecord {
+    /// Its number.
+    pub(in crate::master) number: u32,
+    standing: Standing,
+    /// What its workers were promised, milliseconds.
+    graceful_timeout_ms: u64,
+    pid: Option<i32>,
+    stage: Stage,
+    gone: bool,
+    greeted: bool,
+    warned: bool,
+    closed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct WorkerRecord {
+    identity: Identity,
+    pid: Option<i32>,
+    asked_at: Moment,
+    stage: Stage,
+    was_ready: bool,
+    stopped_accepting: bool,
+    retire_at: Option<Moment>,
+    closed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct SlotRecord {
+    number: u32,
+    current: Option<WorkerId>,
+    replacement: Option<WorkerId>,
+    losses: u64,
+}
+
+impl StateRecord {
+    /// Writes a state down.
+    pub(in crate::master) fn of(state: &State) -> Self {
+        Self {
+            current: state.current,
+            last_generation: state.last_generation,
+            last_worker: state.last_worker,
+            adjustment: state.adjustment,
+            scaled_to: state.scaled_to,
+            dismissed: state.dismissed,
+            reload_waits: state.reload_waits,
+            seed: state.seed,
+            kept: state.kept.clone(),
+            generations: state
+                .generations
+                .iter()
+                .map(|(number, generation)| GenerationRecord::of(*number, generation))
+                .collect(),
+            workers: state.workers.values().map(WorkerRecord::of).collect(),
+            slots: state
+                .slots
+                .iter()
+                .map(|(number, slot)| SlotRecord {
+                    number: *number,
+                    current: slot.current,
+                    replacement: slot.replacement,
+                    losses: slot.losses,
+                })
+                .collect(),
+        }
+    }
+
+    /// The number of the generation that new workers come from.
+    pub(in crate::master) fn current(&self) -> u32 {
+        self.current
+    }
+
+    /// The state again; `policy` says what counts for a generation.
+    pub(in crate::master) fn restore(
+        self,
+        now: Moment,
+        policy: impl Fn(&GenerationRecord) -> Policy,
+    ) -> State {
+        let mut state = State::empty(now);
+        state.lifecycle = Lifecycle::Running;
+        state.announced = true;
+        state.current = self.current;
+        state.last_generation = self.last_generation;
+        state.last_worker = self.last_worker;
+        state.adjustment = self.adjustment;
+        state.scaled_to = self.scaled_to;
+        state.dismissed = self.dismissed;
+        state.reload_waits = self.reload_waits;
+        state.seed = self.seed;
+        state.kept = self.kept;
+        for record in self.generations {
+            let policy = policy(&record);
+            let number = record.number;
+            state
+                .generations
+                .insert(number, record.restore(now, policy));
+        }
+        for record in self.workers {
+            let worker = record.restore(now);
+            state.workers.insert(worker.identity.id, worker);
+        }
+        for record in self.slots {
+            let slot = Slot {
+                current: record.current,
+                replacement: record.replacement,
+                losses: record.losses,
+                ..Slot::default()
+            };
+            state.slots.insert(record.number, slot);
+        }
+        state
+    }
+}
+
+impl GenerationRecord {
+    fn of(number: u32, generation: &Generation) -> Self {
+        let server = &generation.server;
+        let graceful_timeout = generation.policy.graceful_timeout.as_millis();
+        Self {
+            number,
+            standing: generation.standing,
+            graceful_timeout_ms: u64::try_from(graceful_timeout).unwrap_or(u64::MAX),
+            pid: server.pid,
+            stage: server.stage,
+            gone: server.gone,
+            greeted: server.greeted,
+            warned: server.warned,
+            closed: server.ending.is_closed(),
+        }
+    }
+
+    /// What the workers of this generation were promised, with what else counts today.
+    pub(in crate::master) fn promised(&self, today: &Policy) -> Policy {
+        Policy {
+            graceful_timeout: Duration::from_millis(self.graceful_timeout_ms),
+            ..today.clone()
+        }
+    }
+
+    fn restore(self, now: Moment, policy: Policy) -> Generation {
+        let mut generation = Generation::new(self.standing, policy, now);
+        let server = &mut generation.server;
+        server.pid = self.pid;
+        server.stage = self.stage;
+        server.gone = self.gone;
+        server.greeted = self.greeted;
+        server.warned = self.warned;
+        if self.closed {
+            server.ending.channel_dropped();
+        }
+        generation
+    }
+}
+
+impl WorkerRecord {
+    fn of(worker: &Worker) -> Self {
+        Self {
+            identity: worker.identity,
+            pid: worker.pid,
+            asked_at: worker.asked_at,
+            stage: worker.stage,
+            was_ready: worker.was_ready,
+            stopped_accepting: worker.stopped_accepting,
+            retire_at: worker.retire_at,
+            closed: worker.ending.is_closed(),
+        }
+    }
+
+    fn restore(self, now: Moment) -> Worker {
+        let mut worker = Worker::new(self.identity, self.asked_at, None);
+        worker.pid = self.pid;
+        worker.stage = self.stage;
+        worker.was_ready = self.was_ready;
+        worker.stopped_accepting = self.stopped_accepting;
+        worker.retire_at = self.retire_at;
+        if self.closed {
+            let known = self.pid.is_some();
+            worker.ending.closed(now, known);
+        }
+        worker
+    }
+}

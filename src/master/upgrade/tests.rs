@@ -1,0 +1,247 @@
+//! Upgrades, step by step, and what must stay the same between versions.
+
+use std::time::Duration;
+
+use rsgun_core::ipc::{DrainReason, FromWorker, ToWorker};
+
+use super::record::StateRecord;
+use crate::master::event::Command;
+use crate::master::exit::Exit;
+use crate::master::moment::Moment;
+use crate::master::notice::Notice;
+use crate::master::state_world::{KILLED, World, count};
+
+fn failures(world: &World) -> usize {
+    count(world, |notice| {
+        matches!(notice, Notice::UpgradeFailed { .. })
+    })
+}
+
+#[test]
+fn all_workers_become_new_one_after_the_other() {
+    let mut world = World::booted(3, false);
+    let before = world.serving();
+    world.command(Command::Upgrade);
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [2, 2, 2]);
+    assert!(world.serving().iter().all(|id| !before.contains(id)));
+    assert_eq!(world.servers.len(), 1);
+    let done = |notice: &Notice| matches!(notice, Notice::Upgraded { generation: 2 });
+    assert_eq!(count(&world, done), 1);
+}
+
+#[test]
+fn nothing_changes_when_the_candidate_fails_or_dies() {
+    for dies in [false, true] {
+        let mut world = World::booted(2, true);
+        let before = world.serving();
+        world.command(Command::Upgrade);
+        world.candidate_reacts();
+        if dies {
+            world.candidate_dies(KILLED);
+        } else {
+            world.candidate_fails();
+        }
+        world.cooperate();
+        assert_eq!(failures(&world), 1);
+        assert_eq!(world.serving(), before);
+        assert!(world.state.upgrade.is_none() && world.candidate.is_none());
+        world.command(Command::Upgrade);
+        world.cooperate();
+        assert!(world.generations_serving().iter().all(|g| *g > 2));
+    }
+}
+
+#[test]
+fn what_it_said_last_counts_also_after_its_exit() {
+    for handed_over in [true, false] {
+        let mut world = World::booted(1, false);
+        world.signs_come_late = true;
+        world.command(Command::Upgrade);
+        world.candidate_reacts();
+        if handed_over {
+            world.candidate_reacts();
+            world.candidate_dies(Exit::Code(0));
+            world.cooperate();
+            assert_eq!(world.generations_serving(), [2]);
+        } else {
+            world.candidate_dies(Exit::Code(1));
+            world.cooperate();
+            assert_eq!(failures(&world), 1, "it has ended without a word");
+            assert_eq!(world.generations_serving(), [1]);
+        }
+    }
+}
+
+#[test]
+fn a_second_one_is_refused_until_the_last_worker_is_new() {
+    let mut world = World::booted(2, false);
+    let refused = |world: &World| count(world, |notice| *notice == Notice::UpgradeRefused);
+    world.command(Command::Upgrade);
+    world.command(Command::Upgrade);
+    assert_eq!(refused(&world), 1);
+    while world.state.upgrade.is_some() {
+        world.candidate_reacts();
+    }
+    world.command(Command::Upgrade);
+    assert_eq!(refused(&world), 2, "old workers are still being exchanged");
+    world.cooperate();
+    world.command(Command::Upgrade);
+    assert_eq!(refused(&world), 2);
+}
+
+#[test]
+fn a_reload_waits_for_the_new_program() {
+    let mut world = World::booted(2, false);
+    world.command(Command::Upgrade);
+    world.command(Command::Reload);
+    assert!(world.resolving.is_none());
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [3, 3]);
+    let reloads = |notice: &Notice| matches!(notice, Notice::Reloaded { .. });
+    assert_eq!(count(&world, reloads), 1);
+}
+
+#[test]
+fn an_upgrade_waits_for_a_reload() {
+    let mut world = World::booted(2, false);
+    world.command(Command::Reload);
+    world.command(Command::Upgrade);
+    assert!(world.candidate.is_none());
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [3, 3]);
+}
+
+#[test]
+fn a_stop_ends_the_candidate_too() {
+    let mut world = World::booted(2, false);
+    world.command(Command::Upgrade);
+    world.candidate_reacts();
+    world.command(Command::Stop);
+    assert_eq!(world.exit, None, "the candidate is still there");
+    world.cooperate();
+    assert_eq!(world.exit, Some(0));
+    assert!(world.candidate.is_none());
+}
+
+#[test]
+fn a_stop_in_the_last_moment_is_carried_out_by_the_new_program() {
+    let mut world = World::booted(2, false);
+    world.command(Command::Upgrade);
+    world.candidate_reacts();
+    world.candidate_reacts();
+    world.command(Command::Stop);
+    assert!(!world.state.is_stopping());
+    world.candidate_reacts();
+    assert!(world.state.is_stopping());
+    world.cooperate();
+    assert_eq!(world.exit, Some(0));
+}
+
+#[test]
+fn an_exec_that_fails_leaves_everything_as_it_was() {
+    let mut world = World::booted(2, false);
+    let before = world.serving();
+    world.exec_fails = true;
+    world.command(Command::Upgrade);
+    world.candidate_reacts();
+    world.candidate_reacts();
+    world.command(Command::More);
+    world.cooperate();
+    assert_eq!(failures(&world), 1);
+    assert!(before.iter().all(|id| world.serving().contains(id)));
+    assert_eq!(world.serving().len(), 3, "the kept TTIN was not lost");
+}
+
+#[test]
+fn adjustments_are_kept() {
+    let mut world = World::booted(2, false);
+    world.command(Command::More);
+    world.command(Command::Upgrade);
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [2, 2, 2]);
+    world.command(Command::Dismiss);
+    world.cooperate();
+    world.pass(Duration::from_secs(1));
+    world.command(Command::Upgrade);
+    world.cooperate();
+    assert!(world.serving().is_empty());
+    assert!(
+        world.state.reload.is_none(),
+        "nobody is left to be exchanged"
+    );
+    world.command(Command::More);
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [3, 3, 3]);
+}
+
+#[test]
+fn a_candidate_that_hangs_is_ended_and_then_killed() {
+    let mut world = World::booted(1, false);
+    world.command(Command::Upgrade);
+    world.pass(Duration::from_secs(61));
+    assert_eq!(failures(&world), 1);
+    assert!(world.state.upgrade.is_some());
+    world.pass(Duration::from_secs(9));
+    world.candidate_dies(KILLED);
+    assert!(world.state.upgrade.is_none());
+    assert_eq!(world.generations_serving(), [1]);
+}
+
+/// A worker of any version must understand these, and any master must understand its
+/// answers: they end the workers of the program before.
+#[test]
+fn the_messages_that_end_a_worker_are_frozen() {
+    let json = |message: &ToWorker| serde_json::to_string(message).unwrap();
+    let drain = |reason| {
+        json(&ToWorker::Drain {
+            within_ms: 30_000,
+            reason,
+        })
+    };
+    assert_eq!(
+        drain(DrainReason::Replaced),
+        r#"{"Drain":{"within_ms":30000,"reason":"Replaced"}}"#
+    );
+    assert_eq!(
+        drain(DrainReason::Stop),
+        r#"{"Drain":{"within_ms":30000,"reason":"Stop"}}"#
+    );
+    assert_eq!(json(&ToWorker::Quit), r#""Quit""#);
+    assert_eq!(json(&ToWorker::ChangeLogs), r#""ChangeLogs""#);
+    assert_eq!(
+        serde_json::to_string(&FromWorker::Draining).unwrap(),
+        r#""Draining""#
+    );
+}
+
+/// If this fails, the format of the state has changed: raise `snapshot::FORMAT`.
+#[test]
+fn the_format_of_the_state_has_not_changed() {
+    let world = World::booted(1, false);
+    let record = serde_json::to_value(StateRecord::of(&world.state)).unwrap();
+    let expected = serde_json::json!({
+        "current": 1, "last_generation": 1, "last_worker": 1, "adjustment": 0, "scaled_to": null,
+        "dismissed": false, "reload_waits": false, "seed": 1_000_000_u64 << 20, "kept": [],
+        "generations": [{
+            "number": 1, "standing": "Current", "graceful_timeout_ms": 30_000, "pid": 101,
+            "stage": {"Serving": {"since": 1_000_000}},
+            "gone": false, "greeted": true, "warned": false, "closed": false,
+        }],
+        "workers": [{
+            "identity": {"id": 1, "slot": 1, "generation": 1, "seat": 0}, "pid": 102,
+            "asked_at": 1_000_000,
+            "stage": {"Serving": {"since": 1_000_000}},
+            "was_ready": true, "stopped_accepting": false, "retire_at": null, "closed": false,
+        }],
+        "slots": [{"number": 1, "current": 1, "replacement": null, "losses": 0}],
+    });
+    assert_eq!(record, expected);
+    let again: StateRecord = serde_json::from_value(record).unwrap();
+    let state = again
+        .clone()
+        .restore(Moment::from_ms(1_000_000), |generation| {
+            generation.promised(&world.policy)
+        });
+    assert_eq!(StateRecord::of(&state), again);
+}

@@ -1,0 +1,189 @@
+//! Upgrades in the pretended world of the tests: a candidate that does what it should
+//! when a test lets it, and an exec that exchanges the state machine.
+
+use rsgun_core::ipc::{FromForkServer, FromWorker, Identity};
+
+use super::UpgradeEvent;
+use super::record::StateRecord;
+use crate::master::event::{Action, Event};
+use crate::master::exit::Exit;
+use crate::master::generation::Cause;
+use crate::master::state::State;
+use crate::master::state_world::{ForkServer, Process, World};
+use crate::master::status::Condition;
+
+/// The candidate, from the outside.
+#[derive(Debug)]
+pub(in crate::master) struct Candidate {
+    identity: Identity,
+    pub(in crate::master) pid: i32,
+    boots: bool,
+    pub(in crate::master) handed_over: bool,
+    ended_by_master: bool,
+}
+
+impl World {
+    /// The master starts a candidate.
+    pub(in crate::master) fn candidate_starts(&mut self, identity: Identity) -> Event {
+        assert!(self.candidate.is_none(), "two upgrades at a time");
+        assert!(
+            self.state.reload.is_none(),
+            "an upgrade in the middle of a reload"
+        );
+        let pid = self.new_pid();
+        self.candidate = Some(Candidate {
+            identity,
+            pid,
+            boots: false,
+            handed_over: false,
+            ended_by_master: false,
+        });
+        Event::Upgrade(UpgradeEvent::Started { pid })
+    }
+
+    /// The master closes the channel of the candidate.
+    pub(in crate::master) fn end_candidate(&mut self) {
+        if let Some(candidate) = &mut self.candidate {
+            candidate.ended_by_master = true;
+        }
+    }
+
+    /// The candidate does what it should; `false` when there is nothing to be done.
+    pub(in crate::master) fn candidate_reacts(&mut self) -> bool {
+        let Some(candidate) = &mut self.candidate else {
+            return false;
+        };
+        if candidate.ended_by_master || candidate.handed_over {
+            let code = i32::from(candidate.ended_by_master);
+            self.candidate_dies(Exit::Code(code));
+        } else if candidate.boots {
+            candidate.handed_over = true;
+            self.happen(Event::Upgrade(UpgradeEvent::HandedOver));
+        } else {
+            candidate.boots = true;
+            self.happen(Event::Upgrade(UpgradeEvent::Boots {
+                version: "2.0".to_owned(),
+                within: Some(std::time::Duration::from_secs(120)),
+            }));
+        }
+        true
+    }
+
+    /// The candidate cannot boot.
+    pub(in crate::master) fn candidate_fails(&mut self) {
+        if let Some(candidate) = &self.candidate
+            && !candidate.handed_over
+            && !candidate.ended_by_master
+        {
+            let cause = Cause::boot("importing \"main\" failed".to_owned());
+            self.happen(Event::Upgrade(UpgradeEvent::Failed(cause)));
+        }
+    }
+
+    pub(in crate::master) fn candidate_dies(&mut self, exit: Exit) {
+        // After the exec it is gone, and nobody waits for its channel.
+        let Some(candidate) = self.candidate.take() else {
+            return;
+        };
+        let exited = Event::Exited {
+            pid: candidate.pid,
+            exit,
+        };
+        let handed_over = candidate.handed_over;
+        let closed = Event::Upgrade(UpgradeEvent::Closed);
+        if handed_over {
+            self.proved = Some(candidate.identity);
+        }
+        if candidate.ended_by_master {
+            self.ends(exited);
+        } else if candidate.pid % 2 == 0 {
+            self.both(exited, closed);
+        } else {
+            self.both(closed, exited);
+        }
+    }
+
+    /// The exec: the state crosses to another program, or nothing happens.
+    pub(in crate::master) fn exec(&mut self) -> Option<Event> {
+        let identity = self.proved.take().expect("a candidate has handed over");
+        assert!(!self.state.is_stopping(), "an exec during the stop");
+        let text = serde_json::to_string(&StateRecord::of(&self.state)).unwrap();
+        let record: StateRecord = serde_json::from_str(&text).unwrap();
+        if std::mem::take(&mut self.exec_fails) {
+            let reason = "no such program".to_owned();
+            return Some(Event::Upgrade(UpgradeEvent::NotReplaced { reason }));
+        }
+        let policy = self.policy.clone();
+        let candidate = self.prove(identity);
+        // The channels of the fork servers are closed by it.
+        for server in self.servers.values_mut() {
+            server.closed_by_master = true;
+        }
+        if let Some(server) = self.servers.get_mut(&identity.generation) {
+            server.closed_by_master = false;
+        }
+        self.asked.clear();
+        self.shown = Condition::Sound;
+        self.state = record.restore(self.now, |generation| generation.promised(&policy));
+        let actions = self.state.succeed(self.now, candidate);
+        self.carry_out(actions);
+        None
+    }
+
+    /// What the candidate has made.
+    fn prove(&mut self, identity: Identity) -> State {
+        let generation = identity.generation;
+        let (mut state, _) = State::prove(self.now, self.policy.clone(), identity);
+        let (server, worker) = (self.new_pid(), self.new_pid());
+        let from_server = |message| Event::ForkServer {
+            generation,
+            message,
+        };
+        let from_worker = |message| Event::Worker {
+            id: identity.id,
+            message,
+        };
+        let mut actions = Vec::new();
+        for event in [
+            Event::ForkServerStarted {
+                generation,
+                pid: server,
+            },
+            from_server(FromForkServer::Hello {
+                version: "2.0".to_owned(),
+                python: "3.13.0".to_owned(),
+            }),
+            from_server(FromForkServer::Loaded),
+            from_worker(FromWorker::Hello { pid: worker }),
+            from_worker(FromWorker::Ready),
+        ] {
+            actions.extend(state.step(self.now, event));
+        }
+        let proved_at = self.now + self.policy.reload_probation;
+        actions.extend(state.step(proved_at, Event::Tick));
+        let spawned: Vec<Identity> = actions
+            .iter()
+            .filter_map(|action| match action {
+                Action::Spawn { identity } => Some(*identity),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(spawned, [identity], "a candidate starts what it was given");
+        assert!(actions.iter().any(|a| matches!(a, Action::HandOver)));
+        let text = serde_json::to_string(&StateRecord::of(&state)).unwrap();
+        let record: StateRecord = serde_json::from_str(&text).unwrap();
+        self.servers.insert(
+            generation,
+            ForkServer {
+                pid: server,
+                greeted: true,
+                configured: true,
+                loaded: true,
+                closed_by_master: false,
+            },
+        );
+        let process = Process::ready(identity, worker);
+        self.workers.insert(identity.id, process);
+        record.restore(self.now, |_| self.policy.clone())
+    }
+}
