@@ -503,6 +503,20 @@ class TestUser:
         assert about(server.port)["uids"][0] == pwd.getpwnam("nobody").pw_uid
         assert server.stop() == 0
 
+    def test_upgrade(self, as_user: Callable[..., Server], public: Path) -> None:
+        socket = public / "upgraded.sock"
+        server = as_user("-u", "nobody", "-b", f"unix:{socket}", "-b", "127.0.0.1:0")
+        before = socket.stat()
+        port = int(server.wait_for_line(r"running on http://127.0.0.1:(\d+)")[1])
+        server.send_signal(signal.SIGUSR2)
+        server.wait_for_line("Upgrade complete", deadline=30)
+        server.wait_for_generation(2, 1)
+        assert about(port)["uids"][0] == pwd.getpwnam("nobody").pw_uid
+        after = socket.stat()
+        assert (after.st_ino, after.st_uid) == (before.st_ino, before.st_uid)
+        assert server.stop() == 0
+        assert not socket.exists()
+
     def test_workers_follow_a_master_that_was_killed(self, as_user: Callable[..., Server]) -> None:
         """Also one that hangs: what ends it was set up after the change of user."""
         server = as_user("-u", "nobody", "--graceful-timeout", "1")

@@ -1,0 +1,473 @@
+"""SIGUSR2: another binary takes over in the same process, or nothing changes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness import processes
+from harness.load import Load
+from harness.server import Server, clean_environment, free_port
+from harness.sources import answer, versioned
+from harness.target import binary, brings_its_extension, rsgun_only
+from harness.waiting import eventually, wait_gone
+from harness.wire import Connection
+
+pytestmark = rsgun_only
+
+Launch = Callable[..., Server]
+Module = Callable[[str, str], Path]
+Start = Callable[..., Server]
+
+COMPLETE = r"^INFO: .*Upgrade complete"
+FAILED = r"^ERROR: .*Upgrade failed, this program goes on: "
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """A copy of rsgun that a test may replace, in a directory as a release has it."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    source = binary().resolve()
+    place(source, folder / "rsgun")
+    if brings_its_extension():
+        for name in ("librsgun_worker.so", "deps/librsgun_worker.so"):
+            found = source.parent / name
+            if found.exists():
+                (folder / "librsgun_worker.so").symlink_to(found)
+                break
+    return folder / "rsgun"
+
+
+def place(source: Path, target: Path) -> None:
+    """Puts a copy in the place of a file, as an installer does: a new file, moved there."""
+    fresh = target.with_name(f".{target.name}-fresh")
+    shutil.copy(source, fresh)
+    fresh.replace(target)
+
+
+@pytest.fixture
+def start(launch: Launch, module: Module, program: Path, tmp_path: Path) -> Start:
+    """Serves version ``first`` of ``main`` with the copy."""
+
+    def begin(*arguments: str, workers: int = 2, **more: object) -> Server:
+        if not (tmp_path / "main.py").exists():
+            module("main", versioned("first"))
+        places = {"--port", "-b", "--fd"}
+        port = () if places & set(arguments) else ("--port", "0")
+        command = [str(program), "main:app", "--app-dir", str(tmp_path), "-w", str(workers)]
+        server = launch([*command, *python(), *port, *arguments], **more)
+        server.wait_until_running()
+        server.wait_for_workers(workers)
+        return server
+
+    return begin
+
+
+def python() -> list[str]:
+    """The interpreter of the tests: the copy lies beside none."""
+    return ["--python", sys.executable]
+
+
+def upgrade(server: Server) -> int:
+    """Sends SIGUSR2; returns where the output about it begins."""
+    since = server.output.mark()
+    server.send_signal(signal.SIGUSR2)
+    return since
+
+
+def program_of(pid: int) -> tuple[int, int]:
+    """Which file a process runs."""
+    found = os.stat(f"/proc/{pid}/exe")
+    return found.st_dev, found.st_ino
+
+
+def listening_inodes(server: Server) -> set[str]:
+    """The kernel's numbers of the sockets that the master listens on."""
+    table = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    listening = {line.split()[9] for line in table if line.split()[3] == "0A"}
+    files = processes.Process(server.pid, 0, 0, "S", "").open_files().values()
+    held = {found[1] for text in files if (found := re.fullmatch(r"socket:\[(\d+)\]", text))}
+    return held & listening
+
+
+def test_the_new_binary_serves_under_the_old_pid(start: Start, program: Path) -> None:
+    server = start()
+    before = {worker.pid for worker in server.workers()}
+    sockets = listening_inodes(server)
+    old = program_of(server.pid)
+    place(binary(), program)
+    since = upgrade(server)
+    server.wait_for_line(COMPLETE, since=since, deadline=30)
+    server.wait_for_generation(2, 2)
+    assert not before & {worker.pid for worker in server.workers()}
+    assert listening_inodes(server) == sockets
+    assert program_of(server.pid) == (program.stat().st_dev, program.stat().st_ino) != old
+    assert server.process.poll() is None
+    assert answer(server.get().text)[2] == server.pid
+    assert [process.title for process in server.titled("^rsgun: master")] == [
+        "rsgun: master [main:app]"
+    ]
+    assert not server.titled("^rsgun: candidate")
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["plain", "preload"])
+def test_nothing_is_lost_under_load(
+    start: Start, module: Module, program: Path, preload: tuple[str, ...]
+) -> None:
+    server = start("--no-access-log", *preload, workers=3)
+    load = Load(server.port, "/slow?5", keep_alive=8, one_shot=8)
+
+    async def line(pattern: str, since: int) -> None:
+        await asyncio.to_thread(server.wait_for_line, pattern, since=since, deadline=40)
+
+    async def story() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(load.run())
+            try:
+                for number in (2, 3):
+                    module("main", versioned(f"version-{number}"))
+                    place(binary(), program)
+                    await line(COMPLETE, upgrade(server))
+                await asyncio.to_thread(server.wait_for_generation, 3, 3)
+            finally:
+                load.stop()
+
+    asyncio.run(story())
+    for account in (load.keep_alive, load.one_shot):
+        assert not account.lost, str(account)
+        assert account.answers["first"] and account.answers["version-3"], str(account)
+
+
+def test_five_upgrades_leave_no_descriptor_behind(start: Start) -> None:
+    server = start()
+
+    def descriptors() -> int:
+        return len(os.listdir(f"/proc/{server.pid}/fd"))
+
+    counts = []
+    for number in range(2, 7):
+        server.wait_for_line(COMPLETE, since=upgrade(server), deadline=30)
+        server.wait_for_generation(number, 2)
+        counts.append(descriptors())
+    assert answer(server.get().text)[2] == server.pid
+    eventually(lambda: descriptors() <= counts[0], f"no more descriptors than {counts}")
+
+
+BROKEN_PROGRAMS = {
+    "missing": (None, "no file|No such file"),
+    "not executable": ("#!/bin/sh\nexit 0\n", "Permission denied"),
+    "fails": ("#!/bin/sh\nexit 1\n", "exited with code 1 before it was ready"),
+    "ends": ("#!/bin/sh\nexit 0\n", "exited with code 0 before it was ready"),
+    "crashes": ("#!/bin/sh\nkill -SEGV $$\n", "SIGSEGV"),
+    "no program": ("just some text\n", "code 127|Exec format error"),
+    "no interpreter": ("#!/nowhere/interpreter\n", "No such file"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN_PROGRAMS)
+def test_broken_binary_changes_nothing(start: Start, program: Path, how: str) -> None:
+    server = start()
+    before = {worker.pid for worker in server.family()}
+    text, reason = BROKEN_PROGRAMS[how]
+    program.unlink()
+    if text is not None:
+        program.write_text(text)
+        program.chmod(0o644 if how == "not executable" else 0o755)
+    since = upgrade(server)
+    server.wait_for_line(f"{FAILED}.*({reason})", since=since)
+    assert {worker.pid for worker in server.family()} == before
+    for _ in range(10):
+        assert server.get().text.startswith("first ")
+
+    program.unlink(missing_ok=True)
+    place(binary(), program)
+    server.wait_for_line(COMPLETE, since=upgrade(server), deadline=30)
+
+
+BROKEN_APPLICATIONS = {
+    "import error": ("import no_such_module_here\n", "no_such_module_here"),
+    "attribute missing": ("application = None\n", "app"),
+    "lifespan": (
+        versioned(
+            "second",
+            startup="await send({'type': 'lifespan.startup.failed', 'message': 'not now'}); return",
+        ),
+        "not now",
+    ),
+    "crash": ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n", "SIGSEGV"),
+}
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["plain", "preload"])
+@pytest.mark.parametrize("how", BROKEN_APPLICATIONS)
+def test_broken_application_changes_nothing(
+    start: Start, module: Module, how: str, preload: tuple[str, ...]
+) -> None:
+    server = start(*preload)
+    server.tolerates_tracebacks = True
+    before = {worker.pid for worker in server.family()}
+    source, text = BROKEN_APPLICATIONS[how]
+    module("main", source)
+    since = upgrade(server)
+    server.wait_for_line(FAILED, since=since, deadline=30)
+    assert text in "\n".join(server.lines("stderr", since))
+    eventually(lambda: {p.pid for p in server.family()} == before, "the candidate is gone")
+    for _ in range(10):
+        assert server.get().text.startswith("first ")
+
+
+def test_slow_boot_is_given_up(start: Start, module: Module) -> None:
+    server = start("--boot-timeout", "3")
+    before = {worker.pid for worker in server.family()}
+    module("main", versioned("second", top="import time; time.sleep(600)"))
+    since = upgrade(server)
+    server.tolerates_tracebacks = True
+    server.wait_for_line(FAILED + ".*not ready within 3 s", since=since, deadline=30)
+    eventually(lambda: {p.pid for p in server.family()} == before, "the candidate is gone")
+    assert server.get().text.startswith("first ")
+
+
+def test_configuration_is_read_anew(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "rsgun.toml"
+    file.write_text("graceful-timeout = 20\n")
+    server = start("-c", str(file))
+    before = {worker.pid for worker in server.family()}
+    file.write_text("graceful-timeuot = 20\n")
+    since = upgrade(server)
+    server.wait_for_line(FAILED + ".*rsgun.toml, line 1.*graceful-timeuot", since=since)
+    assert {worker.pid for worker in server.family()} == before
+
+    other = free_port()
+    file.write_text(f"bind = ['127.0.0.1:{other}']\n")
+    # On the command line the port of before still wins.
+    server.wait_for_line(COMPLETE, since=upgrade(server), deadline=30)
+    assert server.get().text.startswith("first ")
+
+
+def test_changed_listeners_follow_the_last_worker(
+    launch: Launch, module: Module, program: Path, tmp_path: Path
+) -> None:
+    module("main", versioned("first"))
+    kept, gone, new = (tmp_path / name for name in ("kept", "gone", "new"))
+    file = tmp_path / "rsgun.toml"
+    file.write_text(f"bind = ['unix:{kept}', 'unix:{gone}']\n")
+    command = [str(program), "main:app", "--app-dir", str(tmp_path), "-c", str(file)]
+    server = launch([*command, *python()])
+    server.wait_until_running()
+    inode = kept.stat().st_ino
+    file.write_text(f"bind = ['unix:{kept}', 'unix:{new}']\n")
+    server.wait_for_line(COMPLETE, since=upgrade(server), deadline=30)
+    for path in (kept, new):
+        with Connection.open(str(path)) as connection:
+            assert connection.get("/", close=True).text.startswith("first ")
+    assert kept.stat().st_ino == inode
+    assert not gone.exists()
+    assert server.stop() == 0
+    assert not kept.exists() and not new.exists()
+
+
+def test_inherited_and_abstract_sockets(start: Start) -> None:
+    name = f"rsgun-upgrade-{os.getpid()}-{free_port()}"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        number = listener.fileno()
+        server = start("-b", f"fd://{number}", "-b", f"unix:@{name}", pass_fds=[number])
+        for _ in range(2):
+            server.wait_for_line(COMPLETE, since=upgrade(server), deadline=30)
+        address = listener.getsockname()
+        assert server.get(address=address).text.startswith("first ")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect("\0" + name)
+        assert server.stop() == 0
+
+
+def test_socket_at_standard_input(start: Start) -> None:
+    """As supervisord passes it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = start("--fd", "0", stdin=listener.fileno())
+        for _ in range(2):
+            server.wait_for_line(COMPLETE, since=upgrade(server), deadline=30)
+        assert server.get(address=listener.getsockname()).text.startswith("first ")
+
+
+SLOW_START = versioned("second", startup="await asyncio.sleep(1.5)")
+
+
+def test_second_one_is_refused(start: Start, module: Module) -> None:
+    server = start()
+    module("main", SLOW_START)
+    since = upgrade(server)
+    server.wait_for_line(r"Upgrading: rsgun .* boots", since=since)
+    server.wait_for_line(r"^WARNING: .*Upgrade refused", since=upgrade(server))
+    server.wait_for_line(COMPLETE, since=since, deadline=30)
+    server.wait_for_generation(2, 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_stop_ends_the_candidate_too(start: Start, module: Module, number: signal.Signals) -> None:
+    server = start()
+    module("main", SLOW_START)
+    since = upgrade(server)
+    server.wait_for_line(r"Upgrading: rsgun .* boots", since=since)
+    assert server.stop(number) == 0
+    assert not server.leftovers()
+    assert not [line for line in server.lines(since=since) if re.search(FAILED, line)]
+
+
+def test_reload_waits_for_the_new_program(start: Start, module: Module) -> None:
+    server = start()
+    module("main", SLOW_START)
+    since = upgrade(server)
+    server.wait_for_line(r"Upgrading: rsgun .* boots", since=since)
+    module("main", versioned("third"))
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_line(r"Reload asked for; it follows", since=since)
+    server.wait_for_generation(3, 2, 40)
+    assert server.get().text.startswith("third ")
+
+
+def test_number_of_workers_stays(start: Start) -> None:
+    server = start()
+    server.send_signal(signal.SIGTTIN)
+    server.wait_for_workers(3)
+    server.wait_for_line(COMPLETE, since=upgrade(server), deadline=30)
+    server.wait_for_generation(2, 3)
+    server.send_signal(signal.SIGTTOU)
+    server.wait_for_workers(2)
+
+
+def test_signals_at_every_moment_are_carried_out(start: Start) -> None:
+    """TTIN once in each of many moments of an upgrade: each one counts."""
+    server = start(workers=1)
+    since = upgrade(server)
+    sent = 0
+
+    def complete() -> bool:
+        return any(re.search(COMPLETE, line) for line in server.lines(since=since))
+
+    def one_more() -> bool:
+        nonlocal sent
+        if sent < 5:
+            mark = server.output.mark()
+            server.send_signal(signal.SIGTTIN)
+            sent += 1
+            server.wait_for_line(
+                rf"Number of workers changed from {sent} to {sent + 1}", since=mark, deadline=30
+            )
+        return complete()
+
+    eventually(one_more, "the upgrade", 60)
+    server.wait_for_generation(2, 1 + sent, 40)
+
+
+def test_workers_leave_when_the_new_master_is_killed(start: Start) -> None:
+    server = start("--graceful-timeout", "5")
+    server.wait_for_line(COMPLETE, since=upgrade(server), deadline=30)
+    server.wait_for_generation(2, 2)
+    left = [process.pid for process in server.family() if process.pid != server.pid]
+    server.tolerates_exit = {-signal.SIGKILL}
+    os.kill(server.pid, signal.SIGKILL)
+    for pid in left:
+        assert wait_gone(pid)
+    with pytest.raises(OSError, match="refused"):
+        server.connect()
+
+
+def test_nobody_is_left_when_the_master_is_killed_meanwhile(start: Start, module: Module) -> None:
+    server = start("--graceful-timeout", "5")
+    module("main", SLOW_START)
+    since = upgrade(server)
+    server.wait_for_line(r"Upgrading: rsgun .* boots", since=since)
+    left = [process.pid for process in server.family() if process.pid != server.pid]
+    os.kill(server.pid, signal.SIGKILL)
+    for pid in left:
+        assert wait_gone(pid)
+    with pytest.raises(OSError, match="refused"):
+        server.connect()
+
+
+def test_request_in_flight_is_answered_by_the_old_worker(start: Start, module: Module) -> None:
+    server = start(workers=1)
+    with server.connect() as connection:
+        connection.request("/slow?3000")
+        connection.silent(0.2)
+        module("main", versioned("second"))
+        server.wait_for_line(COMPLETE, since=upgrade(server), deadline=30)
+        assert connection.response().text.startswith("first ")
+    server.wait_for_generation(2, 1)
+    assert server.get().text.startswith("second ")
+
+
+def test_release_directory_is_looked_up_again(
+    launch: Launch, program: Path, tmp_path: Path
+) -> None:
+    """Started in ``current``, a symbolic link that a deployment leads elsewhere."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "main.py").write_text(versioned(name))
+    current = tmp_path / "current"
+    current.symlink_to("one")
+    command = [str(program), "main:app", *python(), "--port", "0"]
+    server = launch(command, cwd=current, environment={"PWD": str(current)})
+    server.wait_until_running()
+    assert server.get().text.startswith("one ")
+    current.unlink()
+    current.symlink_to("two")
+    server.wait_for_line(COMPLETE, since=upgrade(server), deadline=30)
+    assert server.get().text.startswith("two ")
+    assert os.readlink(f"/proc/{server.pid}/cwd") == str(tmp_path / "two")
+
+
+def test_files_of_a_daemon(program: Path, module: Module, tmp_path: Path) -> None:
+    """Pidfile, log files and standard streams stay what they are."""
+    module("main", versioned("first"))
+    port = free_port()
+    pidfile, log, access = (tmp_path / name for name in ("pid", "error.log", "access.log"))
+    command = [str(program), "main:app", "--app-dir", str(tmp_path), *python(), "--daemon"]
+    command += ["--pid", str(pidfile), "--error-logfile", str(log)]
+    command += ["--access-logfile", str(access), "-b", f"127.0.0.1:{port}"]
+    subprocess.run(command, env=clean_environment(), cwd=tmp_path, check=True, timeout=60)
+    pid = int(pidfile.read_text())
+    try:
+        before = pidfile.stat().st_ino
+        log.rename(tmp_path / "rotated.log")
+        os.kill(pid, signal.SIGUSR2)
+
+        def complete() -> bool:
+            return log.exists() and "Upgrade complete" in log.read_text()
+
+        eventually(complete, "the upgrade, in a log file opened anew", 30)
+        assert int(pidfile.read_text()) == pid and pidfile.stat().st_ino == before
+        streams = [os.readlink(f"/proc/{pid}/fd/{number}") for number in range(3)]
+        assert streams == ["/dev/null", str(log), str(log)]
+        with Connection.open(("127.0.0.1", port)) as connection:
+            assert connection.get("/after", close=True).text.startswith("first ")
+        eventually(lambda: "/after" in access.read_text(), "the access log")
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        assert wait_gone(pid)
+    assert not pidfile.exists()
+
+
+def test_variable_is_not_for_use_by_hand(program: Path, tmp_path: Path) -> None:
+    environment = clean_environment({"RSGUN_UPGRADE": "yes"})
+    done = subprocess.run(
+        [str(program), "main:app"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "RSGUN_UPGRADE is not for use by hand" in done.stderr
