@@ -1,0 +1,278 @@
+"""WSGI: the threads of a worker, slow clients, time-outs, and stopping."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+from harness.server import Server
+from harness.target import rsgun_only
+from harness.waiting import eventually
+from harness.wire import Truncated
+
+pytestmark = rsgun_only
+
+Serve = Callable[..., Server]
+PIECE = 64 * 1024
+
+
+def noted(server: Server, event: str) -> None:
+    """Waits until the application has noted an event."""
+    eventually(lambda: event in json.loads(server.get("/seen").body), event)
+
+
+def pool_of(server: Server) -> list[str]:
+    names = json.loads(server.get("/threads").body)
+    return sorted(name for name in names if name.startswith("rsgun-"))
+
+
+class TestSlowClients:
+    """With one thread, nobody who is slow keeps others from being served."""
+
+    @pytest.fixture
+    def server(self, serve: Serve) -> Server:
+        return serve("wsgi_lab:bare", "--threads", "1")
+
+    def test_slow_uploads(self, server: Server) -> None:
+        with server.connections(5) as uploads:
+            for upload in uploads:
+                upload.request("/echo", method="POST", headers=[("Content-Length", "6")])
+                upload.send(b"abc")
+            for _ in range(5):
+                assert server.get("/ping").body == b"pong"
+            for upload in uploads:
+                upload.send(b"def")
+                assert upload.response().body == b"abcdef"
+
+    def test_slow_heads(self, server: Server) -> None:
+        with server.connect() as slow:
+            slow.send(b"GET /ping HTTP/1.1\r\nHo")
+            assert server.get("/ping").body == b"pong"
+            slow.send(b"st: a\r\n\r\n")
+            assert slow.response().body == b"pong"
+
+    def test_slow_readers_of_whole_answers(self, server: Server) -> None:
+        with server.connections(3) as readers:
+            for reader in readers:
+                reader.request("/big")
+                reader.head()
+            assert server.get("/ping").body == b"pong"
+
+    def test_slow_readers_of_streams(self, server: Server) -> None:
+        """64 MiB are handed over although the client takes nothing."""
+        count = 1024
+        with server.connect() as reader:
+            reader.request(f"/stream?{count}")
+            noted(server, f"streamed {count}")
+            noted(server, "closed stream")
+            assert len(reader.response().body) == count * PIECE
+
+    def test_slow_readers_of_files(self, server: Server) -> None:
+        with server.connect() as reader:
+            reader.request("/file")
+            noted(server, "file closed")
+            assert server.get("/ping").body == b"pong"
+            assert len(reader.response().body) == 8 << 20
+
+
+class TestThreads:
+    def test_they_grow_when_none_is_idle(self, serve: Serve) -> None:
+        server = serve("wsgi_lab:bare", "--threads", "3")
+        assert pool_of(server) == ["rsgun-1"]
+        with server.connections(2) as waiting:
+            for number, connection in enumerate(waiting):
+                connection.request(f"/wait?{number}")
+            noted(server, "waiting 0")
+            noted(server, "waiting 1")
+            assert pool_of(server) == ["rsgun-1", "rsgun-2", "rsgun-3"]
+            for number in range(2):
+                assert server.get(f"/release?{number}").status == 200
+            for connection in waiting:
+                assert connection.response().body == b"waited"
+
+    def test_one_stays_one_for_requests_in_turn(self, serve: Serve) -> None:
+        server = serve("wsgi_lab:bare", "--threads", "8")
+        for _ in range(20):
+            server.get("/ping")
+        assert pool_of(server) == ["rsgun-1"]
+
+    def test_a_full_queue_is_worked_off(self, serve: Serve) -> None:
+        server = serve("wsgi_lab:bare", "--threads", "2")
+        with server.connections(30) as connections:
+            for connection in connections:
+                connection.request("/sleep?0.02")
+            assert [connection.response().body for connection in connections] == [b"slept"] * 30
+
+    def test_chunks_of_a_stream_arrive_while_it_waits(self, serve: Serve) -> None:
+        server = serve("wsgi_lab:bare", "--threads", "2")
+        with server.connect() as connection:
+            connection.request("/wait_in_body?gate")
+            data = b""
+            while b"begun " not in data:
+                data += connection.receive()
+            assert b"done" not in data
+            server.get("/release?gate")
+            while not data.endswith(b"0\r\n\r\n"):
+                data += connection.receive()
+            assert b"done" in data
+
+    def test_free_siblings_take_new_connections(self, serve: Serve) -> None:
+        server = serve("wsgi_lab:bare", "-w", "2", "--threads", "1")
+        server.wait_for_workers(2)
+        with server.connect() as busy:
+            busy.request("/sleep?3")
+            pids = {server.get("/whoami").text.split()[0] for _ in range(10)}
+            assert len(pids) == 1
+            assert busy.response().body == b"slept"
+
+    def test_signals_reach_the_main_thread(
+        self, serve: Serve, module: Callable[[str, str], object], tmp_path: object
+    ) -> None:
+        module(
+            "signals",
+            "import signal, threading\n"
+            "seen = []\n"
+            "def note(number, frame):\n"
+            "    seen.append(threading.current_thread() is threading.main_thread())\n"
+            "signal.signal(signal.SIGUSR2, note)\n"
+            "def app(environ, start_response):\n"
+            "    start_response('200 OK', [])\n"
+            "    return [repr(seen).encode()]\n",
+        )
+        server = serve("signals:app", "--app-dir", str(tmp_path))
+        [worker] = server.wait_for_workers(1)
+        os.kill(worker.pid, signal.SIGUSR2)
+        eventually(lambda: server.get("/").text == "[True]", "the signal is handled")
+
+
+class TestTimeouts:
+    def test_a_request_that_takes_too_long_is_a_504(self, serve: Serve) -> None:
+        server = serve("wsgi_lab:bare", "--request-timeout", "1", "--threads", "2")
+        [worker] = server.wait_for_workers(1)
+        response = server.get("/wait?never")
+        assert response.status == 504
+        server.wait_for_line(r"GET /wait took longer than --request-timeout")
+        server.wait_for_line(r'File ".*wsgi_lab.py", line \d+, in wait')
+        server.wait_for_line("has a thread that hangs in GET /wait")
+        eventually(
+            lambda: worker.pid not in [process.pid for process in server.workers()],
+            "the worker is replaced",
+        )
+        assert server.get("/ping").body == b"pong"
+
+    def test_more_time_can_be_asked_for(self, serve: Serve) -> None:
+        server = serve("wsgi_lab:bare", "--request-timeout", "1")
+        assert server.get("/extended?1.5").body == b"extended"
+
+    def test_a_request_that_never_got_a_thread_is_not_run(self, serve: Serve) -> None:
+        server = serve("wsgi_lab:bare", "--request-timeout", "1")
+        with server.connections(2) as (first, second):
+            first.request("/sleep?2.5")
+            second.request("/wait?queued")
+            assert first.response().status == 504
+            assert second.response().status == 504
+        server.wait_for_line("GET /wait waited for a thread")
+
+    def test_with_one_thread_the_worker_time_out_bounds_requests(self, serve: Serve) -> None:
+        server = serve("wsgi_lab:bare", "--timeout", "2")
+        with server.connect() as connection:
+            connection.request("/wait?never")
+            with pytest.raises(Truncated):
+                connection.response()
+        server.wait_for_line("has been stuck for 2")
+        server.wait_for_line(r"GET /wait\?never")
+        server.wait_for_line("in wait$")
+        server.wait_for_workers(1)
+        assert server.get("/ping").body == b"pong"
+
+    def test_with_more_threads_it_does_not(self, serve: Serve) -> None:
+        server = serve("wsgi_lab:bare", "--timeout", "1", "--threads", "2")
+        assert server.get("/sleep?2.5").body == b"slept"
+
+
+class TestStopping:
+    @pytest.mark.parametrize("threads", ["1", "3"])
+    def test_a_stop_lets_requests_finish(self, serve: Serve, threads: str) -> None:
+        server = serve("wsgi_lab:bare", "--threads", threads)
+        with server.connect() as connection:
+            connection.request("/sleep?1")
+            server.wait_for_workers(1)
+            eventually(lambda: connection.silent(0.2), "it is on its way")
+            server.send_signal(signal.SIGTERM)
+            response = connection.response()
+            assert response.body == b"slept"
+            assert response.closes
+        assert server.wait() == 0
+
+    def test_a_reload_lets_requests_finish(self, serve: Serve) -> None:
+        server = serve("wsgi_lab:bare")
+        with server.connect() as connection:
+            connection.request("/sleep?1.5")
+            assert connection.silent(0.2)
+            server.send_signal(signal.SIGHUP)
+            assert connection.response().body == b"slept"
+        server.wait_for_generation(2, 1)
+        assert server.get("/ping").body == b"pong"
+
+    def test_threads_that_hang_do_not_hold_up_the_end(self, serve: Serve) -> None:
+        server = serve("wsgi_lab:bare", "--threads", "2", "--graceful-timeout", "1")
+        with server.connect() as connection:
+            connection.request("/wait?never")
+            noted(server, "waiting never")
+            assert server.stop() == 0
+        server.wait_for_line("1 request.s. did not end within the graceful time-out")
+
+    def test_exit_handlers_run_even_then(
+        self, serve: Serve, module: Callable[[str, str], object], tmp_path: object
+    ) -> None:
+        module(
+            "exits",
+            "import atexit, time\n"
+            "atexit.register(print, 'the end', flush=True)\n"
+            "def app(environ, start_response):\n"
+            "    if environ['PATH_INFO'] == '/hang':\n"
+            "        print('hanging', flush=True)\n"
+            "        time.sleep(60)\n"
+            "    start_response('200 OK', [])\n"
+            "    return [b'']\n",
+        )
+        server = serve("exits:app", "--app-dir", str(tmp_path), "--graceful-timeout", "1")
+        with server.connect() as connection:
+            connection.request("/hang")
+            server.wait_for_line("hanging")
+            assert server.stop() == 0
+        server.wait_for_line("the end")
+
+    def test_a_quick_stop(self, serve: Serve) -> None:
+        server = serve("wsgi_lab:bare", "--threads", "2")
+        with server.connect() as idle:
+            assert idle.get("/ping").body == b"pong"
+            assert server.stop(signal.SIGINT) == 0
+
+    def test_recycling_after_so_many_requests(self, serve: Serve) -> None:
+        server = serve("wsgi_lab:bare", "--max-requests", "5")
+        [worker] = server.wait_for_workers(1)
+        for _ in range(5):
+            assert server.get("/ping").body == b"pong"
+        server.wait_for_line("has answered 5 requests")
+        eventually(
+            lambda: [process.pid for process in server.workers()] not in ([worker.pid], []),
+            "another worker",
+        )
+        assert server.get("/ping").body == b"pong"
+
+    def test_the_workers_of_a_killed_master_leave(self, serve: Serve) -> None:
+        server = serve("wsgi_lab:bare", "--threads", "2")
+        server.tolerates_exit = {-9, 0}
+        os.kill(server.pid, signal.SIGKILL)
+        server.wait()
+        assert not server.leftovers()
+
+    @pytest.mark.parametrize("arguments", [["--preload"], ["-w", "3", "--preload"]])
+    def test_with_preload(self, serve: Serve, arguments: list[str]) -> None:
+        server = serve("wsgi_lab:app", *arguments)
+        for _ in range(10):
+            assert server.get("/ping").body == b"pong"
