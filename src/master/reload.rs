@@ -30,6 +30,10 @@ use super::notice::Notice;
 use super::state::State;
 use super::worker::Label;
 
+/// How long the probation goes on when its end finds the canary dying, but its death is
+/// not certain yet.
+const CERTAINTY: Duration = Duration::from_millis(250);
+
 /// A reload in progress.
 #[derive(Debug)]
 pub(super) struct Reload {
@@ -260,6 +264,9 @@ impl State {
             self.reload_waits = false;
             self.start_reload(now);
         }
+        let is_dying = self
+            .reload_generation()
+            .is_some_and(|candidate| self.canary_is_dying(candidate));
         let Some(reload) = &mut self.reload else {
             self.roll_back(now);
             return;
@@ -267,6 +274,11 @@ impl State {
         let candidate = reload.generation;
         match reload.stage {
             ReloadStage::Probation { until } if until <= now => {
+                if is_dying {
+                    let until = now + CERTAINTY;
+                    reload.stage = ReloadStage::Probation { until };
+                    return;
+                }
                 reload.stage = ReloadStage::Proven;
                 self.admit_canary(now, candidate);
                 self.roll(now, candidate);

@@ -66,6 +66,14 @@ impl State {
         }
     }
 
+    /// Whether there are signs that the canary has ended.
+    pub(super) fn canary_is_dying(&self, candidate: u32) -> bool {
+        self.canaries(candidate)
+            .iter()
+            .filter_map(|(_, id)| self.workers.get(id))
+            .any(|canary| canary.ending.has_begun())
+    }
+
     /// The slots in which a worker of this generation serves beside the old one.
     fn canaries(&self, candidate: u32) -> Vec<(u32, WorkerId)> {
         self.slots

@@ -131,6 +131,17 @@ fn a_canary_is_not_sent_away_for_an_old_worker_that_is_dying() {
 }
 
 #[test]
+fn a_canary_that_dies_as_its_probation_ends_has_not_survived_it() {
+    let (mut world, canary) = on_probation(1, true);
+    world.signs_come_late = true;
+    world.worker_dies(canary, KILLED);
+    world.pass(PROBATION);
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [1]);
+    assert!(world.state.last_reload().unwrap().failure.is_some());
+}
+
+#[test]
 fn a_worker_that_dies_after_the_probation_stops_no_reload() {
     let (mut world, _) = on_probation(3, false);
     world.pass(PROBATION);
