@@ -194,6 +194,28 @@ def test_broken_binary_changes_nothing(start: Start, program: Path, how: str) ->
     server.wait_for_line(COMPLETE, since=upgrade(server), deadline=30)
 
 
+def test_program_that_cannot_take_over_runs_the_old_one_again(start: Start, program: Path) -> None:
+    """Its candidate boots, but after the exec it misses something in the state."""
+    server = start("--preload")
+    old = program_of(server.pid)
+    before = {process.pid for process in server.family()}
+    known, other = b"descriptors_of_master", b"descriptors_of_nobody"
+    text = binary().read_bytes()
+    assert known in text
+    program.unlink()
+    program.write_bytes(text.replace(known, other))
+    program.chmod(0o755)
+    since = upgrade(server)
+    server.wait_for_line(FAILED + ".*cannot be understood.*descriptors_of_nobody", since=since)
+    assert program_of(server.pid) == old
+    eventually(lambda: {p.pid for p in server.family()} == before, "the others are gone")
+    for _ in range(10):
+        assert server.get().text.startswith("first ")
+
+    place(binary(), program)
+    server.wait_for_line(COMPLETE, since=upgrade(server), deadline=30)
+
+
 BROKEN_APPLICATIONS = {
     "import error": ("import no_such_module_here\n", "no_such_module_here"),
     "attribute missing": ("application = None\n", "app"),

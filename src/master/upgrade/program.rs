@@ -38,10 +38,17 @@ impl Invocation {
         let arguments: Vec<_> = std::env::args_os().collect();
         let called_as = arguments.first().map(OsString::as_os_str);
         let running = Path::new("/proc/self/exe");
-        let program = called_as
-            .map(|name| Program::called(name, &directory))
-            .filter(|program| program.find().is_some_and(|found| is_same(&found, running)))
-            .or_else(|| Some(Program::At(std::env::current_exe().ok()?)));
+        let called = called_as.map(|name| Program::called(name, &directory));
+        let is_running = |program: &Program| {
+            let found = program.find();
+            found.is_some_and(|found| is_same(&found, running))
+        };
+        // A program that has been run again after it was replaced has a file no more.
+        let file = std::env::current_exe().ok().filter(|file| file.exists());
+        let program = match file {
+            Some(file) if !called.as_ref().is_some_and(is_running) => Some(Program::At(file)),
+            _ => called,
+        };
         Ok(Self {
             arguments,
             directory,
