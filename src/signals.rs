@@ -5,8 +5,9 @@ use nix::sys::signal::Signal;
 use crate::master::Command;
 
 /// The signals that the master handles. SIGPIPE is not among them: Rust programs
-/// ignore it from the start, and children get the default back.
-pub const HANDLED: [Signal; 10] = [
+/// ignore it from the start, and children get the default back. SIGXFSZ asks for
+/// nothing, but would end the master when a log file reaches a limit (`ulimit -f`).
+pub const HANDLED: [Signal; 11] = [
     Signal::SIGTERM,
     Signal::SIGINT,
     Signal::SIGQUIT,
@@ -17,9 +18,10 @@ pub const HANDLED: [Signal; 10] = [
     Signal::SIGUSR2,
     Signal::SIGWINCH,
     Signal::SIGCHLD,
+    Signal::SIGXFSZ,
 ];
 
-/// What a signal asks for; `None` for one that asks for nothing: a child has ended. In
+/// What a signal asks for; `None` for one that asks for nothing, as the end of a child. In
 /// the foreground HUP and WINCH may come from the terminal, with another meaning.
 #[must_use]
 pub fn command(signal: Signal) -> Option<Command> {

@@ -11,11 +11,12 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::Level;
 use crate::config::{LogTarget, Settings};
+use crate::scoreboard::now_ms;
 use crate::sys::process;
 
 /// A log file that cannot be opened.
@@ -160,12 +161,22 @@ struct Outputs {
 struct Output {
     fd: OwnedFd,
     colors: AtomicBool,
+    /// When it was last said that it cannot be written; 0: never, or it can be again.
+    complained_ms: AtomicU64,
 }
+
+/// Milliseconds before it is said again that an output cannot be written, where some
+/// lines can.
+const COMPLAINT_MS: u64 = 600_000;
 
 impl Output {
     fn new(fd: OwnedFd) -> Self {
         let colors = AtomicBool::new(fd.is_terminal());
-        Self { fd, colors }
+        Self {
+            fd,
+            colors,
+            complained_ms: AtomicU64::new(0),
+        }
     }
 
     fn replace(&self, fd: &OwnedFd) {
@@ -173,18 +184,30 @@ impl Output {
             tracing::error!("cannot change to another log file: {error}");
         }
         self.colors.store(fd.is_terminal(), Relaxed);
+        self.complained_ms.store(0, Relaxed);
     }
 
     /// A log that cannot be written (full disk, closed terminal) must not stop the
-    /// server: the lines are lost.
-    fn write(&self, mut lines: &[u8]) {
+    /// server: the lines are lost. Returns why, if it is time to say so.
+    fn write(&self, mut lines: &[u8]) -> Option<nix::Error> {
         while !lines.is_empty() {
             match nix::unistd::write(&self.fd, lines) {
                 Ok(written) => lines = &lines[written..],
                 Err(nix::Error::EINTR) => {}
-                Err(_) => return,
+                Err(error) => return self.may_complain().then_some(error),
             }
         }
+        None
+    }
+
+    fn may_complain(&self) -> bool {
+        let now = now_ms().max(1);
+        let last = self.complained_ms.load(Relaxed);
+        let is_time = last == 0 || now.saturating_sub(last) >= COMPLAINT_MS;
+        if is_time {
+            self.complained_ms.store(now, Relaxed);
+        }
+        is_time
     }
 }
 
@@ -242,7 +265,15 @@ pub(super) fn write(level: tracing::Level, text: &str) {
     let Some(outputs) = OUTPUTS.get() else { return };
     let line = |colors| format!("{}{text}\n", super::prefix(level, colors));
     let colors = outputs.error.colors.load(Relaxed);
-    outputs.error.write(line(colors).as_bytes());
+    if let Some(error) = outputs.error.write(line(colors).as_bytes()) {
+        // Whoever watches the terminal, the journal, or the container sees it there.
+        let _ = writeln!(
+            io::stderr(),
+            "{}the log cannot be written: {}; lines are lost until it can be",
+            super::prefix(tracing::Level::ERROR, false),
+            error.desc()
+        );
+    }
     if level <= tracing::Level::WARN
         && let Some(witness) = &*witness()
     {
@@ -254,7 +285,13 @@ pub(super) fn write(level: tracing::Level, text: &str) {
 /// Writes lines of the access log; see [`super::access::whole_lines`].
 pub fn write_access(lines: &[u8]) {
     if let Some(outputs) = OUTPUTS.get() {
-        outputs.access.write(lines);
+        let failed = outputs.access.write(lines);
+        if let Some(error) = failed {
+            tracing::error!(
+                "the access log cannot be written: {}; lines are lost until it can be",
+                error.desc()
+            );
+        }
     }
 }
 
@@ -326,7 +363,13 @@ mod tests {
     #[test]
     fn a_full_disk_loses_lines_and_nothing_else() {
         let output = Output::new(open("access-logfile", Path::new("/dev/full")).unwrap());
-        output.write(b"lost\n");
+        assert_eq!(output.write(b"lost\n"), Some(nix::Error::ENOSPC));
+        assert_eq!(output.write(b"lost too\n"), None, "said once");
+        let directory = tempfile::tempdir().unwrap();
+        output.replace(&open("access-logfile", &directory.path().join("log")).unwrap());
+        assert_eq!(output.write(b"written\n"), None);
+        output.replace(&open("access-logfile", Path::new("/dev/full")).unwrap());
+        assert_eq!(output.write(b"lost\n"), Some(nix::Error::ENOSPC));
     }
 
     #[test]
