@@ -19,7 +19,7 @@ PYTHON_SOURCES := pyproject.toml setup.py $(shell find python -type f \( -name '
 
 .DEFAULT_GOAL := help
 .PHONY: help build run test lint lint-rust lint-python test-rust test-python format deny \
-	autobahn soak chaos-table check-all bench wheel clean cargo-present
+	autobahn soak chaos-table figures check-all bench wheel clean cargo-present
 .DELETE_ON_ERROR:
 
 help: ## list the commands
@@ -67,6 +67,9 @@ soak: $(VENV)/.installed $(VENV)/.example $(VENV)/.test ## the chaos test for lo
 chaos-table: $(VENV)/.installed $(VENV)/.test ## the chaos test on rsgun, gunicorn, and granian; ARGS="--seconds 60 --seed 1"
 	$(PIP) install -r bench/chaos-requirements.txt
 	$(BIN)/python bench/chaos.py $(ARGS)
+
+figures: $(VENV)/.installed $(VENV)/.test ## latency of a reload, time of a respawn, and memory with --preload
+	$(BIN)/python bench/figures.py $(ARGS)
 
 check-all: test deny ## `test` and `deny`
 

@@ -89,6 +89,9 @@ pub(crate) fn main(native: &Bound<'_, PyModule>, number: RawFd, extension: &str)
         "rsgun: fork server [{}]",
         label(&settings, generation)
     ));
+    // What every worker needs is imported once, from the library and not from the
+    // directory of the application, which is not on the path yet.
+    glue::serve(py)?.call_method1("warm_up", (&settings.event_loop,))?;
     let loader = glue::loader(py)?;
     enter_directory(&settings)?;
     loader.call_method1("prepare", (&settings.app_dir, output::captures(&settings)))?;

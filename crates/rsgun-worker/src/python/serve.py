@@ -194,6 +194,16 @@ def loop_factory(name):
     return factory
 
 
+def warm_up(loop_name):
+    """Imports the event loop ahead of time, so that the workers share it.
+
+    Whether it can be had is told by the worker that needs it.
+    """
+    if loop_name in ("auto", "uvloop"):
+        with contextlib.suppress(Exception):
+            import uvloop  # noqa: F401
+
+
 def main(worker, app, version, loop_name, lifespan_mode):
     """Runs one worker to its end. `worker` is the native side."""
     factory = loop_factory(loop_name)
