@@ -20,7 +20,7 @@ from pathlib import Path
 import environment as environments
 import report
 from cases import CASES, Case
-from load import Sample, require_wrk, run
+from load import Sample, Tools, build_websocket_client, require_wrk, run
 from processes import BenchmarkError, Server, free_port
 from servers import CANDIDATES, SERVERS, Candidate, Environment
 
@@ -32,16 +32,16 @@ class Plan:
     """What the command line asks for."""
 
     environment: Environment
-    wrk: str
+    tools: Tools
     rounds: int
     seconds: float
     pinned: bool
 
     def cores(self, case: Case) -> tuple[set[int], set[int]]:
-        """Return the cores of the server and of wrk."""
+        """Return the cores of the server and of the load."""
         cores = sorted(os.sched_getaffinity(0))
         if not self.pinned or case.workers > 1 or len(cores) == 1:
-            # Two workers get two cores, and wrk what they leave.
+            # Two workers get two cores, and the load what they leave.
             return set(cores[:2]) if self.pinned else set(cores), set(cores)
         # The last core is never the hyper-thread sibling of the first.
         return {cores[0]}, {cores[-1]}
@@ -66,7 +66,7 @@ def measure(plan: Plan, case: Case, servers: list[str]) -> dict[str, list[Sample
 
         def load(label: str, seconds: float) -> Sample:
             server = running[label][1]
-            return run(plan.wrk, server, case.path, case.connections, seconds, load_cores)
+            return run(plan.tools, server, case, seconds, load_cores)
 
         for label in running:
             load(label, WARM_UP_SECONDS)
@@ -154,7 +154,8 @@ def prepare(options: argparse.Namespace) -> Plan:
         environment = environments.prepare(directory, options.python)
     if options.rsgun:
         environment = Environment(directory, options.rsgun.absolute())
-    return Plan(environment, wrk, options.rounds, options.seconds, not options.unpinned)
+    tools = Tools(wrk, build_websocket_client(directory))
+    return Plan(environment, tools, options.rounds, options.seconds, not options.unpinned)
 
 
 def main() -> int:

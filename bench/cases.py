@@ -23,7 +23,9 @@ class Case:
     """One application under one load.
 
     `interface` names the kind of application; a server takes part in a case when it
-    speaks the interface (see `servers.CANDIDATES`).
+    speaks the interface (see `servers.CANDIDATES`). `body` is the answer to a request on
+    `path`, with which each server is checked. With `message_bytes` the load is not
+    requests but WebSocket messages of that length, which the application sends back.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Case:
     connections: int = 64
     workers: int = 1
     interface: str = "asgi"
+    message_bytes: int = 0
     bars: dict[str, Bar] = field(default_factory=dict)
 
 
@@ -81,5 +84,16 @@ CASES = [
         PONG,
         workers=2,
         bars={"granian": Bar(least_rate=1.2), "uvicorn": Bar(least_rate=1.2)},
+    ),
+    Case(
+        "websocket",
+        "WebSocket echo, 32 connections, 64-byte messages",
+        "raw:echo",
+        "/",
+        HELLO,
+        connections=32,
+        interface="websocket",
+        message_bytes=64,
+        bars={"granian": Bar(most_cpu=0.66), "uvicorn": Bar(most_cpu=0.66)},
     ),
 ]

@@ -58,10 +58,11 @@ def prepare(directory: Path, python: Path | None) -> Environment:
 
 def describe(environment: Environment) -> dict[str, str]:
     """Return what a reader of the figures must know about the machine."""
+    packages = "uvicorn granian uvloop rloop httptools websockets wsproto fastapi"
     program = (
         "import platform, importlib.metadata as m\n"
         "print(platform.python_version())\n"
-        "for name in ('uvicorn', 'granian', 'uvloop', 'rloop', 'httptools', 'fastapi'):\n"
+        f"for name in {packages.split()}:\n"
         "    print(name, m.version(name))\n"
     )
     output = _run([environment.command("python"), "-c", program]).splitlines()

@@ -1,4 +1,4 @@
-"""The load: wrk, and what one run of it says."""
+"""The load: wrk, or a client of our own for WebSocket, and what one run of it says."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from cases import Case
 from processes import BenchmarkError, Server, cpu_seconds
 
-SCRIPT = Path(__file__).resolve().parent / "report.lua"
+HERE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -40,23 +41,49 @@ def require_wrk() -> str:
     )
 
 
-def run(
-    wrk: str, server: Server, path: str, connections: int, seconds: float, cores: set[int]
-) -> Sample:
+def build_websocket_client(directory: Path) -> str:
+    """Compile `websocket.c` into a directory and return the path of the program."""
+    source, program = HERE / "websocket.c", directory / "websocket-load"
+    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+        compiler = shutil.which("cc")
+        if not compiler:
+            raise BenchmarkError("no C compiler: install one (Debian and Ubuntu: apt install gcc)")
+        command = [compiler, "-std=c11", "-D_GNU_SOURCE", "-O2", "-o", str(program), str(source)]
+        subprocess.run(command, check=True)
+    return str(program)
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The programs that make the load."""
+
+    wrk: str
+    websocket: str
+
+    def command(self, server: Server, case: Case, seconds: float) -> list[str]:
+        """Return the command that loads a server for some seconds."""
+        whole = max(1, round(seconds))
+        if case.message_bytes:
+            arguments = (server.port, case.path, case.connections, whole, case.message_bytes)
+            return [self.websocket, *map(str, arguments)]
+        return [
+            self.wrk,
+            "--threads=1",
+            f"--connections={case.connections}",
+            f"--duration={whole}s",
+            "--timeout=10s",
+            f"--script={HERE / 'report.lua'}",
+            f"http://127.0.0.1:{server.port}{case.path}",
+        ]
+
+
+def run(tools: Tools, server: Server, case: Case, seconds: float, cores: set[int]) -> Sample:
     """Load a server for some seconds and return what came of it.
 
     Only CPU time that the server's process tree uses meanwhile is counted. Any failed
     connection or status other than 2xx and 3xx makes the run worthless and is raised.
     """
-    command = [
-        wrk,
-        "--threads=1",
-        f"--connections={connections}",
-        f"--duration={max(1, round(seconds))}s",
-        "--timeout=10s",
-        f"--script={SCRIPT}",
-        f"http://127.0.0.1:{server.port}{path}",
-    ]
+    command = tools.command(server, case, seconds)
     own_cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -68,12 +95,13 @@ def run(
     lines = [line for line in finished.stdout.splitlines() if line.startswith("{")]
     if finished.returncode != 0 or not lines:
         raise BenchmarkError(
-            f"wrk failed on {server.name}: {finished.stdout}{finished.stderr}\n{server.output()}"
+            f"{command[0]} failed on {server.name}: {finished.stdout}{finished.stderr}\n"
+            f"{server.output()}"
         )
     result = json.loads(lines[-1])
     if result["socket_errors"] or result["bad_statuses"] or not result["requests"]:
         raise BenchmarkError(
-            f"{server.name} did not serve {path} cleanly: {result['requests']} requests, "
+            f"{server.name} did not serve {case.path} cleanly: {result['requests']} requests, "
             f"{result['socket_errors']} socket errors, {result['bad_statuses']} bad statuses\n"
             f"{server.output()}"
         )

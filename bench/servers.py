@@ -50,23 +50,26 @@ def _rsgun(environment: Environment, case: Case, port: int) -> list[str]:
     ]
 
 
-def _uvicorn(environment: Environment, case: Case, port: int) -> list[str]:
-    return [
-        environment.command("uvicorn"),
-        *("--host", "127.0.0.1", "--port", str(port)),
-        *("--workers", str(case.workers)),
-        *("--loop", "uvloop", "--http", "httptools"),
-        *("--no-access-log", "--log-level", "warning"),
-        *("--app-dir", str(APPS)),
-        case.app,
-    ]
+def _uvicorn(websocket: str) -> Callable[[Environment, Case, int], list[str]]:
+    def command(environment: Environment, case: Case, port: int) -> list[str]:
+        return [
+            environment.command("uvicorn"),
+            *("--host", "127.0.0.1", "--port", str(port)),
+            *("--workers", str(case.workers)),
+            *("--loop", "uvloop", "--http", "httptools", "--ws", websocket),
+            *("--no-access-log", "--log-level", "warning"),
+            *("--app-dir", str(APPS)),
+            case.app,
+        ]
+
+    return command
 
 
 def _granian(loop: str) -> Callable[[Environment, Case, int], list[str]]:
     def command(environment: Environment, case: Case, port: int) -> list[str]:
         return [
             environment.command("granian"),
-            *("--interface", case.interface),
+            *("--interface", "asgi" if case.interface == "websocket" else case.interface),
             *("--host", "127.0.0.1", "--port", str(port)),
             *("--workers", str(case.workers)),
             *("--loop", loop, "--no-access-log", "--log-level", "warning"),
@@ -78,12 +81,15 @@ def _granian(loop: str) -> Callable[[Environment, Case, int], list[str]]:
 
 
 ASGI = frozenset({"asgi"})
+WEBSOCKET = frozenset({"websocket"})
 
 CANDIDATES = [
-    Candidate("rsgun", "uvloop", ASGI, _rsgun),
-    Candidate("uvicorn", "uvloop, httptools", ASGI, _uvicorn),
-    Candidate("granian", "uvloop", ASGI, _granian("uvloop")),
-    Candidate("granian", "rloop", ASGI, _granian("rloop")),
+    Candidate("rsgun", "uvloop", ASGI | WEBSOCKET, _rsgun),
+    Candidate("uvicorn", "uvloop, httptools", ASGI, _uvicorn("auto")),
+    Candidate("uvicorn", "uvloop, websockets", WEBSOCKET, _uvicorn("websockets-sansio")),
+    Candidate("uvicorn", "uvloop, wsproto", WEBSOCKET, _uvicorn("wsproto")),
+    Candidate("granian", "uvloop", ASGI | WEBSOCKET, _granian("uvloop")),
+    Candidate("granian", "rloop", ASGI | WEBSOCKET, _granian("rloop")),
 ]
 
 SERVERS = list(dict.fromkeys(candidate.server for candidate in CANDIDATES))

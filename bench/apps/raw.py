@@ -30,3 +30,14 @@ async def large(scope, receive, send):
         raise NotImplementedError(scope["type"])
     await send(_LARGE_START)
     await send(_LARGE_BODY)
+
+
+async def echo(scope, receive, send):
+    """Send every WebSocket message back; answer requests as `hello` does."""
+    if scope["type"] != "websocket":
+        await hello(scope, receive, send)
+        return
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": message["text"]})
