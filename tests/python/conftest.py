@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from harness.browser import Browser
 from harness.server import Server, serving
 from harness.target import APPS, TARGET, binary, lay_out_package
 
@@ -139,6 +140,14 @@ def shared(
             wrong += [f"unexpected output: {line}" for line in server.noise(mark)]
     if wrong:
         pytest.fail("\n".join(wrong), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser; each test opens pages of its own."""
+    started = Browser(tmp_path_factory.mktemp("browser"))
+    yield started
+    started.close()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -391,6 +392,66 @@ class TestDjango:
 
     def test_missing_page(self, client: httpx.Client) -> None:
         assert client.get("/missing").status_code == 404
+
+
+@pytest.fixture(scope="module")
+def django_database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = str(tmp_path_factory.mktemp("django") / "database")
+    subprocess.run(
+        [sys.executable, str(APPS / "django_admin.py")],
+        env={**os.environ, "DJANGO_DATABASE": path},
+        check=True,
+        timeout=100,
+    )
+    return path
+
+
+class TestDjangoProject:
+    """Django with a database, users, the admin site, and static files."""
+
+    @pytest.fixture
+    def client(self, serve: Serve, django_database: str) -> Iterator[httpx.Client]:
+        self.server = serve("django_admin:app", environment={"DJANGO_DATABASE": django_database})
+        with client_for(self.server) as client:
+            yield client
+
+    def test_admin(self, client: httpx.Client) -> None:
+        response = client.get("/admin/", follow_redirects=True)
+        assert response.url.path == "/admin/login/"
+        form = {"username": "admin", "password": "wrong", "next": "/admin/"}
+        for password, status in (("wrong", 200), ("secret", 302)):
+            form |= {"password": password, "csrfmiddlewaretoken": client.cookies["csrftoken"]}
+            assert client.post("/admin/login/", data=form).status_code == status
+        assert "Site administration" in client.get("/admin/").text
+        users = client.get("/admin/auth/user/", params={"q": "admin"})
+        assert "admin@localhost" in users.text
+        form = {
+            "csrfmiddlewaretoken": client.cookies["csrftoken"],
+            "username": f"ada{os.getpid()}",
+            "usable_password": "true",
+            "password1": "Countess-1815",
+            "password2": "Countess-1815",
+        }
+        added = client.post("/admin/auth/user/add/", data=form)
+        assert (added.status_code, added.text) == (302, "")
+        assert "was added successfully" in client.get(added.headers["location"]).text
+        form = {"csrfmiddlewaretoken": client.cookies["csrftoken"]}
+        assert client.post("/admin/logout/", data=form).status_code == 200
+        assert client.get("/admin/").status_code == 302
+
+    def test_static_files(self, client: httpx.Client) -> None:
+        import django.contrib.admin
+
+        folder = Path(django.contrib.admin.__file__).parent / "static" / "admin"
+        for name, kind in (("css/base.css", "text/css"), ("img/search.svg", "image/svg+xml")):
+            response = client.get(f"/static/admin/{name}")
+            assert response.headers["content-type"].split(";")[0] == kind
+            assert response.content == (folder / name).read_bytes()
+            stamp = {"If-Modified-Since": response.headers["last-modified"]}
+            again = client.get(f"/static/admin/{name}", headers=stamp)
+            assert (again.status_code, again.content) == (304, b"")
+        assert client.get("/static/admin/css/missing.css").status_code == 404
+        assert client.get("/static/admin/../../secret").status_code == 404
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from harness import browser as browsers
 from harness import node
-from harness.browser import Browser
+from harness.browser import Browser, needs_browser
 from harness.server import Server
 from harness.target import rsgun_only
 from harness.waiting import DEADLINE
@@ -103,13 +102,6 @@ class TestNode:
 # --- a browser --------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    started = Browser(tmp_path_factory.mktemp("browser"))
-    yield started
-    started.close()
-
-
 OPEN = """
     window.log = [];
     window.socket = new WebSocket(`ws://${location.host}%s`, %s);
@@ -126,9 +118,7 @@ def opening(path: str = "/", protocols: tuple[str, ...] = ()) -> str:
     return OPEN % (path, json.dumps(protocols))
 
 
-@pytest.mark.skipif(
-    browsers.CHROMIUM is None, reason="needs Chromium (apt install chromium, or CHROMIUM names it)"
-)
+@needs_browser
 @pytest.mark.timeout(180)
 class TestBrowser:
     @pytest.fixture

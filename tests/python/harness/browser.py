@@ -6,10 +6,12 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from .server import Output
@@ -17,6 +19,10 @@ from .waiting import DEADLINE, eventually
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs Chromium (apt install chromium, or CHROMIUM names it)"
 )
 
 FLAGS = [
@@ -36,6 +42,10 @@ FLAGS = [
 
 class ScriptFailed(AssertionError):
     """The script in the page raised."""
+
+
+class Refused(AssertionError):
+    """The browser did not do what it was told."""
 
 
 class Browser:
@@ -73,10 +83,14 @@ class Browser:
         """Ends the browser with all its processes."""
         try:
             self.call("Browser.close")
-            self.process.wait(DEADLINE)
+            self.process.wait(DEADLINE / 3)
+        except subprocess.TimeoutExpired:
+            pass
         finally:
             self._stack.close()
-            self.process.kill()
+            # It leads a session of its own.
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self._reader.join(2)
 
@@ -90,7 +104,8 @@ class Browser:
         while True:
             message = self._receive()
             if message.get("id") == number:
-                assert "error" not in message, f"{method}: {message}"
+                if "error" in message:
+                    raise Refused(f"{method}: {message['error']}")
                 return message["result"]
             self._events.append(message)
 
@@ -145,4 +160,12 @@ class Page:
 
     def eventually(self, expression: str, what: str) -> object:
         """The first true value of an expression."""
-        return eventually(lambda: self.run(f"return {expression}"), what)
+
+        def value() -> object:
+            try:
+                return self.run(f"return {expression}")
+            except Refused:
+                # The page is on its way to another one.
+                return None
+
+        return eventually(value, what)

@@ -1,0 +1,73 @@
+"""Streams that last: server-sent events, and the tokens of a language model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+from sse_starlette import EventSourceResponse
+
+app = FastAPI()
+seen = asyncio.Event()
+
+
+@app.get("/worker")
+async def worker() -> int:
+    return os.getpid()
+
+
+@app.get("/seen")
+async def has_seen() -> None:
+    """The client has got the token that was sent last."""
+    seen.set()
+
+
+@app.get("/completion")
+async def completion(
+    tokens: int, waits: bool = False, pause: float = 0.0, until: str | None = None
+) -> StreamingResponse:
+    """So many tokens, and more until the file ``until`` is there.
+
+    There is a pause after each, or with ``waits`` until it has arrived.
+    """
+
+    async def generate() -> AsyncIterator[str]:
+        number = 0
+        while number < tokens or (until and not os.path.exists(until)):
+            delta = {"token": f" word{number}", "worker": os.getpid()}
+            yield f"data: {json.dumps(delta)}\n\n"
+            number += 1
+            if waits:
+                await seen.wait()
+                seen.clear()
+            else:
+                await asyncio.sleep(pause)
+        print("completion done", flush=True)
+        yield "data: [DONE]\n\n"
+
+    return StreamingResponse(
+        generate(), media_type="text/event-stream", headers={"cache-control": "no-store"}
+    )
+
+
+@app.get("/events")
+async def events(ping: int = 15) -> EventSourceResponse:
+    """Events until the client leaves."""
+
+    async def generate() -> AsyncIterator[dict[str, Any]]:
+        number = 0
+        try:
+            while True:
+                yield {"id": str(number), "event": "number", "data": str(number)}
+                number += 1
+                await seen.wait()
+                seen.clear()
+        finally:
+            print("events ended", flush=True)
+
+    return EventSourceResponse(generate(), ping=ping)
