@@ -66,7 +66,7 @@ pub(crate) fn register(py: Python<'_>) -> PyResult<()> {
 }
 
 /// Makes one of the awaitables.
-fn make<T>(py: Python<'_>, value: T) -> PyResult<Py<PyAny>>
+pub(super) fn make<T>(py: Python<'_>, value: T) -> PyResult<Py<PyAny>>
 where
     T: PyClass<BaseType = Awaitable>,
     PyClassInitializer<T>: From<(T, Awaitable)>,
@@ -142,6 +142,7 @@ impl Wait {
 }
 
 /// What events come from and messages go to.
+#[derive(Clone)]
 pub(crate) enum Source {
     /// A request.
     Http(SharedExchange),

@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::awaitable::{self, Source};
+use super::deferred::{Call, deferred};
 use super::exchange::{SharedExchange, Stage, State};
 use super::message::{self, Part, Start};
 use crate::http::access_log;
@@ -182,6 +183,17 @@ impl Cycle {
         true
     }
 
+    /// Takes a message on the event loop's thread; see [`Self::send`].
+    pub(super) fn take(
+        &self,
+        py: Python<'_>,
+        reactor: &Reactor,
+        message: &Bound<'_, PyAny>,
+    ) -> PyResult<Py<PyAny>> {
+        let (message, kind) = message::open(message)?;
+        self.respond(py, reactor, kind.to_str()?, message)
+    }
+
     /// Takes a message that is a part of a response; see [`Self::send`].
     pub(super) fn respond(
         &self,
@@ -243,15 +255,24 @@ fn check_length(state: &State, part: &Part) -> PyResult<()> {
 impl Cycle {
     /// Returns an awaitable of the next event: `http.request` or `http.disconnect`.
     fn receive(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        awaitable::receive(py, Source::Http(Arc::clone(&self.exchange)))
+        let source = Source::Http(Arc::clone(&self.exchange));
+        if self.reactor().is_err() {
+            return deferred(py, Call::Receive(source));
+        }
+        awaitable::receive(py, source)
     }
 
     /// Takes an event of the application and returns an awaitable, which is done when
     /// more may be sent.
-    fn send(&self, py: Python<'_>, message: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-        let reactor = self.reactor()?;
-        let (message, kind) = message::open(message)?;
-        self.respond(py, &reactor, kind.to_str()?, message)
+    fn send(slf: &Bound<'_, Self>, message: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        let (py, this) = (slf.py(), slf.get());
+        match this.reactor() {
+            Ok(reactor) => this.take(py, &reactor, message),
+            Err(_) => {
+                let call = Call::Http(slf.clone().unbind(), message.clone().unbind());
+                deferred(py, call)
+            }
+        }
     }
 
     /// The application has raised.

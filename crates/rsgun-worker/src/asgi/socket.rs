@@ -1,5 +1,6 @@
 //! `receive` and `send` of one WebSocket, and what becomes of it.
 
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,6 +12,7 @@ use rsgun_websocket::{Kind, close};
 
 use super::awaitable::{self, Source};
 use super::cycle::{Cycle, gone, unexpected};
+use super::deferred::{Call, deferred};
 use super::exchange::Stage as ResponseStage;
 use super::message;
 use super::session::{Received, SharedSession, Stage};
@@ -47,6 +49,11 @@ impl Socket {
             place: Mutex::new(Place::Request(entry)),
             ended: AtomicBool::new(false),
         }
+    }
+
+    /// The reactor that this WebSocket belongs to.
+    pub(super) fn reactor(&self) -> PyResult<Rc<Reactor>> {
+        self.request.reactor()
     }
 
     /// Where the task belongs; `None` when the application has returned or raised.
@@ -183,6 +190,41 @@ impl Socket {
         Ok(())
     }
 
+    /// Takes a message on the event loop's thread; see [`Self::send`].
+    pub(super) fn take(
+        &self,
+        py: Python<'_>,
+        reactor: &Reactor,
+        message: &Bound<'_, PyAny>,
+    ) -> PyResult<Py<PyAny>> {
+        let (message, kind) = message::open(message)?;
+        match kind.to_str()? {
+            "websocket.send" => return self.transmit(py, reactor, message),
+            "websocket.accept" => self.accept(py, reactor, message)?,
+            "websocket.close" => {
+                let (code, reason) = socket_message::close(message)?;
+                self.close(py, reactor, code, reason)?;
+            }
+            kind @ "websocket.http.response.start" => {
+                self.expect_handshake(kind)?;
+                let part = "http.response.start";
+                self.request.respond(py, reactor, part, message)?;
+                self.session.lock().stage = Stage::Rejected;
+            }
+            "websocket.http.response.body" => {
+                let part = "http.response.body";
+                return self.request.respond(py, reactor, part, message);
+            }
+            other => {
+                return Err(PyRuntimeError::new_err(format!(
+                    "unknown ASGI message \"{other}\""
+                )));
+            }
+        }
+        reactor.after_send(py, 0);
+        Ok(reactor.done(py))
+    }
+
     /// Ends an open WebSocket; the application is through with it.
     fn end(&self, py: Python<'_>, reactor: &Reactor, index: usize, code: u16) {
         self.ended.store(true, Relaxed);
@@ -212,39 +254,24 @@ impl Socket {
     /// Returns an awaitable of the next event: `websocket.connect`,
     /// `websocket.receive` or `websocket.disconnect`.
     fn receive(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        awaitable::receive(py, Source::WebSocket(Arc::clone(&self.session)))
+        let source = Source::WebSocket(Arc::clone(&self.session));
+        if self.reactor().is_err() {
+            return deferred(py, Call::Receive(source));
+        }
+        awaitable::receive(py, source)
     }
 
     /// Takes an event of the application and returns an awaitable, which is done when
     /// more may be sent.
-    fn send(&self, py: Python<'_>, message: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-        let reactor = self.request.reactor()?;
-        let (message, kind) = message::open(message)?;
-        match kind.to_str()? {
-            "websocket.send" => return self.transmit(py, &reactor, message),
-            "websocket.accept" => self.accept(py, &reactor, message)?,
-            "websocket.close" => {
-                let (code, reason) = socket_message::close(message)?;
-                self.close(py, &reactor, code, reason)?;
-            }
-            kind @ "websocket.http.response.start" => {
-                self.expect_handshake(kind)?;
-                let part = "http.response.start";
-                self.request.respond(py, &reactor, part, message)?;
-                self.session.lock().stage = Stage::Rejected;
-            }
-            "websocket.http.response.body" => {
-                let part = "http.response.body";
-                return self.request.respond(py, &reactor, part, message);
-            }
-            other => {
-                return Err(PyRuntimeError::new_err(format!(
-                    "unknown ASGI message \"{other}\""
-                )));
+    fn send(slf: &Bound<'_, Self>, message: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        let (py, this) = (slf.py(), slf.get());
+        match this.reactor() {
+            Ok(reactor) => this.take(py, &reactor, message),
+            Err(_) => {
+                let call = Call::WebSocket(slf.clone().unbind(), message.clone().unbind());
+                deferred(py, call)
             }
         }
-        reactor.after_send(py, 0);
-        Ok(reactor.done(py))
     }
 
     /// The application has raised.
