@@ -19,7 +19,7 @@ PYTHON_SOURCES := pyproject.toml setup.py $(shell find python -type f \( -name '
 
 .DEFAULT_GOAL := help
 .PHONY: help build run test lint lint-rust lint-python test-rust test-python format deny \
-	autobahn soak chaos-table figures check-all bench wheel clean cargo-present
+	autobahn conformance soak chaos-table figures check-all bench wheel clean cargo-present
 .DELETE_ON_ERROR:
 
 help: ## list the commands
@@ -70,6 +70,9 @@ chaos-table: $(VENV)/.installed $(VENV)/.test ## the chaos test on rsgun, gunico
 
 figures: $(VENV)/.installed $(VENV)/.test ## latency of a reload, time of a respawn, and memory with --preload
 	$(BIN)/python bench/figures.py $(ARGS)
+
+conformance: $(VENV)/.installed $(VENV)/.test ## the tests of starlette, asgiref, and requests against rsgun
+	RSGUN_CONFORMANCE=1 $(BIN)/python -m pytest -rA tests/python/test_conformance.py
 
 check-all: test deny ## `test` and `deny`
 
