@@ -101,7 +101,8 @@ impl State {
         };
         let timeout = self.policy_of(worker).and_then(|policy| policy.timeout);
         // The lifespan shutdown gives no sign of life; the graceful time-out bounds it.
-        let gives_signs = matches!(reading.phase, Phase::Serving | Phase::Draining);
+        let gives_signs =
+            matches!(reading.phase, Phase::Serving | Phase::Draining) && !worker.is_debugged;
         let heard = reading.heartbeat.max(resumed_at);
         let is_silent = gives_signs && timeout.is_some_and(|limit| now.since(heard) >= limit);
         if let Some(worker) = self.workers.get_mut(&reading.id)

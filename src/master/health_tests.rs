@@ -44,6 +44,23 @@ fn a_silent_worker_is_asked_for_its_stacks_then_aborted_then_killed() {
 }
 
 #[test]
+fn a_worker_in_a_debugger_may_be_silent() {
+    let mut world = World::booted(1, false);
+    let id = world.serving()[0];
+    world.worker_debugged(id);
+    world.workers.get_mut(&id).unwrap().silent_since = Some(world.now);
+    world.seconds(10 * TIMEOUT.as_secs());
+    assert!(world.asked.is_empty());
+    assert_eq!(world.serving(), [id]);
+    world.worker_spent(id);
+    let late = world.starting()[0];
+    world.worker_hello(late);
+    world.worker_debugged(late);
+    world.seconds(600);
+    assert!(world.asked.is_empty(), "nor is a start limited");
+}
+
+#[test]
 fn a_silent_worker_that_does_not_answer_is_not_waited_for() {
     let (mut world, id) = stuck(1);
     world.seconds(2);

@@ -39,6 +39,11 @@ pub(super) enum Notice {
         /// Which one.
         worker: Label,
     },
+    /// A worker stops in a debugger.
+    WorkerDebugged {
+        /// Which one.
+        worker: Label,
+    },
     /// A worker could not start, after the first boot.
     WorkerFailed {
         /// Which one.
@@ -260,6 +265,14 @@ impl Notice {
             Self::WorkerReady { worker } => (
                 Level::INFO,
                 format!("{} started [{}]", name(*worker), ids(*worker)),
+            ),
+            Self::WorkerDebugged { worker } => (
+                Level::INFO,
+                format!(
+                    "{} stops in a debugger: --timeout and --boot-timeout do not hold for it [{}]",
+                    name(*worker),
+                    ids(*worker)
+                ),
             ),
             Self::WorkerFailed {
                 worker,

@@ -526,6 +526,14 @@ impl State {
             }
             FromWorker::Failed(failure) => worker.failure = Some(failure),
             FromWorker::WantsLogs => self.act(Action::ReopenLogs { only: Some(id) }),
+            FromWorker::Debugged => {
+                worker.is_debugged = true;
+                if worker.is_starting() {
+                    worker.stage = Stage::Starting { by: None };
+                }
+                let label = worker.label();
+                self.notify(Notice::WorkerDebugged { worker: label });
+            }
             FromWorker::Ready => {}
         }
     }

@@ -526,6 +526,14 @@ impl World {
         });
     }
 
+    /// A worker comes by a break point.
+    pub(super) fn worker_debugged(&mut self, id: WorkerId) {
+        self.happen(Event::Worker {
+            id,
+            message: FromWorker::Debugged,
+        });
+    }
+
     /// Seconds pass one after the other, as they do for a master that runs.
     pub(super) fn seconds(&mut self, count: u64) {
         for _ in 0..count {

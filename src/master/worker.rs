@@ -237,6 +237,8 @@ pub(super) struct Worker {
     pub(super) beat: Option<Beat>,
     /// The share of time, of 1000, in which its event loop was busy.
     pub(super) busy: Option<u64>,
+    /// Somebody looks at it in a debugger, and it need not show that it lives.
+    pub(super) is_debugged: bool,
 }
 
 impl Worker {
@@ -258,6 +260,7 @@ impl Worker {
             too_large: 0,
             beat: None,
             busy: None,
+            is_debugged: false,
         }
     }
 

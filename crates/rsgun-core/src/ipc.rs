@@ -176,6 +176,8 @@ pub enum FromWorker {
     Draining,
     /// USR1 was sent to this worker: it wants its log files opened anew.
     WantsLogs,
+    /// It stops in a debugger, on a terminal: somebody takes their time.
+    Debugged,
 }
 
 /// Why an application does not run.

@@ -43,7 +43,8 @@ impl Keeper {
             | FromWorker::Failed(_)
             | FromWorker::Draining
             | FromWorker::Hung { .. }
-            | FromWorker::WantsLogs => Ok(()),
+            | FromWorker::WantsLogs
+            | FromWorker::Debugged => Ok(()),
         })?;
         Ok(())
     }

@@ -9,6 +9,7 @@
 //! is gone: the worker closes the listeners at once, so that a new master can bind
 //! them, drains, and leaves.
 
+mod breakpoint;
 pub(crate) mod callbacks;
 pub(crate) mod heartbeat;
 pub(crate) mod keeper;
@@ -121,6 +122,8 @@ pub(crate) fn main(
         return Ok(0);
     }
     board.beat(now_ms());
+    let keeper = Arc::new(Keeper::Master(master));
+    breakpoint::watch(py, Arc::clone(&keeper))?;
     let Loaded {
         settings,
         app,
@@ -133,12 +136,11 @@ pub(crate) fn main(
             board.set_phase(Phase::Importing);
             match forkserver::load(loader.bind(py), &settings) {
                 Ok(app) => app,
-                Err(error) => return Ok(report(py, &master, &error)),
+                Err(error) => return Ok(report(py, &keeper, &error)),
             }
         }
     };
     let serve = glue::serve(py)?;
-    let keeper = Arc::new(Keeper::Master(master));
     let gate = Gate::new(listeners, roster, identity.seat, Arc::clone(&keeper))?;
     let lifespan = lifespan_name(&settings);
     let event_loop = settings.event_loop.clone();
@@ -151,9 +153,9 @@ pub(crate) fn main(
         }
         Served::Wsgi => serve.call_method1("main_of_wsgi", (&worker,)),
     };
-    match (result, &*keeper) {
-        (Err(error), Keeper::Master(master)) => Ok(report(py, master, &error)),
-        _ => Ok(0),
+    match result {
+        Ok(_) => Ok(0),
+        Err(error) => Ok(report(py, &keeper, &error)),
     }
 }
 
@@ -213,10 +215,10 @@ fn bind_to_master(channel: &Master, loaded: &Loaded) -> PyResult<bool> {
 }
 
 /// Tells the master why the application does not run; returns the exit code.
-fn report(py: Python<'_>, master: &Master, error: &PyErr) -> i32 {
+fn report(py: Python<'_>, keeper: &Keeper, error: &PyErr) -> i32 {
     let failure = glue::failure(py, error);
     let code = i32::from(failure.kind.exit_code());
-    if master.send(&FromWorker::Failed(failure), &[]).is_err() {
+    if keeper.tell(&FromWorker::Failed(failure)).is_err() {
         tracing::debug!("the master is gone before it could be told of a failure");
     }
     code
