@@ -38,6 +38,8 @@ class _Listening:
         """Return the addresses, as the start-up line shows them."""
     def descriptors(self) -> list[int]:
         """Return copies of the descriptors, which belong to the caller."""
+    def set_up_loggers(self) -> None:
+        """Make the loggers of servers write to the logs of this process."""
     def load(self, app: Callable[..., Any] | None) -> Callable[..., Any]:
         """Return the application: `app`, or the one that the settings name."""
     def worker(

@@ -49,7 +49,7 @@ def run(app: str | Application, **settings: Unpack[Settings]) -> None:
             raise SystemExit(code)
         return
     try:
-        Server(config)._run(None, raise_again=False)
+        Server(config)._run_alone()
     except KeyboardInterrupt:
         # A CTRL+C before the server has begun to listen for it.
         pass

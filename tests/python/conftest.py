@@ -11,6 +11,7 @@ import pytest
 from harness.browser import Browser
 from harness.server import Server, serving
 from harness.target import APPS, TARGET, binary, lay_out_package
+from harness.terminal import Terminal
 
 Serve = Callable[..., Server]
 
@@ -217,6 +218,20 @@ def program(
         return server.wait_until_running() if wait else server
 
     return start
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
+    """Runs a command line in a terminal of its own."""
+    opened: list[Terminal] = []
+
+    def open_with(*line: str) -> Terminal:
+        opened.append(Terminal(list(line), tmp_path))
+        return opened[-1]
+
+    yield open_with
+    for each in opened:
+        each.end()
 
 
 @pytest.fixture

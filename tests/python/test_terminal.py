@@ -2,80 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import select
 import signal
-import subprocess
-import sys
 import termios
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from harness import processes
-from harness.server import clean_environment, serving
+from harness.server import serving
 from harness.target import rsgun_only
+from harness.terminal import Terminal
 from harness.waiting import DEADLINE, eventually, wait_gone
 
 pytestmark = rsgun_only
-
-TAKE = """
-import fcntl, os, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-os.execvp(sys.argv[1], sys.argv[1:])
-"""
-"""Makes standard input the controlling terminal of a program, and becomes that."""
-
-
-class Terminal:
-    """A pseudo-terminal, and a program whose controlling terminal it is."""
-
-    def __init__(self, line: list[str], folder: Path) -> None:
-        self.screen, slave = pty.openpty()
-        self.shown = b""
-
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", TAKE, *line],
-            cwd=folder,
-            env=clean_environment(),
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-        )
-        os.close(slave)
-
-    def wait_for(self, text: bytes) -> None:
-        """Reads the screen until this appears."""
-        while text not in self.shown:
-            ready, _, _ = select.select([self.screen], [], [], DEADLINE)
-            assert ready, self.shown.decode()
-            try:
-                self.shown += os.read(self.screen, 4096)
-            except OSError:
-                raise AssertionError(self.shown.decode()) from None
-
-    def close(self) -> None:
-        """Closes the window."""
-        if self.screen >= 0:
-            os.close(self.screen)
-            self.screen = -1
-
-
-@pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
-    opened: list[Terminal] = []
-
-    def open_with(*line: str) -> Terminal:
-        opened.append(Terminal(list(line), tmp_path))
-        return opened[-1]
-
-    yield open_with
-    for each in opened:
-        each.close()
-        processes.end(processes.family(each.process.pid, "no marker"))
-        each.process.wait()
 
 
 def master_of(session: int) -> processes.Process:

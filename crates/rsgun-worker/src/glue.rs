@@ -6,7 +6,10 @@ use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
+use rsgun_core::config::Settings;
 use rsgun_core::ipc::{Failure, FailureKind};
+use rsgun_core::log::Level;
+use rsgun_core::log::output;
 use rsgun_core::sys::stacks;
 
 /// The memory file that the stacks of this process are written to.
@@ -43,6 +46,47 @@ pub(crate) fn serve(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
         c"<rsgun/serve.py>",
         c"rsgun._serve",
     )
+}
+
+/// `loggers.py`: what applications log through.
+fn loggers(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    module(
+        py,
+        include_str!("python/loggers.py"),
+        c"<rsgun/loggers.py>",
+        c"rsgun._loggers",
+    )
+}
+
+/// Makes the loggers that applications log through write to the logs of this process.
+pub(crate) fn set_up_loggers(py: Python<'_>, settings: &Settings) -> PyResult<()> {
+    let write = wrap_pyfunction!(write_record, py)?;
+    let level = match settings.log_level {
+        Level::Critical => 50,
+        Level::Error => 40,
+        Level::Warning => 30,
+        Level::Info => 20,
+        Level::Debug => 10,
+        Level::Trace => 5,
+    };
+    loggers(py)?.call_method1("prepare", (write, level, settings.access_log))?;
+    Ok(())
+}
+
+/// Writes what an application has logged, by a level of Python's `logging`.
+#[pyfunction]
+fn write_record(level: i64, text: &str, is_access: bool) {
+    if is_access {
+        output::write_access_line(text);
+        return;
+    }
+    match level {
+        40.. => tracing::error!("{text}"),
+        30.. => tracing::warn!("{text}"),
+        20.. => tracing::info!("{text}"),
+        10.. => tracing::debug!("{text}"),
+        _ => tracing::trace!("{text}"),
+    }
 }
 
 /// `stacks.py`: the stacks of this process.

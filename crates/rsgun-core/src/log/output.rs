@@ -295,6 +295,12 @@ pub fn write_access(lines: &[u8]) {
     }
 }
 
+/// Writes a line of an application's own to the access log.
+pub fn write_access_line(text: &str) {
+    let prefix = super::prefix(tracing::Level::INFO, access_has_colors());
+    write_access(format!("{prefix}{text}\n").as_bytes());
+}
+
 /// Whether the access log is shown in colours.
 #[must_use]
 pub fn access_has_colors() -> bool {

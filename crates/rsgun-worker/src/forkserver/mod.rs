@@ -84,7 +84,7 @@ pub(crate) fn main(native: &Bound<'_, PyModule>, number: RawFd, extension: &str)
     if let Some(report) = report {
         glue::write_stacks_to(&glue::stacks(py)?, report)?;
     }
-    start_logging(&settings, logs);
+    start_logging(py, &settings, logs)?;
     title::set(&format!(
         "rsgun: fork server [{}]",
         label(&settings, generation)
@@ -141,7 +141,7 @@ pub(crate) fn main_of_worker(native: &Bound<'_, PyModule>, number: RawFd) -> PyR
     else {
         return Ok(1);
     };
-    start_logging(&settings, logs);
+    start_logging(py, &settings, logs)?;
     let loader = glue::loader(py)?;
     enter_directory(&settings)?;
     loader.call_method1("prepare", (&settings.app_dir, output::captures(&settings)))?;
@@ -265,8 +265,9 @@ fn configuration(master: &Master) -> Option<Configuration> {
     }
 }
 
-fn start_logging(settings: &Settings, logs: Files) {
+fn start_logging(py: Python<'_>, settings: &Settings, logs: Files) -> PyResult<()> {
     log::init(settings.log_level, logs, output::captures(settings));
+    glue::set_up_loggers(py, settings)
 }
 
 /// What stands in brackets in the titles of the processes of a generation.

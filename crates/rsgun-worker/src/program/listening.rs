@@ -89,6 +89,11 @@ impl Listening {
             .map(Bound::unbind)
     }
 
+    /// Makes the loggers that applications log through write to the logs of this process.
+    fn set_up_loggers(&self, py: Python<'_>) -> PyResult<()> {
+        glue::set_up_loggers(py, &self.settings)
+    }
+
     /// A worker of this process that serves `app` and tells `program` about it, and the
     /// coroutine that runs it.
     fn worker<'py>(

@@ -1,0 +1,210 @@
+"""What applications log, through the loggers of servers and through their own."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness.server import RUNNING, Server
+from harness.target import rsgun_only
+from harness.waiting import eventually
+
+pytestmark = rsgun_only
+
+Serve = Callable[..., Server]
+
+APP = """
+import logging
+import logging.config
+{setup}
+logging.getLogger("shop.start").info("imported")
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({{"type": "lifespan.startup.complete"}})
+        await receive()
+        await send({{"type": "lifespan.shutdown.complete"}})
+        return
+    name, _, level = scope["path"][1:].partition("/")
+    logger = logging.getLogger(name)
+    try:
+        raise ValueError("on purpose")
+    except ValueError:
+        logger.log(logging.getLevelName(level), "%s says %s", name, level, exc_info=name == "trace")
+    await send({{"type": "http.response.start", "status": 200, "headers": []}})
+    await send({{"type": "http.response.body", "body": b"ok"}})
+
+if __name__ == "__main__":
+    import rsgun
+    rsgun.run(app, port=0)
+"""
+
+
+@pytest.fixture
+def app(module: Callable[[str, str], Path]) -> Callable[[str], str]:
+    """Writes the application with what sets up its logging; returns its directory."""
+    return lambda setup="": str(module("main", APP.format(setup=setup)).parent)
+
+
+def said(server: Server, name: str, level: str) -> list[str]:
+    """The lines of output that a record has led to; one of another record follows them."""
+    since = server.output.mark()
+    assert server.get(f"/{name}/{level}").text == "ok"
+    server.get("/rsgun.error/ERROR")
+    server.wait_for_line("rsgun.error says ERROR", since=since)
+    return [line for line in server.lines(None, since) if f"{name} says {level}" in line]
+
+
+@pytest.mark.parametrize("more", [(), ("--preload",)], ids=["plain", "preload"])
+def test_everybody_is_heard(serve: Serve, app: Callable[..., str], more: tuple[str, ...]) -> None:
+    server = serve("main:app", "--app-dir", app(), *more)
+    server.wait_for_line("^INFO:     imported$", stream="stderr")
+    names = ["uvicorn", "uvicorn.error", "uvicorn.asgi", "gunicorn.error", "rsgun", "shop", "root"]
+    for name in names:
+        assert said(server, name, "INFO") == [f"INFO:     {name} says INFO"]
+        assert said(server, name, "WARNING") == [f"WARNING:  {name} says WARNING"]
+        assert said(server, name, "DEBUG") == []
+    assert said(server, "shop", "CRITICAL") == ["ERROR:    shop says CRITICAL"]
+    for name in ("uvicorn.access", "gunicorn.access", "rsgun.access"):
+        since = server.output.mark()
+        server.get(f"/{name}/INFO")
+        server.wait_for_line(f"^INFO:     {name} says INFO$", stream="stdout", since=since)
+
+
+def test_the_level_of_the_server_holds(
+    serve: Serve, app: Callable[..., str], tmp_path: Path
+) -> None:
+    socket = str(tmp_path / "app.sock")
+    quiet = serve(
+        "main:app", "--app-dir", app(), "--log-level", "warning", "--uds", socket, wait=False
+    )
+    eventually(Path(socket).exists, "it listens")
+    for level in ("INFO", "WARNING"):
+        for name in ("gunicorn.error", "shop", "uvicorn"):
+            assert quiet.get(f"/{name}/{level}", address=socket).text == "ok"
+    quiet.wait_for_line("uvicorn says WARNING")
+    expected = [f"WARNING:  {name} says WARNING" for name in ("gunicorn.error", "shop", "uvicorn")]
+    assert quiet.lines() == expected
+    server = serve("main:app", "--app-dir", app(), "--log-level", "debug")
+    assert said(server, "gunicorn.error", "DEBUG") == ["DEBUG:    gunicorn.error says DEBUG"]
+    assert said(server, "shop", "DEBUG") == [], "debugging a server is not debugging libraries"
+
+
+def test_no_access_log_is_none_for_the_application_either(
+    serve: Serve, app: Callable[..., str]
+) -> None:
+    server = serve("main:app", "--app-dir", app(), "--no-access-log")
+    assert said(server, "uvicorn.access", "INFO") == []
+    assert said(server, "uvicorn.access", "WARNING") == []
+
+
+BASIC = """
+import sys
+logging.basicConfig(stream=sys.stdout, format="mine: %(message)s", level={level})
+"""
+
+
+@pytest.mark.parametrize(
+    ("level", "heard"), [("logging.INFO", True), ("None", False)], ids=["info", "default"]
+)
+def test_an_application_that_sets_up_logging_is_in_charge(
+    serve: Serve, app: Callable[..., str], level: str, heard: bool
+) -> None:
+    server = serve("main:app", "--app-dir", app(BASIC.format(level=level)))
+    expected = ["mine: shop says INFO"] if heard else []
+    assert said(server, "shop", "INFO") == expected
+    assert said(server, "shop", "WARNING") == ["mine: shop says WARNING"]
+    assert said(server, "uvicorn.error", "INFO") == ["INFO:     uvicorn.error says INFO"]
+
+
+def test_a_dictionary_may_configure_everything(serve: Serve, app: Callable[..., str]) -> None:
+    setup = """
+logging.config.dictConfig({
+    "version": 1,
+    "disable_existing_loggers": True,
+    "formatters": {"mine": {"format": "mine: %(message)s"}},
+    "handlers": {"out": {"class": "logging.StreamHandler", "formatter": "mine"}},
+    "root": {"handlers": ["out"]},
+    "loggers": {
+        "shop": {"level": "DEBUG"},
+        "uvicorn": {"handlers": ["out"], "propagate": False},
+    },
+})
+"""
+    server = serve("main:app", "--app-dir", app(setup))
+    for name, level, lines in [
+        ("shop", "DEBUG", ["mine: shop says DEBUG"]),
+        ("uvicorn", "INFO", ["mine: uvicorn says INFO"]),
+        ("uvicorn.error", "INFO", ["mine: uvicorn.error says INFO"]),
+        ("other", "INFO", []),
+        ("other", "WARNING", ["mine: other says WARNING"]),
+        # Disabled, as it says.
+        ("gunicorn.error", "INFO", []),
+    ]:
+        since = server.output.mark()
+        server.get(f"/{name}/{level}")
+        server.get("/shop/ERROR")
+        server.wait_for_line("shop says ERROR", since=since)
+        found = [x for x in server.lines(None, since) if f"{name} says {level}" in x]
+        assert found == lines
+
+
+def test_handlers_of_its_own_loggers_are_enough(serve: Serve, app: Callable[..., str]) -> None:
+    setup = """
+shop = logging.getLogger("shop")
+shop.setLevel(logging.DEBUG)
+shop.addHandler(logging.StreamHandler())
+copied = logging.getLogger("copied")
+copied.handlers = logging.getLogger("gunicorn.error").handlers
+copied.setLevel(logging.getLogger("gunicorn.error").level)
+copied.propagate = False
+"""
+    server = serve("main:app", "--app-dir", app(setup))
+    assert said(server, "shop", "INFO") == ["shop says INFO"]
+    assert said(server, "copied", "INFO") == ["INFO:     copied says INFO"]
+
+
+def test_records_go_to_the_files_and_follow_them(
+    serve: Serve, app: Callable[..., str], tmp_path: Path
+) -> None:
+    log, access = tmp_path / "error.log", tmp_path / "access.log"
+    server = serve(
+        "main:app",
+        *("--app-dir", app(), "--port", "0", "--error-logfile", str(log)),
+        *("--access-logfile", str(access)),
+        wait=False,
+    )
+    found = eventually(lambda: log.exists() and RUNNING.search(log.read_text()), "it runs")
+    address = ("127.0.0.1", int(found["port"]))
+    for path in (log, access):
+        path.rename(path.with_suffix(".1"))
+    server.send_signal(signal.SIGUSR1)
+
+    def both_are_new() -> bool:
+        server.get("/gunicorn.error/INFO", address=address)
+        server.get("/gunicorn.access/INFO", address=address)
+        return (log.exists() and "gunicorn.error says INFO" in log.read_text()) and (
+            access.exists() and "gunicorn.access says INFO" in access.read_text()
+        )
+
+    eventually(both_are_new, "both files are written anew")
+    assert not [line for line in server.lines() if "says" in line]
+
+
+def test_a_traceback_is_complete(serve: Serve, app: Callable[..., str]) -> None:
+    server = serve("main:app", "--app-dir", app())
+    server.tolerates_tracebacks = True
+    server.get("/trace/ERROR")
+    server.wait_for_line("^ERROR:    trace says ERROR$")
+    server.wait_for_line("^ValueError: on purpose$")
+
+
+def test_a_program_that_serves_an_object_hears_the_same(
+    program: Callable[..., Server],
+) -> None:
+    server = program(APP.format(setup=""))
+    assert said(server, "uvicorn.error", "INFO") == ["INFO:     uvicorn.error says INFO"]
+    assert said(server, "shop", "INFO") == ["INFO:     shop says INFO"]
