@@ -200,6 +200,7 @@ declare! {
         /// The fewest workers, if their number follows the load; 0: see --max-workers.
         min_workers: u32 = |texts| value::number(texts, &(0..=512)), {
             name: "min-workers",
+            needs_master: true,
             section: Section::Workers,
             kind: Kind::Number,
             placeholder: "N",
@@ -210,6 +211,7 @@ declare! {
         /// The most workers, if their number follows the load; 0: see --min-workers.
         max_workers: u32 = |texts| value::number(texts, &(0..=512)), {
             name: "max-workers",
+            needs_master: true,
             section: Section::Workers,
             kind: Kind::Number,
             placeholder: "N",
@@ -565,6 +567,7 @@ declare! {
         /// A UNIX socket that tells the state of the server; see rsgunctl.
         control_socket: Option<PathBuf> = value::optional_path, {
             name: "control-socket",
+            needs_master: true,
             section: Section::Service,
             placeholder: "PATH",
             otherwise: "none is made",
