@@ -34,6 +34,9 @@ class Settings(TypedDict, total=False):
     asgi_lifespan: Text | None
     """The same as `lifespan`."""
 
+    cancel_on_disconnect: bool | None
+    """Cancel a request whose client has left."""
+
     bind: Text | Sequence[Text] | None
     """Where to listen; repeatable: HOST:PORT, [::1]:PORT, :PORT, unix:PATH, unix:@NAME or
     fd://N.
@@ -91,7 +94,7 @@ class Settings(TypedDict, total=False):
     """The Python interpreter."""
 
     loop: Text | None
-    """The event loop: auto (uvloop where it is installed), asyncio, uvloop or
+    """The event loop: auto (uvloop where it is installed), asyncio, uvloop, rloop or
     MODULE:FACTORY.
     """
 

@@ -181,6 +181,18 @@ declare! {
             details: "With `auto` an application that raises on the lifespan scope is served \
                       without one; with `on` that is an error; with `off` it is not asked.",
         }
+        /// Cancel a request whose client has left.
+        cancel_on_disconnect: bool = value::switch, {
+            name: "cancel-on-disconnect",
+            section: Section::Application,
+            kind: Kind::Switch,
+            default: Some("false"),
+            details: "The task of an ASGI application is cancelled when the client closes its side \
+                      of the connection before the answer is complete. Without it the application \
+                      learns of that from `http.disconnect` and the error of `send()`, and decides \
+                      by itself. A client that only closes its sending side and waits for the \
+                      answer looks the same, and gets none.",
+        }
         /// The number of worker processes.
         workers: WorkerCount = value::workers, {
             name: "workers",
@@ -290,7 +302,7 @@ declare! {
                         else `python3` on `$PATH`",
             example: "\"/srv/app/.venv/bin/python\"",
         }
-        /// The event loop: auto (uvloop where it is installed), asyncio, uvloop or
+        /// The event loop: auto (uvloop where it is installed), asyncio, uvloop, rloop or
         /// MODULE:FACTORY.
         #[serde(rename = "loop")]
         event_loop: String = value::event_loop, {

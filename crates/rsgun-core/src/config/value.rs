@@ -338,10 +338,11 @@ pub(super) fn optional_worker_class(texts: &[String]) -> Read<Option<Interface>>
 
 /// The name of an event loop, or `MODULE:FACTORY`.
 pub(super) fn event_loop(texts: &[String]) -> Read<String> {
-    const NAMES: [(&str, &str); 3] = [
+    const NAMES: [(&str, &str); 4] = [
         ("auto", "auto"),
         ("asyncio", "asyncio"),
         ("uvloop", "uvloop"),
+        ("rloop", "rloop"),
     ];
     let text = first(texts);
     match text.split_once(':') {

@@ -159,6 +159,7 @@ impl Cycle {
     /// Ends the exchange; the application is through with it.
     fn end(&self, reactor: &Reactor, py: Python<'_>) {
         self.ended.store(true, Relaxed);
+        self.exchange.keep();
         let (status, refused) = {
             let state = self.exchange.lock();
             (state.response.status, state.refused().is_some())
@@ -282,14 +283,20 @@ impl Cycle {
             return;
         };
         let gone = self.exchange.lock().closed;
-        let cancelled = self.timed_out.load(Relaxed) && error.is_instance_of::<CancelledError>();
+        let was_cancelled = self.timed_out.load(Relaxed) || self.exchange.is_orphan();
+        let cancelled = was_cancelled && error.is_instance_of::<CancelledError>();
         if reactor.is_stopping() || cancelled || (gone && reactor.is_disconnect(py, error)) {
             tracing::debug!("a request ended early: {error}");
         } else {
             let traceback = reactor.describe(py, error);
             tracing::error!("exception in the application\n{}", traceback.trim_end());
         }
-        self.give_up(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = if cancelled && self.exchange.is_orphan() {
+            client_closed_request()
+        } else {
+            StatusCode::INTERNAL_SERVER_ERROR
+        };
+        self.give_up(status);
         self.end(&reactor, py);
     }
 
@@ -330,6 +337,11 @@ impl Cycle {
         }
         self.end(&reactor, py);
     }
+}
+
+/// What nginx logs for a request whose client did not wait for the answer.
+fn client_closed_request() -> StatusCode {
+    StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
 }
 
 pub(super) fn unexpected(kind: &str, why: &str) -> PyErr {

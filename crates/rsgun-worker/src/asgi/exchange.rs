@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -46,7 +46,14 @@ pub(crate) struct Exchange {
     /// When the application has had its time, milliseconds of the reactor's clock; 0: it
     /// may take any time. The application moves it from any thread.
     deadline_ms: AtomicU64,
+    /// What becomes of the request when its client leaves.
+    orphan: AtomicUsize,
 }
+
+/// Values of [`Exchange::orphan`] besides the number of the request and 2: the application
+/// decides by itself, or the request was cancelled.
+const KEPT: usize = 0;
+const CANCELLED: usize = 1;
 
 #[derive(Debug)]
 pub(crate) struct State {
@@ -193,7 +200,42 @@ impl Exchange {
             is_head: method == Method::HEAD,
             started_us,
             deadline_ms: AtomicU64::new(0),
+            orphan: AtomicUsize::new(KEPT),
         }
+    }
+
+    /// The request, which the reactor keeps under this number, is to be cancelled when its
+    /// client leaves before the answer is complete.
+    pub(crate) fn cancel_if_left(&self, entry: usize) {
+        self.orphan.store(entry + 2, Relaxed);
+    }
+
+    /// The number of the request if it is to be cancelled now; once.
+    pub(crate) fn take_orphan(&self) -> Option<usize> {
+        let entry = self.orphan.load(Relaxed).checked_sub(2)?;
+        let state = self.lock();
+        let is_left =
+            state.disconnected && !matches!(state.response.stage, Stage::Complete | Stage::Failed);
+        drop(state);
+        if is_left {
+            self.orphan.store(CANCELLED, Relaxed);
+        }
+        is_left.then_some(entry)
+    }
+
+    /// Whether the request was cancelled because its client has left.
+    pub(crate) fn is_orphan(&self) -> bool {
+        self.orphan.load(Relaxed) == CANCELLED
+    }
+
+    /// The application is through with the request, whose number will be another's.
+    pub(crate) fn keep(&self) {
+        self.orphan.store(KEPT, Relaxed);
+    }
+
+    /// Whether the reactor wants to know that the client has left.
+    fn may_be_orphan(&self) -> bool {
+        self.orphan.load(Relaxed) > CANCELLED
     }
 
     /// Locks the state. A panic elsewhere while it was locked left it usable.
@@ -379,13 +421,15 @@ impl Exchange {
     }
 
     /// The peer has closed its sending side. Returns whether that is news to an
-    /// application that waits.
+    /// application that waits, or to the reactor.
     pub(crate) fn peer_left(&self) -> bool {
         let mut state = self.lock();
-        !std::mem::replace(&mut state.disconnected, true) && state.is_awaited()
+        !std::mem::replace(&mut state.disconnected, true)
+            && (state.is_awaited() || self.may_be_orphan())
     }
 
-    /// The connection has ended. Returns whether the application waits for something.
+    /// The connection has ended. Returns whether the application waits for something, or the
+    /// reactor wants to know.
     pub(crate) fn connection_lost(&self) -> bool {
         let mut state = self.lock();
         state.disconnected = true;
@@ -397,7 +441,7 @@ impl Exchange {
         state.response.buffered = 0;
         state.response.spool = None;
         self.unblock(&mut state);
-        state.is_awaited() || !state.senders.is_empty()
+        state.is_awaited() || !state.senders.is_empty() || self.may_be_orphan()
     }
 
     /// The next part of a streamed response; `None` ends it.

@@ -167,23 +167,23 @@ class Lifespan:
 def loop_factory(name):
     """Returns the event loop factory for ``--loop``.
 
-    `name` is ``auto`` (uvloop if it is installed), ``asyncio``, ``uvloop`` or
+    `name` is ``auto`` (uvloop if it is installed), ``asyncio``, ``uvloop``, ``rloop`` or
     ``MODULE:FACTORY``. Raises StartupError when it cannot be had.
     """
     if name == "asyncio":
         return asyncio.new_event_loop
-    if name in ("auto", "uvloop"):
+    if name in ("auto", "uvloop", "rloop"):
+        package = "uvloop" if name == "auto" else name
         try:
-            import uvloop
+            return importlib.import_module(package).new_event_loop
         except ImportError as error:
             if name == "auto":
                 return asyncio.new_event_loop
             raise StartupError(
                 "LoopFailed",
-                f"--loop uvloop: {error}; install it (pip install uvloop) or use --loop asyncio",
+                f"--loop {name}: {error}; install it (pip install {name}) or use --loop asyncio",
                 None,
             ) from None
-        return uvloop.new_event_loop
     module, _, attribute = name.partition(":")
     try:
         factory = importlib.import_module(module)

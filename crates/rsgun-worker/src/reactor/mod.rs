@@ -113,6 +113,8 @@ pub(crate) struct Parts {
     pub(crate) quota: quota::Quota,
     /// Milliseconds that a request may take; 0: any time.
     pub(crate) request_timeout_ms: u64,
+    /// Requests of clients that have left are cancelled.
+    pub(crate) cancels_orphans: bool,
 }
 
 /// The reactor of a worker.
@@ -134,6 +136,7 @@ pub(crate) struct Reactor {
     pub(crate) stop: stop::Stop,
     quota: quota::Quota,
     timeouts: timeouts::Timeouts,
+    cancels_orphans: bool,
 }
 
 /// Requests that the application works on.
@@ -191,6 +194,7 @@ impl Reactor {
             stop: stop::Stop::default(),
             quota: parts.quota,
             timeouts: timeouts::Timeouts::new(parts.request_timeout_ms),
+            cancels_orphans: parts.cancels_orphans,
         });
         CURRENT.set(Some(Rc::clone(&reactor)));
         reactor.bridge.add_reader(py, epoll, &reactor.bridge.turn)?;
@@ -287,7 +291,10 @@ impl Reactor {
         for _ in 0..BATCH {
             match queue::pop() {
                 Some(Work::Request(request)) => self.call(py, *request),
-                Some(Work::Receive(exchange)) => self.wake(py, &exchange),
+                Some(Work::Receive(exchange)) => {
+                    self.wake(py, &exchange);
+                    self.cancel_orphan(py, &exchange);
+                }
                 Some(Work::Session(session)) => self.wake_session(py, &session),
                 None => return,
             }
@@ -329,12 +336,16 @@ impl Reactor {
         let started = match session {
             None => {
                 self.watch(py, entry, &parts, &exchange);
+                if self.cancels_orphans {
+                    exchange.cancel_if_left(entry);
+                }
                 self.start(py, &parts, peer, cycle, entry)
             }
             Some(session) => self.start_websocket(py, &parts, peer, session, cycle, entry),
         };
         match started {
-            Ok(()) => {}
+            // The client may have left before.
+            Ok(()) => self.cancel_orphan(py, &exchange),
             Err(error) => {
                 tracing::error!("a request could not be started: {error}");
                 let error = StatusCode::INTERNAL_SERVER_ERROR;
@@ -385,6 +396,19 @@ impl Reactor {
             None => {}
         }
         Ok(())
+    }
+
+    /// Cancels a request whose client has left, if that was asked for.
+    fn cancel_orphan(&self, py: Python<'_>, exchange: &SharedExchange) {
+        if let Some(entry) = exchange.take_orphan()
+            && let Some(task) = self.task(py, entry)
+        {
+            // Not at once: a task that was never run would not tell that it was cancelled.
+            match task.getattr(py, pyo3::intern!(py, "cancel")) {
+                Ok(cancel) => self.bridge.call_soon(py, &cancel),
+                Err(error) => tracing::debug!("a request cannot be cancelled: {error}"),
+            }
+        }
     }
 
     fn enter(&self, parts: &http::request::Parts) -> usize {

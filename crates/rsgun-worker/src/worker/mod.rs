@@ -625,6 +625,7 @@ impl Worker {
             access_log: logs_requests(settings),
             quota: self.quota(settings),
             request_timeout_ms: u64::from(settings.request_timeout) * 1000,
+            cancels_orphans: settings.cancel_on_disconnect,
         };
         let reactor = Reactor::install(py, parts)?;
         reactor.stop.set_future(stopped);

@@ -1,0 +1,117 @@
+"""Event loops, and how requests become their tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness.server import Server
+from harness.target import environment_for, rsgun_only, supported
+
+pytestmark = rsgun_only
+
+Serve = Callable[..., Server]
+
+APP = """
+import asyncio
+
+class Mine(asyncio.Task):
+    pass
+
+def factory(loop, coroutine, **more):
+    return Mine(coroutine, loop=loop, **more)
+
+def make():
+    loop = asyncio.new_event_loop()
+    loop.is_mine = True
+    return loop
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        if {has_factory}:
+            asyncio.get_running_loop().set_task_factory(factory)
+        await send({{"type": "lifespan.startup.complete"}})
+        await receive()
+        await send({{"type": "lifespan.shutdown.complete"}})
+        return
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    answer = {{
+        "loop": type(loop).__module__,
+        "mine": getattr(loop, "is_mine", False),
+        "task": type(task).__name__,
+        "eager": task in getattr(asyncio.tasks, "_eager_tasks", ()),
+    }}
+    await asyncio.sleep(0)
+    async with asyncio.TaskGroup() as group, asyncio.timeout(5):
+        group.create_task(asyncio.sleep(0.001))
+    assert asyncio.current_task() is task
+    await asyncio.to_thread(len, "abc")
+    await send({{"type": "http.response.start", "status": 200, "headers": []}})
+    await send({{"type": "http.response.body", "body": repr(answer).encode()}})
+"""
+
+
+@pytest.fixture
+def ask(serve: Serve, tmp_path: Path) -> Callable[..., dict[str, object]]:
+    """What a request finds in a server with these arguments."""
+
+    def begin(
+        *arguments: str, version: tuple[int, int] | None = None, has_factory: bool = False
+    ) -> dict[str, object]:
+        (tmp_path / "main.py").write_text(APP.format(has_factory=has_factory))
+        more = {"python": environment_for(version)} if version else {}
+        server = serve("main:app", "--app-dir", str(tmp_path), *arguments, **more)
+        answers = {server.get().text for _ in range(5)}
+        assert server.stop() == 0
+        assert len(answers) == 1
+        return eval(answers.pop())
+
+    return begin
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("asyncio", "asyncio"),
+        ("uvloop", "uvloop"),
+        ("rloop", "rloop"),
+        ("rloop:new_event_loop", "rloop"),
+        ("auto", "uvloop"),
+    ],
+)
+def test_loops(ask: Callable[..., dict[str, object]], name: str, package: str) -> None:
+    assert str(ask("--loop", name)["loop"]).partition(".")[0] == package
+
+
+def test_a_loop_of_the_application(ask: Callable[..., dict[str, object]]) -> None:
+    assert ask("--loop", "main:make")["mine"] is True
+
+
+def test_a_loop_that_is_not_installed(run: Callable[..., object], tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(APP.format(has_factory=False))
+    (tmp_path / "rloop.py").write_text("raise ImportError('no rloop here')")
+    finished = run("main:app", "--app-dir", str(tmp_path), "--loop", "rloop")
+    assert finished.returncode == 3
+    assert "pip install rloop" in finished.stderr
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("version", supported(), ids=lambda version: f"{version[0]}.{version[1]}")
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_requests_begin_eagerly_where_python_can(
+    ask: Callable[..., dict[str, object]], version: tuple[int, int], loop: str
+) -> None:
+    found = ask("--loop", loop, version=version)
+    assert (found["task"], found["eager"]) == ("Task", version >= (3, 12))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("version", supported(), ids=lambda version: f"{version[0]}.{version[1]}")
+def test_a_task_factory_is_honoured(
+    ask: Callable[..., dict[str, object]], version: tuple[int, int]
+) -> None:
+    found = ask(version=version, has_factory=True)
+    assert (found["task"], found["eager"]) == ("Mine", False)
