@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 HELLO = b"Hello, World!"
 LARGE = b"x" * 65536
 PONG = json.dumps({"message": "pong"}, separators=(",", ":")).encode()
+FLASK_PONG = PONG + b"\n"
 
 
 @dataclass(frozen=True)
@@ -95,5 +96,23 @@ CASES = [
         interface="websocket",
         message_bytes=64,
         bars={"granian": Bar(most_cpu=0.66), "uvicorn": Bar(most_cpu=0.66)},
+    ),
+    Case(
+        "wsgi",
+        "WSGI, Hello World, one thread",
+        "plain:hello",
+        "/",
+        HELLO,
+        interface="wsgi",
+        bars={"granian": Bar(0.5, 2.0), "gunicorn": Bar(least_rate=15)},
+    ),
+    Case(
+        "flask",
+        "Flask, one thread",
+        "flasks:app",
+        "/ping",
+        FLASK_PONG,
+        interface="wsgi",
+        bars={"granian": Bar(least_rate=1.8), "gunicorn": Bar(least_rate=5)},
     ),
 ]

@@ -58,7 +58,7 @@ def prepare(directory: Path, python: Path | None) -> Environment:
 
 def describe(environment: Environment) -> dict[str, str]:
     """Return what a reader of the figures must know about the machine."""
-    packages = "uvicorn granian uvloop rloop httptools websockets wsproto fastapi"
+    packages = "uvicorn granian gunicorn uvloop rloop httptools websockets wsproto fastapi flask"
     program = (
         "import platform, importlib.metadata as m\n"
         "print(platform.python_version())\n"

@@ -80,8 +80,45 @@ def _granian(loop: str) -> Callable[[Environment, Case, int], list[str]]:
     return command
 
 
+def _rsgun_wsgi(environment: Environment, case: Case, port: int) -> list[str]:
+    return [
+        str(environment.rsgun),
+        *("--python", environment.command("python")),
+        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--workers", str(case.workers), "--threads", "1"),
+        *("--no-access-log", "--log-level", "warning"),
+        *("--app-dir", str(APPS)),
+        case.app,
+    ]
+
+
+def _granian_wsgi(environment: Environment, case: Case, port: int) -> list[str]:
+    return [
+        environment.command("granian"),
+        *("--interface", "wsgi", "--blocking-threads", "1"),
+        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--workers", str(case.workers)),
+        *("--no-access-log", "--log-level", "warning"),
+        *("--working-dir", str(APPS)),
+        case.app,
+    ]
+
+
+def _gunicorn(environment: Environment, case: Case, port: int) -> list[str]:
+    return [
+        environment.command("gunicorn"),
+        *("--worker-class", "gthread", "--threads", "1"),
+        *("--bind", f"127.0.0.1:{port}"),
+        *("--workers", str(case.workers)),
+        *("--log-level", "warning"),
+        *("--chdir", str(APPS)),
+        case.app,
+    ]
+
+
 ASGI = frozenset({"asgi"})
 WEBSOCKET = frozenset({"websocket"})
+WSGI = frozenset({"wsgi"})
 
 CANDIDATES = [
     Candidate("rsgun", "uvloop", ASGI | WEBSOCKET, _rsgun),
@@ -90,6 +127,9 @@ CANDIDATES = [
     Candidate("uvicorn", "uvloop, wsproto", WEBSOCKET, _uvicorn("wsproto")),
     Candidate("granian", "uvloop", ASGI | WEBSOCKET, _granian("uvloop")),
     Candidate("granian", "rloop", ASGI | WEBSOCKET, _granian("rloop")),
+    Candidate("rsgun", "1 thread", WSGI, _rsgun_wsgi),
+    Candidate("granian", "1 blocking thread", WSGI, _granian_wsgi),
+    Candidate("gunicorn", "gthread, 1 thread", WSGI, _gunicorn),
 ]
 
 SERVERS = list(dict.fromkeys(candidate.server for candidate in CANDIDATES))
