@@ -293,6 +293,21 @@ class TestResponse:
         assert response.header("x-first") is None
         assert response.body == b"instead"
 
+    def test_early_hints_come_before_the_answer(self, connection: Connection) -> None:
+        response = connection.get("/hints")
+        assert (response.status, response.body) == (200, b"hinted")
+        first, second = response.interim
+        assert (first.status, first.all("link")) == (
+            103,
+            ["</a.css>; rel=preload", "</b.css>; rel=preload"],
+        )
+        assert second.headers == [("x-other", "1")]
+        assert connection.get("/ping").body == b"pong"
+
+    def test_http_1_0_knows_no_early_hints(self, connection: Connection) -> None:
+        connection.send(b"GET /env HTTP/1.0\r\n\r\n")
+        assert "wsgi.early_hints" not in json.loads(connection.response().body)
+
     def test_wsgi_errors_is_heard(self, connection: Connection, server: Server) -> None:
         mark = server.output.mark()
         assert connection.get("/prints").status == 200

@@ -385,6 +385,13 @@ def file_in_memory(environ, start_response):
     return wrapped(environ, io.BytesIO(BIG[:100_000]), start_response, size=1000)
 
 
+def hints(environ, start_response):
+    hint = environ["wsgi.early_hints"]
+    hint([("Link", "</a.css>; rel=preload"), ("Link", "</b.css>; rel=preload")])
+    hint([("X-Other", "1"), ("Connection", "close")])
+    return answer(start_response, "hinted")
+
+
 def prints(environ, start_response):
     environ["wsgi.errors"].write("to wsgi.errors\n")
     environ["wsgi.errors"].flush()

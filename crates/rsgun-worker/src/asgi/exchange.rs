@@ -91,6 +91,8 @@ pub(crate) struct RequestBody {
 #[derive(Debug)]
 pub(crate) struct ResponseState {
     pub(crate) stage: Stage,
+    /// Informational responses that are to go out before it.
+    interim: Vec<Bytes>,
     /// Whole response or head, until hyper takes it.
     ready: Option<Result<Response<ResponseBody>, Aborted>>,
     pub(crate) status: StatusCode,
@@ -178,6 +180,7 @@ impl Exchange {
                 },
                 response: ResponseState {
                     stage: Stage::Waiting,
+                    interim: Vec::new(),
                     ready: None,
                     status: StatusCode::OK,
                     declared: None,
@@ -306,6 +309,20 @@ impl Exchange {
         };
         state.respond(head.map(|()| body));
         rest
+    }
+
+    /// Sends an informational response, if the final one has not begun.
+    pub(crate) fn inform(&self, response: Bytes) {
+        let mut state = self.lock();
+        if matches!(state.response.stage, Stage::Waiting) && !state.closed {
+            state.response.interim.push(response);
+            state.wake_connection();
+        }
+    }
+
+    /// Takes the informational responses that are to be written now.
+    pub(crate) fn take_interim(&self) -> Vec<Bytes> {
+        std::mem::take(&mut self.lock().response.interim)
     }
 
     /// Adds a part to a streamed body, for a thread that is not to wait for the client:

@@ -193,6 +193,9 @@ impl Connection {
         let Some(exchange) = self.shared.current.borrow().clone() else {
             return;
         };
+        for interim in exchange.take_interim() {
+            self.io.send_between(&interim);
+        }
         let Pumped {
             tell,
             is_read,

@@ -51,6 +51,8 @@ struct Inner {
     socket: AsyncFd<Socket>,
     /// The readiness was taken by [`Io::poll_peer_closed`], but data may be waiting.
     unread: AtomicBool,
+    /// hyper has something that it could not write yet.
+    behind: AtomicBool,
     /// The peer has closed its sending side, and all it sent was read.
     ended: AtomicBool,
     /// Keeps request heads.
@@ -67,6 +69,7 @@ impl Io {
         Ok(Self(Arc::new(Inner {
             socket: ffi::register(socket, interest)?,
             unread: AtomicBool::new(false),
+            behind: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             tap: Mutex::new(Tap::default()),
         })))
@@ -85,6 +88,24 @@ impl Io {
             .socket
             .get_ref()
             .set_linger(Some(std::time::Duration::ZERO));
+    }
+
+    /// Sends an informational response (RFC 9110, 15.2), which hyper knows nothing of, while
+    /// it waits for the final one. Left out when something of an earlier response waits
+    /// still, or the peer does not take it.
+    pub(crate) fn send_between(&self, response: &[u8]) {
+        if self.0.behind.load(Relaxed) {
+            return;
+        }
+        match self.0.socket.get_ref().send(response) {
+            Ok(written) if written < response.len() => {
+                // Half of it cannot be taken back, nor can anything follow it.
+                self.reset_on_close();
+                let _ = self.0.socket.get_ref().shutdown(std::net::Shutdown::Both);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!("an informational response was left out: {error}"),
+        }
     }
 
     /// Forgets what was kept of request heads: no more will come.
@@ -189,12 +210,14 @@ impl Io {
         length: usize,
         mut send: impl FnMut(&Socket) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
+        self.0.behind.store(true, Relaxed);
         loop {
             let mut guard = ready!(self.0.socket.poll_write_ready(cx))?;
             match send(guard.get_inner()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(written) => {
+                    self.0.behind.store(written < length, Relaxed);
                     if written > 0 && written < length {
                         guard.clear_ready();
                     }

@@ -104,6 +104,26 @@ impl StartResponse {
         }
     }
 
+    /// Sends `103 Early Hints` with these headers (RFC 8297), which browsers load links
+    /// from while the application works on its answer.
+    fn early_hints(&self, headers: &Bound<'_, PyAny>) -> PyResult<()> {
+        let mut hints = b"HTTP/1.1 103 Early Hints\r\n".to_vec();
+        for pair in headers.try_iter()? {
+            let (name, value) = header(&pair?)?;
+            if is_hop_by_hop(&name) || name == CONTENT_LENGTH {
+                continue;
+            }
+            hints.extend_from_slice(name.as_str().as_bytes());
+            hints.extend_from_slice(b": ");
+            hints.extend_from_slice(value.as_bytes());
+            hints.extend_from_slice(b"\r\n");
+        }
+        hints.extend_from_slice(b"\r\n");
+        self.exchange.inform(hints.into());
+        self.pool.pending.announce();
+        Ok(())
+    }
+
     /// Gives this request so many seconds more than `--request-timeout`.
     fn extend(&self, seconds: f64) -> PyResult<()> {
         let more = std::time::Duration::try_from_secs_f64(seconds).map_err(|_| {
@@ -459,8 +479,13 @@ pub(crate) fn add_extensions(
     environ: &Bound<'_, PyDict>,
     start_response: &Bound<'_, StartResponse>,
     extends_timeouts: bool,
+    is_http_1_0: bool,
 ) -> PyResult<()> {
     let py = environ.py();
+    if !is_http_1_0 {
+        let early_hints = start_response.getattr(pyo3::intern!(py, "early_hints"))?;
+        environ.set_item(pyo3::intern!(py, "wsgi.early_hints"), early_hints)?;
+    }
     if extends_timeouts {
         let extend = start_response.getattr(pyo3::intern!(py, "extend"))?;
         environ.set_item(pyo3::intern!(py, "rsgun.timeout.extend"), extend)?;

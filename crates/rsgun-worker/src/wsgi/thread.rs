@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{StatusCode, Version};
 use pyo3::prelude::*;
 
 use super::body;
@@ -57,7 +57,8 @@ fn serve(py: Python<'_>, shop: &Shop, maker: &mut EnvironMaker, gone: &Py<PyAny>
         );
         let outcome = Bound::new(py, start).and_then(|start| {
             let environ = maker.make(py, &mut job)?;
-            response::add_extensions(&environ, &start, shop.extends_timeouts)?;
+            let is_http_1_0 = job.parts.version == Version::HTTP_10;
+            response::add_extensions(&environ, &start, shop.extends_timeouts, is_http_1_0)?;
             drop(job);
             let outcome = call(py, shop, environ.as_any(), &start);
             report(py, shop, &start, outcome);
