@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command as Parser};
 use rsgun_core::config::{
-    DECLARATIONS, Declaration, Environment, Kind, Layer, Origin, Section, Source,
+    DECLARATIONS, Declaration, Environment, FOREIGN, Kind, Layer, Origin, Section, Source,
 };
 
 /// What the command line asks for.
@@ -70,6 +70,7 @@ Examples:
   rsgun -w 4 -b :8080 main:app              four workers, on every address
   rsgun --uds /run/app.sock main:app        behind a proxy on the same machine
   rsgun -c rsgun.toml                       everything from a file
+  rsgun -c gunicorn.conf.py                 the same, with hooks
 
 Each setting is also a key of the file and a variable: --log-level is `log-level`
 and RSGUN_LOG_LEVEL. The command line wins over the environment, and that over
@@ -112,60 +113,28 @@ fn parser() -> Parser {
         )
 }
 
-/// Options of gunicorn that rsgun will not have, and why. What is merely missing does
-/// not belong here.
-const REFUSED: [(&str, &[&str], &str); 6] = [
-    (
-        "spew",
-        &[],
-        "it writes out every line of Python that runs; `python -m trace` and debuggers do that \
-         for the lines that matter",
-    ),
-    (
-        "paste",
-        &["paster"],
-        "Paste Deploy files are not read; write a module with \
-         `application = paste.deploy.loadapp(\"config:/path/to/file.ini\")` and serve that",
-    ),
-    (
-        "enable-stdio-inheritance",
-        &[],
-        "a daemon holds on to no terminal; name a file with --error-logfile and add \
-         --capture-output, or stay in the foreground",
-    ),
-    (
-        "do-handshake-on-connect",
-        &[],
-        "it is an option of Python's ssl module, which has no part in the connections here",
-    ),
-    (
-        "suppress-ragged-eofs",
-        &[],
-        "it is an option of Python's ssl module, which has no part in the connections here",
-    ),
-    (
-        "strip-header-spaces",
-        &[],
-        "a blank between the name of a header and the colon is read differently by proxies and \
-         servers, which lets requests be smuggled past a proxy; such requests get 400",
-    ),
-];
+/// Flags of gunicorn that rsgun will not have, each with why.
+fn refusals() -> impl Iterator<Item = (&'static [&'static str], &'static str)> {
+    FOREIGN
+        .iter()
+        .filter(|foreign| !foreign.flags.is_empty())
+        .map(|foreign| (foreign.flags, foreign.advice))
+}
 
 fn refused() -> impl Iterator<Item = Arg> {
-    REFUSED.iter().map(|(name, aliases, _)| {
+    refusals().flat_map(|(flags, _)| flags).map(|name| {
         Arg::new(*name)
             .long(*name)
-            .aliases(*aliases)
             .num_args(0..=1)
             .action(ArgAction::Append)
             .hide(true)
     })
 }
 
-/// Turns an option of [`REFUSED`] into an error with its reason.
+/// Turns one of these flags into an error with its reason.
 fn refuse(matches: ArgMatches) -> Result<ArgMatches, clap::Error> {
-    for (name, _, reason) in &REFUSED {
-        if matches.contains_id(name) {
+    for (flags, reason) in refusals() {
+        if let Some(name) = flags.iter().find(|name| matches.contains_id(name)) {
             let text =
                 format!("--{name} is an option of gunicorn that rsgun does not have: {reason}");
             return Err(parser().error(ErrorKind::UnknownArgument, text));
@@ -215,7 +184,9 @@ fn with_value(argument: Arg, declaration: &'static Declaration) -> Arg {
     let check = declaration.check;
     let action = match declaration.kind {
         Kind::List => ArgAction::Append,
-        Kind::Text | Kind::Number | Kind::Count | Kind::Decimal | Kind::Switch => ArgAction::Set,
+        Kind::Text | Kind::Number | Kind::Count | Kind::Decimal | Kind::Mask | Kind::Switch => {
+            ArgAction::Set
+        }
     };
     argument
         .value_name(declaration.placeholder)
@@ -265,7 +236,7 @@ fn layer(matches: &ArgMatches) -> Layer {
                     }
                 }
             }
-            Kind::Text | Kind::Number | Kind::Count | Kind::Decimal | Kind::List => {
+            Kind::Text | Kind::Number | Kind::Count | Kind::Decimal | Kind::Mask | Kind::List => {
                 let texts: Vec<String> = matches
                     .get_many::<String>(declaration.name)
                     .into_iter()
@@ -285,7 +256,7 @@ fn layer(matches: &ArgMatches) -> Layer {
 mod tests {
     use std::collections::BTreeMap;
 
-    use rsgun_core::config::{LogTarget, Settings, WorkerCount};
+    use rsgun_core::config::{Configured, LogTarget, Settings, WorkerCount};
     use rsgun_core::log::Level;
 
     use super::*;
@@ -305,9 +276,10 @@ mod tests {
 
     fn settings_with(line: &str, variables: &[(&str, &str)]) -> Settings {
         match run(line, variables) {
-            Ok(Command::Serve(source)) => source
-                .resolve()
-                .unwrap_or_else(|error| panic!("{line}: {error}")),
+            Ok(Command::Serve(source)) => match source.look() {
+                Ok(Configured::Completely(settings)) => *settings,
+                other => panic!("{line}: {other:?}"),
+            },
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -466,7 +438,7 @@ mod tests {
         let Ok(Command::Serve(source)) = run("main:app --bind :80 --uds /x", &[]) else {
             panic!("the arguments themselves are well-formed");
         };
-        let error = source.resolve().unwrap_err();
+        let error = source.look().unwrap_err();
         assert!(
             error.to_string().starts_with("--bind and --uds contradict"),
             "{error}"

@@ -22,6 +22,9 @@ class Settings(TypedDict, total=False):
     app_dir: Text | None
     """The directory that is put first on `sys.path`."""
 
+    pythonpath: Text | Sequence[Text] | None
+    """Directories that come after it on `sys.path`, separated by commas; repeatable."""
+
     chdir: Text | None
     """The directory to change to before anything is loaded."""
 
@@ -227,4 +230,4 @@ class Settings(TypedDict, total=False):
     """Accepted from gunicorn; no such directory is needed."""
 
     config: Text | None
-    """The configuration file, in TOML."""
+    """The configuration file: TOML, or a gunicorn.conf.py."""

@@ -1,6 +1,7 @@
 //! Deaths: the part of the state machine that buries the dead, tells why they died,
 //! and kills whoever stays too long.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -207,10 +208,7 @@ impl State {
                 if server.greeted {
                     Cause::boot(format!("The fork server {exit}"))
                 } else {
-                    Cause::configuration(format!(
-                        "{interpreter} {exit} before it had loaded rsgun\n\
-                         If it is not a Python, or a broken one, name another one with --python."
-                    ))
+                    Cause::configuration(ended_early(interpreter, exit))
                 }
             });
             self.server_failed(now, number, cause);
@@ -260,6 +258,7 @@ impl State {
             }
             Stage::Leaving { .. } | Stage::Aborted { .. } | Stage::Killed => {}
         }
+        self.child_exited(label);
         self.forget_worker(id);
     }
 
@@ -374,6 +373,14 @@ impl State {
             self.act(Action::Kill { pid, signal });
         }
     }
+}
+
+/// What is told of a process that was to be a fork server and has never said a word.
+pub(super) fn ended_early(interpreter: impl Display, exit: Exit) -> String {
+    format!(
+        "{interpreter} {exit} before it had loaded rsgun\n\
+         If it is not a Python, or a broken one, name another one with --python."
+    )
 }
 
 fn overdue(who: &str, limit: Option<Duration>, stacks: Option<String>) -> Cause {

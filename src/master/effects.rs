@@ -12,8 +12,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::Pid;
-use rsgun_core::config::{Settings, Source};
-use rsgun_core::ipc::{Identity, ToForkServer, WorkerId};
+use rsgun_core::config::{Configured, PythonFile, Settings, Source};
+use rsgun_core::ipc::{Belated, Identity, ToForkServer, WorkerId};
 use rsgun_core::listeners::{self, Change, Listener, Manner, Origin};
 use rsgun_core::log::output::{self, Files};
 use rsgun_core::roster::Roster;
@@ -27,7 +27,8 @@ use tracing::Level;
 use super::MasterError;
 use super::cgroup::OomCounter;
 use super::daemon::Launcher;
-use super::event::{Action, Asked, Event, Policy};
+use super::evaluation::Early;
+use super::event::{Action, Asked, ConfigurationFile, Event, Policy};
 use super::exit::Exit;
 use super::link::Link;
 use super::notice::Notice;
@@ -73,6 +74,10 @@ pub(super) struct Effects {
     pub(super) heir: Option<i32>,
     /// The candidate of an upgrade.
     pub(super) companion: Option<Companion>,
+    /// The first fork server, if it has evaluated the configuration already.
+    early: Option<Box<Early>>,
+    /// The mask that this one could not be started with.
+    belated_umask: Option<u32>,
 }
 
 /// What the boot has set up for the master.
@@ -88,6 +93,8 @@ pub(super) struct Foundation {
     pub(super) launcher: Option<Launcher>,
     pub(super) pidfile: Option<PidFile>,
     pub(super) terminal: Option<Terminal>,
+    /// The fork server that has evaluated the configuration.
+    pub(super) early: Option<Box<Early>>,
 }
 
 /// What this process is.
@@ -104,6 +111,10 @@ pub(super) struct Resources {
     /// For its processes.
     pub(super) logs: Files,
     pub(super) interpreter: Interpreter,
+    /// The configuration, if its fork server has to evaluate it.
+    pub(super) file: Option<PathBuf>,
+    /// What is known of it.
+    pub(super) known: ConfigurationFile,
     /// Its listeners, if they are others than the master's.
     pub(super) change: Option<Change>,
     pub(super) server: Option<Link<ToForkServer>>,
@@ -121,6 +132,8 @@ impl Resources {
             settings: Arc::clone(&self.settings),
             logs: self.logs.try_clone()?,
             interpreter: self.interpreter.clone(),
+            file: self.file.clone(),
+            known: self.known,
             change: None,
             server: None,
             report: None,
@@ -129,7 +142,7 @@ impl Resources {
 
     /// What of it decisions depend on.
     pub(super) fn policy(&self) -> Policy {
-        Policy::new(&self.settings, &self.interpreter.python)
+        Policy::new(&self.settings, &self.interpreter.python, self.known)
     }
 }
 
@@ -155,14 +168,24 @@ impl Effects {
             launcher,
             pidfile,
             terminal,
+            early,
         } = foundation;
-        let interpreter = interpreter(&settings, &surroundings)?;
+        let (interpreter, file) = match &early {
+            Some(early) => (early.interpreter.clone(), Some(&early.file)),
+            None => (interpreter(&settings, &surroundings)?, None),
+        };
+        let known = file.map_or(ConfigurationFile::Read, |file| {
+            ConfigurationFile::Evaluated(file.hooks)
+        });
+        let belated_umask = settings.umask.filter(|_| early.is_some());
         let roster = Shared::create(c"rsgun-roster").map_err(MasterError::System)?;
         let settings = Arc::new(anchored(settings, &directory));
         let first = Resources {
             settings: Arc::clone(&settings),
             logs,
             interpreter,
+            file: file.map(|file| file.path.clone()),
+            known,
             change: None,
             server: None,
             report: None,
@@ -188,6 +211,8 @@ impl Effects {
             role: Role::Master,
             heir: None,
             companion: None,
+            early,
+            belated_umask,
         };
         Ok((effects, policy))
     }
@@ -195,8 +220,8 @@ impl Effects {
     /// Carries out an action. Returns what is known about it at once.
     pub(super) fn perform(&mut self, action: Action) -> Option<Event> {
         match action {
-            Action::Resolve { generation } => {
-                return Some(match self.resolve(generation) {
+            Action::Resolve { generation, file } => {
+                return Some(match self.resolve(generation, file.as_deref()) {
                     Ok(policy) => Event::Resolved { generation, policy },
                     Err(error) => Event::ResolveFailed {
                         generation,
@@ -210,8 +235,17 @@ impl Effects {
                     Err(reason) => Event::ForkServerNotStarted { generation, reason },
                 });
             }
-            Action::Configure { generation } => {
-                return self.configure(generation);
+            Action::Evaluate { generation } => self.evaluate(generation),
+            Action::Configure {
+                generation,
+                workers,
+            } => return self.configure(generation, workers),
+            Action::CallHook { generation, call } => {
+                self.tell_server(generation, ToForkServer::Call(call));
+            }
+            Action::Introduce { identity, pid } => {
+                let id = identity.id;
+                self.tell_server(identity.generation, ToForkServer::Born { id, pid });
             }
             Action::CloseForkServer { generation } => {
                 if let Some(resources) = self.generations.get_mut(&generation) {
@@ -275,11 +309,28 @@ impl Effects {
         stacks::ask(of, pid, report, self.events.clone())
     }
 
+    fn tell_server(&self, generation: u32, message: ToForkServer) {
+        let server =
+            (self.generations.get(&generation)).and_then(|resources| resources.server.as_ref());
+        if let Some(server) = server {
+            server.send(message, Vec::new());
+        }
+    }
+
+    fn evaluate(&self, generation: u32) {
+        let file = (self.generations.get(&generation)).and_then(|resources| resources.file.clone());
+        if let Some(file) = file {
+            self.tell_server(generation, ToForkServer::Evaluate { generation, file });
+        }
+    }
+
     /// Sends a fork server its settings, and where to write its stacks.
-    fn configure(&mut self, generation: u32) -> Option<Event> {
+    fn configure(&mut self, generation: u32, workers: u32) -> Option<Event> {
         let Some(Resources {
             settings,
             logs,
+            interpreter,
+            file,
             server: Some(server),
             report,
             ..
@@ -300,12 +351,22 @@ impl Effects {
                 tracing::warn!("no descriptors or memory for the stacks of a process: {error}");
             }
         }
+        let belated = match file {
+            Some(_) => Belated {
+                run_as: (settings.run_as.clone()).filter(|_| interpreter.run_as.is_none()),
+                umask: self.belated_umask.take(),
+                variables: settings.env.clone(),
+            },
+            None => Belated::default(),
+        };
         let settings = Box::new(Settings::clone(settings));
         server.send(
             ToForkServer::Configure {
                 generation,
                 settings,
                 heir: self.heir,
+                workers,
+                belated,
             },
             handed_over,
         );
@@ -347,23 +408,76 @@ impl Effects {
         }
     }
 
-    fn resolve(&mut self, generation: u32) -> Result<Policy, MasterError> {
-        let settings = anchored(self.source.resolve()?, &self.directory);
+    fn resolve(
+        &mut self,
+        generation: u32,
+        evaluated: Option<&PythonFile>,
+    ) -> Result<Policy, MasterError> {
+        if let Some(file) = evaluated {
+            return self.resolve_evaluated(generation, file);
+        }
+        let (settings, file) = match self.source.look()? {
+            Configured::Completely(settings) => (*settings, None),
+            Configured::But { file, known } => (*known, Some(file)),
+        };
+        let settings = anchored(settings, &self.directory);
         let interpreter = interpreter(&settings, &self.surroundings)?;
-        let logs = Files::open(&settings, &self.directory)?;
-        let manner = manner(&settings, self.own.umask);
-        let change = listeners::prepare(&self.listeners, &settings.bind, manner)?;
+        let (logs, change, known) = match &file {
+            Some(_) => {
+                let logs = Files::in_use().map_err(MasterError::System)?;
+                (logs, None, ConfigurationFile::Python)
+            }
+            None => {
+                let (logs, change) = self.open(&settings)?;
+                (logs, Some(change), ConfigurationFile::Read)
+            }
+        };
         let resources = Resources {
             settings: Arc::new(settings),
             logs,
             interpreter,
-            change: Some(change),
+            file,
+            known,
+            change,
             server: None,
             report: None,
         };
         let policy = resources.policy();
         self.generations.insert(generation, resources);
         Ok(policy)
+    }
+
+    /// The rest of [`Self::resolve`], when a fork server has evaluated the configuration.
+    fn resolve_evaluated(
+        &mut self,
+        generation: u32,
+        file: &PythonFile,
+    ) -> Result<Policy, MasterError> {
+        let (settings, warnings) = self.source.complete(file)?;
+        let settings = anchored(settings, &self.directory);
+        let (logs, change) = self.open(&settings)?;
+        let Some(resources) = self.generations.get_mut(&generation) else {
+            change.abandon();
+            return Err(MasterError::Evaluation(format!(
+                "generation {generation} has no fork server any more"
+            )));
+        };
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        resources.known = ConfigurationFile::Evaluated(file.hooks);
+        resources.settings = Arc::new(settings);
+        resources.logs = logs;
+        resources.change = Some(change);
+        Ok(resources.policy())
+    }
+
+    /// Opens the log files and what is new of the listeners.
+    fn open(&self, settings: &Settings) -> Result<(Files, Change), MasterError> {
+        let logs = Files::open(settings, &self.directory)?;
+        let manner = manner(settings, self.own.umask);
+        let change = listeners::prepare(&self.listeners, &settings.bind, manner)?;
+        Ok((logs, change))
     }
 
     fn start_fork_server(&mut self, generation: u32, like: Option<u32>) -> Result<i32, String> {
@@ -376,10 +490,29 @@ impl Effects {
         let Some(resources) = self.generations.get_mut(&generation) else {
             return Err(format!("generation {generation} has no settings"));
         };
-        let (pid, link) = resources
+        let Some(early) = self.early.take() else {
+            let (pid, link) = resources
+                .interpreter
+                .start(generation, self.events.clone())?;
+            resources.server = Some(link);
+            return Ok(pid);
+        };
+        let Early {
+            pid,
+            channel,
+            hello: message,
+            ..
+        } = *early;
+        let link = resources
             .interpreter
-            .start(generation, self.events.clone())?;
+            .link(generation, channel, self.events.clone())
+            .map_err(|error| error.to_string())?;
         resources.server = Some(link);
+        // It has been read already; `self` keeps the queue open.
+        let _ = self.events.send(Event::ForkServer {
+            generation,
+            message,
+        });
         Ok(pid)
     }
 
@@ -524,7 +657,7 @@ impl Effects {
     }
 }
 
-fn interpreter(
+pub(super) fn interpreter(
     settings: &Settings,
     surroundings: &Surroundings,
 ) -> Result<Interpreter, MasterError> {
@@ -533,6 +666,7 @@ fn interpreter(
         extension: surroundings.extension(),
         variables: settings.env.clone(),
         run_as: settings.run_as.clone(),
+        quiet: false,
     })
 }
 

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use rsgun_core::config::{ReloadStrategy, Settings, Size};
+use rsgun_core::config::{PythonFile, ReloadStrategy, Settings, Size};
+use rsgun_core::hooks::{Call, HookSet};
 use rsgun_core::ipc::{FromForkServer, FromWorker, Identity, ToWorker, WorkerId};
 use rsgun_core::scoreboard::Phase;
 use serde::{Deserialize, Serialize};
@@ -155,6 +156,17 @@ pub(super) struct Reading {
     pub(super) resident: Option<Size>,
 }
 
+/// What is known of the file with the settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum ConfigurationFile {
+    /// There is none, or one that needs no Python.
+    Read,
+    /// Nobody has evaluated it yet.
+    Python,
+    /// It was evaluated, and has these hooks.
+    Evaluated(HookSet),
+}
+
 /// The settings that decisions depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Policy {
@@ -188,11 +200,15 @@ pub(super) struct Policy {
     pub(super) hard_max_rss: Option<Size>,
     /// The path of the Python, for messages.
     pub(super) interpreter: String,
+    /// The configuration is a file that a fork server must evaluate.
+    pub(super) evaluates: bool,
+    /// The hooks that it has.
+    pub(super) hooks: HookSet,
 }
 
 impl Policy {
     /// Picks from the settings what decisions depend on.
-    pub(super) fn new(settings: &Settings, interpreter: &Path) -> Self {
+    pub(super) fn new(settings: &Settings, interpreter: &Path, file: ConfigurationFile) -> Self {
         let limit = |seconds: u32| (seconds > 0).then(|| Duration::from_secs(seconds.into()));
         let workers = processors::workers(settings.workers);
         Self {
@@ -211,6 +227,11 @@ impl Policy {
             max_rss: settings.max_rss,
             hard_max_rss: settings.hard_max_rss,
             interpreter: interpreter.display().to_string(),
+            evaluates: file != ConfigurationFile::Read,
+            hooks: match file {
+                ConfigurationFile::Evaluated(hooks) => hooks,
+                _ => HookSet::default(),
+            },
         }
     }
 }
@@ -218,10 +239,13 @@ impl Policy {
 /// What to do.
 #[derive(Debug)]
 pub(super) enum Action {
-    /// Read the configuration again, for a coming generation, and bind what is new.
+    /// Read the configuration again, for a coming generation, and bind what is new. If it
+    /// is a file of Python that was not evaluated yet, only read the rest.
     Resolve {
         /// The coming generation.
         generation: u32,
+        /// The file, evaluated by that generation's fork server.
+        file: Option<Box<PythonFile>>,
     },
     /// Start a fork server.
     StartForkServer {
@@ -230,10 +254,31 @@ pub(super) enum Action {
         /// Take over the settings and listeners of this generation.
         like: Option<u32>,
     },
+    /// Have a fork server evaluate the configuration.
+    Evaluate {
+        /// Whose fork server.
+        generation: u32,
+    },
     /// Send a fork server its settings.
     Configure {
         /// Whose fork server.
         generation: u32,
+        /// How many workers there are to be.
+        workers: u32,
+    },
+    /// Have a fork server call a hook.
+    CallHook {
+        /// Whose fork server.
+        generation: u32,
+        /// Which one, and with what.
+        call: Call,
+    },
+    /// Tell a fork server the process id of a worker that it has forked.
+    Introduce {
+        /// Who it is.
+        identity: Identity,
+        /// Its process id.
+        pid: i32,
     },
     /// Close the channel of a fork server, upon which it ends.
     CloseForkServer {

@@ -33,6 +33,10 @@ pub(super) struct Generation {
 
 /// The fork server of a generation. Its [`Stage::Serving`] means that it forks.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what has happened so far, each on its own"
+)]
 pub(super) struct ForkServer {
     pub(super) pid: Option<i32>,
     pub(super) stage: Stage,
@@ -43,6 +47,10 @@ pub(super) struct ForkServer {
     pub(super) failure: Option<Cause>,
     /// It has said Hello.
     pub(super) greeted: bool,
+    /// It was asked to evaluate the configuration.
+    pub(super) asked: bool,
+    /// It was sent its settings.
+    pub(super) configured: bool,
     /// Its warning about threads was passed on.
     pub(super) warned: bool,
 }
@@ -61,6 +69,8 @@ impl Generation {
                 gone: false,
                 failure: None,
                 greeted: false,
+                asked: false,
+                configured: false,
                 warned: false,
             },
         }

@@ -16,20 +16,24 @@
 //!
 //! There is one thread. It never loads Python, never forks without exec (but once, at
 //! the start, for [`daemon`]), and never sleeps. The order of the boot: signal handlers
-//! first, so that no signal is lost however slow the rest is; then the configuration;
-//! then the way into the background; then log files, pidfile and listeners, so that what
+//! first, so that no signal is lost however slow the rest is; then the configuration,
+//! for which a fork server is started if it is Python ([`evaluation`]); then the way into the background; then log files, pidfile and listeners, so that what
 //! is wrong with them is told before the application is imported; then the fork server.
 
 mod cgroup;
 mod daemon;
 mod deaths;
 mod effects;
+mod evaluation;
 mod event;
 mod exit;
 mod generation;
 mod health;
 #[cfg(test)]
 mod health_tests;
+mod hooks;
+#[cfg(test)]
+mod hooks_tests;
 mod link;
 mod memory;
 mod moment;
@@ -85,6 +89,7 @@ use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel, unbounded_channel}
 
 use self::daemon::{Detached, Launcher};
 use self::effects::{Effects, Foundation, manner, own_title};
+use self::evaluation::{Prepared, Step, Watch};
 pub use self::event::Command;
 use self::event::{Action, Event};
 use self::moment::Moment;
@@ -121,6 +126,9 @@ pub enum MasterError {
     /// There is no interpreter.
     #[error(transparent)]
     Python(#[from] PythonError),
+    /// The configuration is a file of Python that could not be evaluated.
+    #[error("{0}")]
+    Evaluation(String),
     /// The system refuses what the master cannot do without.
     #[error("the system refuses what the master needs: {0}")]
     System(#[source] io::Error),
@@ -137,6 +145,7 @@ impl MasterError {
             | Self::PidFile(_)
             | Self::ControlSocket(_)
             | Self::Python(_)
+            | Self::Evaluation(_)
             | Self::System(_) => 1,
         }
     }
@@ -159,22 +168,58 @@ fn boot(source: Source, invocation: Invocation) -> Result<u8, MasterError> {
     let terminal = Terminal::of_process();
     let signals = SignalQueue::install(&signals::HANDLED).map_err(MasterError::System)?;
     let surroundings = Surroundings::of_process();
-    let settings = source.resolve()?;
     let directory = invocation.directory().to_owned();
     let mut terminal = Some(terminal);
+    let mut postponed = Vec::new();
+    let mut prepare = |terminal, in_background| {
+        let mut watch = Watch {
+            signals: &signals,
+            terminal,
+            postponed: &mut postponed,
+        };
+        evaluation::prepare(&source, &surroundings, &mut watch, 1, in_background)
+    };
     let mut launcher = None;
-    if settings.daemon {
-        match daemon::detach().map_err(MasterError::System)? {
-            Detached::Launcher(code) => return Ok(code),
-            Detached::Master(line) => launcher = Some(line),
+    let prepared = match prepare(terminal, false)? {
+        Step::Stopped => return Ok(0),
+        Step::Prepared(prepared) => Some(prepared),
+        Step::Background => None,
+    };
+    let prepared = match prepared {
+        Some(prepared) if !prepared.settings.daemon => prepared,
+        prepared => {
+            // A process that belongs to this one must not be the master's.
+            let settled = prepared.and_then(Prepared::without_fork_server);
+            match daemon::detach().map_err(MasterError::System)? {
+                Detached::Launcher(code) => return Ok(code),
+                Detached::Master(line) => {
+                    output::show_to(line.line().map_err(MasterError::System)?);
+                    launcher = Some(line);
+                }
+            }
+            terminal = None;
+            match settled {
+                Some(settled) => settled,
+                None => match prepare(terminal, true)? {
+                    Step::Prepared(prepared) => prepared,
+                    Step::Stopped | Step::Background => return Ok(0),
+                },
+            }
         }
-        terminal = None;
-    }
+    };
+    let Prepared {
+        settings,
+        warnings,
+        early,
+    } = *prepared;
     // Before the first file is made.
     if let Some(mask) = settings.umask {
         set_umask(mask);
     }
     let logs = start_logging(&settings, &directory, launcher.as_ref())?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     title::set(&own_title(&settings));
     process::become_subreaper().map_err(MasterError::System)?;
     let pidfile = (settings.pid.as_deref())
@@ -196,9 +241,11 @@ fn boot(source: Source, invocation: Invocation) -> Result<u8, MasterError> {
         launcher,
         pidfile,
         terminal,
+        early,
     };
     let (effects, policy) = Effects::new(source, foundation, 1, sender)?;
     let begun = State::boot(Moment::now(), policy);
+    let begun = Begun { begun, postponed };
     run_loop(
         &runtime()?,
         signals,
@@ -209,6 +256,23 @@ fn boot(source: Source, invocation: Invocation) -> Result<u8, MasterError> {
     )
 }
 
+/// What the event loop begins with.
+struct Begun {
+    /// The state and its first actions.
+    begun: (State, Vec<Action>),
+    /// What signals have asked for before the loop ran.
+    postponed: Vec<Command>,
+}
+
+impl From<(State, Vec<Action>)> for Begun {
+    fn from(begun: (State, Vec<Action>)) -> Self {
+        Self {
+            begun,
+            postponed: Vec::new(),
+        }
+    }
+}
+
 /// Runs the event loop to its end. Returns the exit code.
 fn run_loop(
     runtime: &Runtime,
@@ -216,7 +280,7 @@ fn run_loop(
     control: Option<&ControlSocket>,
     queue: UnboundedReceiver<Event>,
     effects: Effects,
-    begun: (State, Vec<Action>),
+    begun: Begun,
 ) -> Result<u8, MasterError> {
     runtime
         .block_on(async {
@@ -248,9 +312,7 @@ fn start_logging(
     launcher: Option<&Launcher>,
 ) -> Result<Files, MasterError> {
     let to_file = settings.error_logfile.is_file();
-    if let Some(launcher) = launcher {
-        output::show_to(launcher.line().map_err(MasterError::System)?);
-    } else if to_file {
+    if to_file && launcher.is_none() {
         let terminal = io::stderr().as_fd().try_clone_to_owned();
         output::show_to(terminal.map_err(MasterError::System)?);
     }
@@ -277,18 +339,23 @@ fn nobody() -> Receiver<Question> {
     channel(1).1
 }
 
-/// The event loop, which begins with a state and the first actions.
+/// The event loop.
 async fn serve(
     signals: SignalQueue,
     mut queue: UnboundedReceiver<Event>,
     mut questions: Receiver<Question>,
     mut effects: Effects,
-    (mut state, actions): (State, Vec<Action>),
+    begun: Begun,
 ) -> io::Result<u8> {
+    let Begun {
+        begun: (mut state, actions),
+        postponed,
+    } = begun;
     let signals = link::watch(signals)?;
     let mut known = VecDeque::new();
     let mut then = perform(&state, &mut effects, actions, &mut known);
-    // After an upgrade children may have ended meanwhile.
+    known.extend(postponed.into_iter().map(Event::Command));
+    // A child may have ended before anybody was told, or during an upgrade.
     known.extend(effects.reap());
     loop {
         match then {

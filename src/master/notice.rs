@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use rsgun_core::config::Size;
+use rsgun_core::hooks::Hook;
 use rsgun_core::log;
 use tracing::Level;
 
@@ -131,6 +132,11 @@ pub(super) enum Notice {
         count: usize,
         /// Workers are forked all the same.
         forked: bool,
+    },
+    /// There is no fork server to call a hook.
+    HookSkipped {
+        /// Which one.
+        hook: Hook,
     },
     /// A reload begins.
     ReloadStarted {
@@ -413,6 +419,13 @@ impl Notice {
                     ),
                 )
             }
+            Self::HookSkipped { hook } => (
+                Level::WARN,
+                format!(
+                    "There is no fork server at this moment: the hook {} is skipped",
+                    hook.name()
+                ),
+            ),
             Self::ReloadStarted { generation } => (
                 Level::INFO,
                 format!("Reloading: generation {generation} starts"),

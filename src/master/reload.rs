@@ -107,7 +107,8 @@ impl State {
             committed: false,
         });
         self.notify(Notice::ReloadStarted { generation });
-        self.act(Action::Resolve { generation });
+        let file = None;
+        self.act(Action::Resolve { generation, file });
     }
 
     pub(super) fn on_resolved(&mut self, now: Moment, generation: u32, policy: Policy) {
@@ -123,6 +124,15 @@ impl State {
                     like: None,
                 });
             }
+            // Its fork server has evaluated the configuration.
+            Some(reload) if reload.generation == generation => {
+                if let Some(candidate) = self.generations.get_mut(&generation) {
+                    candidate.policy = policy;
+                    self.configure(generation);
+                }
+            }
+            // It has failed meanwhile, and is forgotten when its processes are gone.
+            _ if self.generations.contains_key(&generation) => {}
             _ => self.act(Action::ForgetGeneration { generation }),
         }
     }
@@ -291,6 +301,7 @@ impl State {
 
     pub(super) fn reload_done(&mut self, now: Moment, candidate: u32) {
         let was_upgrade = self.reload.take().is_some_and(|reload| reload.committed);
+        let workers_before = self.target();
         let former: Vec<u32> = self
             .generations
             .keys()
@@ -326,6 +337,7 @@ impl State {
             }
         });
         // The new configuration may want another number of workers.
+        self.workers_changed(workers_before, self.target());
         self.settle_slots(now);
     }
 }

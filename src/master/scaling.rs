@@ -72,6 +72,7 @@ impl State {
             percent: load / 10,
             lasted,
         });
+        self.workers_changed(before, to);
     }
 
     /// TTIN and TTOU where the number has bounds.
@@ -86,5 +87,6 @@ impl State {
         self.scaled_to = Some(after);
         self.scale.forget();
         self.notify(Notice::WorkersWanted { before, after });
+        self.workers_changed(before, after);
     }
 }

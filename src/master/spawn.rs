@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use rsgun_core::bootstrap;
 use rsgun_core::ipc::{
@@ -23,6 +23,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::event::Event;
 use super::link::Link;
 
+/// The master's end of the channel of a fork server.
+pub(super) type ServerChannel = Channel<ToForkServer, FromForkServer>;
+
 /// What a fork server is started with.
 #[derive(Debug, Clone)]
 pub(super) struct Interpreter {
@@ -34,10 +37,13 @@ pub(super) struct Interpreter {
     pub(super) variables: Vec<String>,
     /// Whom it runs as, if not as the master does.
     pub(super) run_as: Option<Credentials>,
+    /// Its standard streams lead nowhere until it is configured.
+    pub(super) quiet: bool,
 }
 
 impl Interpreter {
-    /// Starts a fork server. Returns its pid and the master's end of its channel.
+    /// Starts a fork server and connects it with the loop. Returns its pid and the
+    /// master's end of its channel.
     ///
     /// # Errors
     /// A sentence for the user.
@@ -46,25 +52,24 @@ impl Interpreter {
         generation: u32,
         events: UnboundedSender<Event>,
     ) -> Result<(i32, Link<ToForkServer>), String> {
-        let failed = |error: io::Error| {
-            let as_whom = self.run_as.as_ref().map(|run_as| {
-                format!(
-                    " as user {} and group {}, who must be able to reach and execute it",
-                    run_as.uid, run_as.gid
-                )
-            });
-            format!(
-                "cannot start the interpreter {}{}: {error}\nName another one with --python.",
-                self.python.display(),
-                as_whom.unwrap_or_default()
-            )
-        };
-        let (ours, theirs) = channel::pair().map_err(failed)?;
+        let (pid, channel) = self.launch()?;
         let link = self
-            .link(generation, Channel::new(ours), events)
-            .map_err(failed)?;
-        let pid = self.exec(theirs).map_err(failed)?;
+            .link(generation, channel, events)
+            .map_err(|error| self.failed(&error))?;
         Ok((pid, link))
+    }
+
+    /// Starts a fork server. Returns its pid and the master's end of its channel.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub(super) fn launch(&self) -> Result<(i32, ServerChannel), String> {
+        let start = || {
+            let (ours, theirs) = channel::pair()?;
+            let pid = self.exec(theirs)?;
+            Ok((pid, Channel::new(ours)))
+        };
+        start().map_err(|error: io::Error| self.failed(&error))
     }
 
     /// The master's end of the channel to a fork server that runs.
@@ -74,7 +79,7 @@ impl Interpreter {
     pub(super) fn link(
         &self,
         generation: u32,
-        channel: Channel<ToForkServer, FromForkServer>,
+        channel: ServerChannel,
         events: UnboundedSender<Event>,
     ) -> io::Result<Link<ToForkServer>> {
         let version_of = self.clone();
@@ -86,6 +91,20 @@ impl Interpreter {
                 message: version_of.check(message.body),
             },
             Event::ForkServerClosed { generation },
+        )
+    }
+
+    fn failed(&self, error: &io::Error) -> String {
+        let as_whom = self.run_as.as_ref().map(|run_as| {
+            format!(
+                " as user {} and group {}, who must be able to reach and execute it",
+                run_as.uid, run_as.gid
+            )
+        });
+        format!(
+            "cannot start the interpreter {}{}: {error}\nName another one with --python.",
+            self.python.display(),
+            as_whom.unwrap_or_default()
         )
     }
 
@@ -110,6 +129,11 @@ impl Interpreter {
             .iter()
             .filter_map(|text| text.split_once('='));
         command.envs(variables);
+        if self.quiet {
+            command.stdin(Stdio::null());
+            command.stdout(Stdio::null());
+            command.stderr(Stdio::null());
+        }
         process::prepare_child(
             &mut command,
             vec![(channel, bootstrap::CHANNEL_FD)],
@@ -122,7 +146,7 @@ impl Interpreter {
     }
 
     /// Turns the greeting of another version into a refusal.
-    fn check(&self, message: FromForkServer) -> FromForkServer {
+    pub(super) fn check(&self, message: FromForkServer) -> FromForkServer {
         match message {
             FromForkServer::Hello { version, .. } if version != rsgun_core::VERSION => {
                 FromForkServer::Unsuitable {
@@ -262,6 +286,7 @@ mod tests {
             extension: Extension::Installed,
             variables: Vec::new(),
             run_as: None,
+            quiet: false,
         };
         let hello = |version: &str| FromForkServer::Hello {
             version: version.to_owned(),

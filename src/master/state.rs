@@ -193,9 +193,10 @@ impl State {
             announced: candidate.is_some(),
             ..Self::empty(now)
         };
-        state
-            .generations
-            .insert(generation, Generation::new(Standing::Current, policy, now));
+        let mut first = Generation::new(Standing::Current, policy, now);
+        // Otherwise the master would not know where to listen.
+        first.server.asked = true;
+        state.generations.insert(generation, first);
         state.act(Action::StartForkServer {
             generation,
             like: None,
@@ -264,7 +265,7 @@ impl State {
     #[must_use]
     pub(super) fn next_deadline(&self) -> Option<Moment> {
         let stop = match &self.lifecycle {
-            Lifecycle::Stopping(stop) => stop.give_up,
+            Lifecycle::Stopping(stop) => earliest([stop.give_up, stop.last_hook_by]),
             Lifecycle::Booting | Lifecycle::Running => None,
         };
         let running = !self.is_stopping();
@@ -339,7 +340,12 @@ impl State {
         if let Some(bounds) = self.bounds() {
             return self.scaled(bounds);
         }
-        let configured = i64::from(self.policy().map_or(1, |policy| policy.workers));
+        self.wanted(self.policy().map_or(1, |policy| policy.workers))
+    }
+
+    /// How many workers a configured number means.
+    pub(super) fn wanted(&self, configured: u32) -> u32 {
+        let configured = i64::from(configured);
         let wanted = (configured + self.adjustment).clamp(1, i64::from(SLOTS_MAX));
         u32::try_from(wanted).unwrap_or(1)
     }
@@ -392,6 +398,7 @@ impl State {
             self.adjustment -= difference;
         }
         self.notify(Notice::WorkersWanted { before, after });
+        self.workers_changed(before, after);
     }
 
     fn on_exit(&mut self, now: Moment, pid: i32, exit: Exit) {
@@ -422,7 +429,6 @@ impl State {
 
     fn on_fork_server(&mut self, now: Moment, number: u32, message: FromForkServer) {
         let booting = self.is_booting();
-        let workers = self.target();
         let Some(generation) = self.generations.get_mut(&number) else {
             return;
         };
@@ -431,10 +437,20 @@ impl State {
         match message {
             FromForkServer::Hello { python, .. } if is_starting => {
                 server.greeted = true;
+                let evaluates =
+                    generation.policy.evaluates && !mem::replace(&mut server.asked, true);
                 if booting && self.candidate.is_none() {
+                    let workers = self.target();
                     self.notify(Notice::Starting { workers, python });
                 }
-                self.act(Action::Configure { generation: number });
+                if evaluates {
+                    self.act(Action::Evaluate { generation: number });
+                } else {
+                    self.configure(number);
+                }
+            }
+            FromForkServer::Evaluated(file) if is_starting && !server.configured => {
+                self.evaluated(number, file);
             }
             FromForkServer::Loaded if is_starting => {
                 server.stage = Stage::Serving { since: now };
@@ -466,6 +482,7 @@ impl State {
                 self.forget_worker(id);
             }
             FromForkServer::Hello { .. }
+            | FromForkServer::Evaluated(_)
             | FromForkServer::Loaded
             | FromForkServer::Unsuitable { .. }
             | FromForkServer::Failed(_) => {}
@@ -495,10 +512,12 @@ impl State {
                     // It has done nothing yet that would be worth an orderly end.
                     self.kill_worker(now, id);
                 } else {
+                    let identity = worker.identity;
                     self.act(Action::Tell {
                         id,
                         order: ToWorker::Acknowledge,
                     });
+                    self.introduce(identity, pid);
                 }
             }
             FromWorker::Ready if worker.is_starting() => {

@@ -12,7 +12,7 @@ use rsgun_core::ipc::WorkerId;
 use super::event::{Command, Event, Policy};
 use super::exit::Exit;
 use super::scale::Bounds;
-use super::state_world::{KILLED, World, import_error, policy};
+use super::state_world::{KILLED, World, import_error, policy, with_hooks};
 use super::status::Condition;
 
 /// Something random; the numbers choose among what is there.
@@ -105,18 +105,22 @@ fn settings() -> impl Strategy<Value = Policy> {
         0_u64..3,
         0_u64..2,
         prop_oneof![Just(None), (1_u32..3, 0_u32..4).prop_map(Some)],
+        any::<bool>(),
     )
         .prop_map(
-            |(workers, preload, strategy, missing, probation, delay, bounds)| Policy {
-                bounds: bounds.map(|(min, extra)| Bounds {
-                    min,
-                    max: min + extra,
-                }),
-                reload_strategy: strategy,
-                reload_max_unavailable: missing,
-                reload_probation: Duration::from_secs(probation),
-                drain_delay: Duration::from_secs(delay * 20),
-                ..policy(workers, preload)
+            |(workers, preload, strategy, missing, probation, delay, bounds, hooks)| {
+                let policy = Policy {
+                    bounds: bounds.map(|(min, extra)| Bounds {
+                        min,
+                        max: min + extra,
+                    }),
+                    reload_strategy: strategy,
+                    reload_max_unavailable: missing,
+                    reload_probation: Duration::from_secs(probation),
+                    drain_delay: Duration::from_secs(delay * 20),
+                    ..policy(workers, preload)
+                };
+                if hooks { with_hooks(policy) } else { policy }
             },
         )
 }
@@ -358,9 +362,9 @@ proptest! {
             apply(&mut world, incident);
         }
         world.command(Command::Stop);
-        // The delay, the graceful time-out, its margin, and the time that stacks and SIGKILL
-        // may take.
-        for _ in 0..65 {
+        // The delay, the graceful time-out, its margin, the time that stacks and SIGKILL may
+        // take, and the last hook, whose fork server must be killed as well.
+        for _ in 0..80 {
             if world.exit.is_none() {
                 world.pass(Duration::from_secs(1));
             }

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use rsgun_core::config::{ReloadStrategy, Size};
+use rsgun_core::config::{PythonFile, ReloadStrategy, Size};
+use rsgun_core::hooks::{Call, Hook, HookSet};
 use rsgun_core::ipc::{
     DrainReason, Failure, FailureKind, FromForkServer, FromWorker, Identity, ToWorker, WorkerId,
 };
@@ -36,6 +37,8 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct ForkServer {
     pub(super) pid: i32,
     pub(super) greeted: bool,
+    /// It is to evaluate the configuration.
+    pub(super) asked: bool,
     pub(super) configured: bool,
     pub(super) loaded: bool,
     pub(super) closed_by_master: bool,
@@ -79,6 +82,17 @@ pub(super) fn policy(workers: u32, preload: bool) -> Policy {
         max_rss: Some(Size::from_bytes(1000)),
         hard_max_rss: Some(Size::from_bytes(2000)),
         interpreter: "/usr/bin/python3".to_owned(),
+        evaluates: false,
+        hooks: HookSet::default(),
+    }
+}
+
+/// The same with a configuration that is a file of Python, and has all hooks.
+pub(super) fn with_hooks(policy: Policy) -> Policy {
+    Policy {
+        evaluates: true,
+        hooks: Hook::ALL.into_iter().collect(),
+        ..policy
     }
 }
 
@@ -133,6 +147,8 @@ pub(super) struct World {
     pub(super) proved: Option<Identity>,
     /// The next exec does not succeed.
     pub(super) exec_fails: bool,
+    /// The hooks that fork servers were asked to call.
+    pub(super) calls: Vec<(u32, Call)>,
     /// Who was asked for stacks; the answer comes when a test lets it.
     pub(super) asked: Vec<Asked>,
     late: VecDeque<Event>,
@@ -166,6 +182,7 @@ impl World {
             candidate: None,
             proved: None,
             exec_fails: false,
+            calls: Vec::new(),
             asked: Vec::new(),
             late: VecDeque::new(),
             living: BTreeSet::new(),
@@ -217,8 +234,9 @@ impl World {
         let mut at_once = Vec::new();
         for action in actions {
             match action {
-                Action::Resolve { generation } => {
-                    assert!(self.resolving.replace(generation).is_none());
+                Action::Resolve { generation, .. } => {
+                    let before = self.resolving.replace(generation);
+                    assert!(before.is_none_or(|before| before < generation));
                 }
                 Action::StartForkServer { generation, like } => {
                     assert!(like.is_none_or(|like| like < generation));
@@ -230,7 +248,19 @@ impl World {
                     assert!(self.servers.insert(generation, server).is_none());
                     at_once.push(Event::ForkServerStarted { generation, pid });
                 }
-                Action::Configure { generation } => {
+                Action::Evaluate { generation } => {
+                    if let Some(server) = self.servers.get_mut(&generation) {
+                        assert!(!server.asked && !server.configured);
+                        server.asked = true;
+                    }
+                }
+                Action::CallHook { generation, call } => {
+                    if let Some(server) = self.servers.get(&generation) {
+                        assert!(server.configured && !server.closed_by_master);
+                    }
+                    self.calls.push((generation, call));
+                }
+                Action::Configure { generation, .. } => {
                     if let Some(server) = self.servers.get_mut(&generation) {
                         server.configured = true;
                     }
@@ -240,14 +270,7 @@ impl World {
                         server.closed_by_master = true;
                     }
                 }
-                Action::Spawn { identity } => {
-                    let server = &self.servers[&identity.generation];
-                    assert!(server.loaded && !server.closed_by_master);
-                    let pid = self.new_pid();
-                    let process = Process::asked_for(identity, pid);
-                    self.check_recycling(&process);
-                    assert!(self.workers.insert(identity.id, process).is_none());
-                }
+                Action::Spawn { identity } => self.forked(identity),
                 Action::Tell { id, order } => self.told(id, order),
                 Action::Inspect { memory_of } => {
                     let readings = self.readings(&memory_of);
@@ -290,7 +313,7 @@ impl World {
                     assert_ne!(self.shown, condition, "nothing has changed");
                     self.shown = condition;
                 }
-                Action::Adopt { .. } | Action::ReopenLogs { .. } => {}
+                Action::Introduce { .. } | Action::Adopt { .. } | Action::ReopenLogs { .. } => {}
                 Action::StartCandidate { identity } => {
                     at_once.push(self.candidate_starts(identity));
                 }
@@ -305,6 +328,15 @@ impl World {
             let actions = self.state.step(self.now, event);
             self.carry_out(actions);
         }
+    }
+
+    fn forked(&mut self, identity: Identity) {
+        let server = &self.servers[&identity.generation];
+        assert!(server.loaded && !server.closed_by_master);
+        let pid = self.new_pid();
+        let process = Process::asked_for(identity, pid);
+        self.check_recycling(&process);
+        assert!(self.workers.insert(identity.id, process).is_none());
     }
 
     /// What a look at all workers shows.
@@ -462,6 +494,19 @@ impl World {
         self.happen(Event::ForkServer {
             generation,
             message,
+        });
+    }
+
+    pub(super) fn server_evaluated(&mut self, generation: u32) {
+        self.servers.get_mut(&generation).unwrap().asked = false;
+        let file = PythonFile {
+            path: "gunicorn.conf.py".into(),
+            assigned: Vec::new(),
+            hooks: self.policy.hooks,
+        };
+        self.happen(Event::ForkServer {
+            generation,
+            message: FromForkServer::Evaluated(file),
         });
     }
 
@@ -645,6 +690,7 @@ impl World {
         let server = self.servers.iter().find_map(|(number, server)| {
             (server.closed_by_master
                 || !server.greeted
+                || server.asked
                 || (server.configured && !server.loaded)
                 || self.is_killed_server(*number))
             .then_some(*number)
@@ -678,6 +724,8 @@ impl World {
             self.server_dies(number, KILLED);
         } else if !server.greeted {
             self.server_hello(number);
+        } else if server.asked && !server.closed_by_master {
+            self.server_evaluated(number);
         } else if server.configured && !server.loaded && !server.closed_by_master {
             self.server_loaded(number);
         } else if server.closed_by_master {

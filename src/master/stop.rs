@@ -49,6 +49,8 @@ pub(super) struct Stop {
     code: u8,
     /// The master ends at this time, whoever is left.
     pub(super) give_up: Option<Moment>,
+    /// The last hook is called at this time, whichever killed worker is left.
+    pub(super) last_hook_by: Option<Moment>,
     listeners_closed: bool,
     /// [`Action::Exit`] was asked for.
     over: bool,
@@ -121,6 +123,7 @@ impl State {
             urgency,
             code,
             give_up: None,
+            last_hook_by: None,
             listeners_closed: false,
             over: false,
         });
@@ -143,7 +146,9 @@ impl State {
         }
         let generations: Vec<u32> = self.generations.keys().copied().collect();
         for number in generations {
-            self.close_server(now, number);
+            if urgency == Urgency::Now || !self.stays_for_hooks(number) {
+                self.close_server(now, number);
+            }
             if urgency == Urgency::Now {
                 self.kill_server(number, Signal::SIGKILL);
             }
@@ -205,6 +210,27 @@ impl State {
         }
     }
 
+    /// Lets the fork server go that has stayed for the hooks, when nothing is left that one
+    /// could be called for.
+    fn settle_last_hook(&mut self, now: Moment) {
+        let killed = |worker: &Worker| worker.stage == Stage::Killed;
+        let all_killed = self.workers.values().all(killed);
+        let nobody = self.workers.is_empty();
+        let waits = self.stays_for_hooks(self.current);
+        let Lifecycle::Stopping(stop) = &mut self.lifecycle else {
+            return;
+        };
+        if !waits || !all_killed {
+            stop.last_hook_by = None;
+            return;
+        }
+        let by = *stop.last_hook_by.get_or_insert(now + KILL_LIMIT);
+        if nobody || by <= now {
+            stop.last_hook_by = None;
+            self.call_last_hook(now);
+        }
+    }
+
     /// Closes the listeners when it is time, and ends when nobody is left.
     pub(super) fn settle_stop(&mut self, now: Moment) {
         let accepting = self.workers.values().any(Worker::may_accept);
@@ -229,6 +255,7 @@ impl State {
             .chain(self.workers.values().map(|worker| worker.stage))
             .all(|stage| stage == Stage::Killed)
             && self.candidate_is_doomed();
+        self.settle_last_hook(now);
         let nobody_left = self.workers.is_empty()
             && self.upgrade.is_none()
             && self

@@ -18,8 +18,10 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::config::Settings;
+use crate::config::{PythonFile, Settings};
+use crate::hooks::Call;
 use crate::sys::channel;
+use crate::sys::credentials::Credentials;
 
 /// Number that a worker never shares with another one of the same master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -58,7 +60,15 @@ pub struct Role {
 /// Master to fork server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum ToForkServer {
-    /// The first message: what to load, and how. Carries the log files
+    /// Comes first if the configuration is a file of Python: evaluate it, and answer with
+    /// [`FromForkServer::Evaluated`].
+    Evaluate {
+        /// The load of the code that this fork server stands for.
+        generation: u32,
+        /// The file.
+        file: PathBuf,
+    },
+    /// What to load, and how. Carries the log files
     /// ([`crate::log::output::Files`]), then the fork server's
     /// [`crate::sys::stacks::Report`], if there could be one.
     Configure {
@@ -69,6 +79,10 @@ pub enum ToForkServer {
         /// The process that takes the workers over if this master ends because it has
         /// handed everything over: the one whose binary is being exchanged.
         heir: Option<i32>,
+        /// How many workers there are to be.
+        workers: u32,
+        /// What this process could not be started with.
+        belated: Belated,
     },
     /// Fork one worker. Carries, in this order: the worker's end of its channel, its
     /// [`crate::scoreboard::Scoreboard`], the [`crate::roster::Roster`], its
@@ -81,6 +95,27 @@ pub enum ToForkServer {
     },
     /// Log to other files from now on, which it carries.
     ChangeLogs,
+    /// Call a hook.
+    Call(Call),
+    /// A worker that it has forked is known to the master.
+    Born {
+        /// Which one.
+        id: WorkerId,
+        /// Its process id.
+        pid: i32,
+    },
+}
+
+/// What a fork server makes of itself when it is configured, as only the file that it has
+/// evaluated tells so; nothing if it was started with all that.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Belated {
+    /// Whom it becomes.
+    pub run_as: Option<Credentials>,
+    /// Its mask for the modes of new files.
+    pub umask: Option<u32>,
+    /// Variables for it and all its children, `NAME=VALUE`.
+    pub variables: Vec<String>,
 }
 
 /// Fork server to master.
@@ -99,9 +134,13 @@ pub enum FromForkServer {
         /// What is wrong and what to do, for the user.
         reason: String,
     },
+    /// The answer to [`ToForkServer::Evaluate`]; one that could not be evaluated is
+    /// [`FromForkServer::Failed`].
+    Evaluated(PythonFile),
     /// Ready to fork; with `--preload` the application is imported.
     Loaded,
-    /// The application could not be loaded (`--preload` only). The fork server ends.
+    /// The application could not be loaded (`--preload` only), or the configuration could
+    /// not be evaluated. The fork server ends.
     Failed(Failure),
     /// Threads existed when a worker was about to be forked.
     Threads {
@@ -208,16 +247,22 @@ pub enum FailureKind {
     LifespanFailed,
     /// The event loop could not be made.
     LoopFailed,
+    /// The configuration file is not there, or raised an exception.
+    Configuration,
     /// Something in the worker itself.
     Internal,
 }
 
 impl FailureKind {
     /// The exit code of the master when this ends the first boot, as gunicorn's: 4
-    /// for a missing attribute, 3 for everything else.
+    /// for a missing attribute, 1 for the configuration, 3 for everything else.
     #[must_use]
     pub fn exit_code(self) -> u8 {
-        if self == Self::AttributeMissing { 4 } else { 3 }
+        match self {
+            Self::AttributeMissing => 4,
+            Self::Configuration => 1,
+            _ => 3,
+        }
     }
 }
 

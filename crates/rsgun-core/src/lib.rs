@@ -7,6 +7,7 @@
 
 pub mod bootstrap;
 pub mod config;
+pub mod hooks;
 pub mod ipc;
 pub mod jitter;
 pub mod listeners;

@@ -99,6 +99,26 @@ pub(crate) fn stacks(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     )
 }
 
+/// `conf.py`: evaluates a configuration file. Needs [`loader`].
+pub(crate) fn conf(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    module(
+        py,
+        include_str!("python/conf.py"),
+        c"<rsgun/conf.py>",
+        c"rsgun._conf",
+    )
+}
+
+/// `hooks.py`: what hooks are called with. Needs [`conf`].
+pub(crate) fn hooks(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    module(
+        py,
+        include_str!("python/hooks.py"),
+        c"<rsgun/hooks.py>",
+        c"rsgun._hooks",
+    )
+}
+
 /// Has the stacks of this process written to `report` whenever the master asks for them.
 pub(crate) fn write_stacks_to(stacks: &Bound<'_, PyModule>, report: OwnedFd) -> PyResult<()> {
     let arguments = (stacks::signal_number(), report.as_raw_fd());

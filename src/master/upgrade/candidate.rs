@@ -24,6 +24,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use super::Invocation;
 use super::snapshot::{FORMAT, FromCandidate, Luggage, Snapshot, ToCandidate};
 use crate::master::effects::{Effects, Foundation, Role, manner};
+use crate::master::evaluation::{self, Prepared, Step, Watch};
 use crate::master::event::{Command, Event, Policy};
 use crate::master::generation::Cause;
 use crate::master::link::Link;
@@ -51,8 +52,8 @@ pub(in crate::master) fn run(
     let signals = SignalQueue::install(&[Signal::SIGCHLD]).map_err(MasterError::System)?;
     let master = Master::new(channel);
     let (sender, queue) = unbounded_channel();
-    let (mut effects, policy, identity) = match prepare(&master, source, invocation, sender.clone())
-    {
+    let prepared = prepare(&master, &signals, source, invocation, sender.clone());
+    let (mut effects, policy, identity) = match prepared {
         Ok(prepared) => prepared,
         Err(cause) => {
             // It may be gone.
@@ -80,12 +81,13 @@ pub(in crate::master) fn run(
     effects.role = Role::Candidate(link);
     drop(entered);
     let begun = State::prove(Moment::now(), policy, identity);
-    run_loop(&runtime, signals, None, queue, effects, begun)
+    run_loop(&runtime, signals, None, queue, effects, begun.into())
 }
 
 /// Takes what the master gives, and everything of the boot that can fail at once.
 fn prepare(
     master: &Master,
+    signals: &SignalQueue,
     source: Source,
     invocation: Invocation,
     events: UnboundedSender<Event>,
@@ -95,13 +97,31 @@ fn prepare(
     let system = |error: std::io::Error| Cause::boot(MasterError::System(error).to_string());
     let failed = |error: MasterError| Cause::configuration(error.to_string());
     let (snapshot, luggage, identity) = order(master).map_err(refused)?;
-    let settings = source.resolve().map_err(|error| failed(error.into()))?;
+    let mut watch = Watch {
+        signals,
+        terminal: None,
+        postponed: &mut Vec::new(),
+    };
+    // A master in the background stays there, and so this process is.
+    let generation = identity.generation;
+    let step = evaluation::prepare(&source, &surroundings, &mut watch, generation, true);
+    let Step::Prepared(prepared) = step.map_err(failed)? else {
+        return Err(refused("it was told to end".to_owned()));
+    };
+    let Prepared {
+        settings,
+        warnings,
+        early,
+    } = *prepared;
     let directory = invocation.directory().to_owned();
     if let Some(mask) = settings.umask {
         crate::master::set_umask(mask);
     }
     let logs = Files::open(&settings, &directory).map_err(|error| failed(error.into()))?;
     log::init(settings.log_level, logs.try_clone().map_err(system)?, false);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     let name = settings.name.as_ref().unwrap_or(&settings.app);
     title::set(&format!("rsgun: candidate [{name}]"));
     process::become_subreaper().map_err(system)?;
@@ -127,6 +147,7 @@ fn prepare(
         launcher: None,
         pidfile: None,
         terminal: None,
+        early,
     };
     let (mut effects, policy) =
         Effects::new(source, foundation, identity.generation, events).map_err(failed)?;

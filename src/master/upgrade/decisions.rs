@@ -15,6 +15,7 @@ use std::mem;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use rsgun_core::hooks::Call;
 use rsgun_core::ipc::{Identity, WorkerId};
 
 use crate::master::event::{Action, Command};
@@ -169,6 +170,7 @@ impl State {
         self.notify(Notice::UpgradeStarted {
             generation: identity.generation,
         });
+        self.call_hook(self.current, Call::PreExec);
         self.act(Action::StartCandidate { identity });
     }
 

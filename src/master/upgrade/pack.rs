@@ -108,6 +108,9 @@ async fn generation(
             Extension::File(path) => Some(path.clone()),
             Extension::Installed => None,
         },
+        run_as: resources.interpreter.run_as.clone(),
+        file: resources.file.clone(),
+        known: resources.known,
         logs,
         change: resources
             .change

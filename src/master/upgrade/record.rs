@@ -48,6 +48,8 @@ pub(in crate::master) struct GenerationRecord {
     stage: Stage,
     gone: bool,
     greeted: bool,
+    asked: bool,
+    configured: bool,
     warned: bool,
     closed: bool,
 }
@@ -163,6 +165,8 @@ impl GenerationRecord {
             stage: server.stage,
             gone: server.gone,
             greeted: server.greeted,
+            asked: server.asked,
+            configured: server.configured,
             warned: server.warned,
             closed: server.ending.is_closed(),
         }
@@ -183,6 +187,8 @@ impl GenerationRecord {
         server.stage = self.stage;
         server.gone = self.gone;
         server.greeted = self.greeted;
+        server.asked = self.asked;
+        server.configured = self.configured;
         server.warned = self.warned;
         if self.closed {
             server.ending.channel_dropped();

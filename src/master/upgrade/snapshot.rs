@@ -10,12 +10,14 @@ use std::path::PathBuf;
 
 use rsgun_core::ipc::{Identity, WorkerId};
 use rsgun_core::listeners::{Address, Record};
+use rsgun_core::sys::credentials::Credentials;
 use rsgun_core::sys::handover;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::record::StateRecord;
 use crate::control::document::Totals;
+use crate::master::event::ConfigurationFile;
 use crate::master::generation::Cause;
 use crate::master::terminal::Terminal;
 
@@ -115,6 +117,11 @@ pub(in crate::master) struct ResourcesRecord {
     pub(in crate::master) python: PathBuf,
     /// The file of the extension; `None`: the installed one.
     pub(in crate::master) extension: Option<PathBuf>,
+    /// Whom the interpreter is started as.
+    pub(in crate::master) run_as: Option<Credentials>,
+    /// The configuration, if a fork server has to evaluate it, and what is known of it.
+    pub(in crate::master) file: Option<PathBuf>,
+    pub(in crate::master) known: ConfigurationFile,
     pub(in crate::master) logs: Vec<Fd>,
     pub(in crate::master) change: Option<ChangeRecord>,
     pub(in crate::master) server: Option<ChannelRecord>,

@@ -36,7 +36,7 @@ use super::snapshot::{
 };
 use super::{Invocation, VARIABLE};
 use crate::master::effects::{Effects, Foundation, Resources, own_title};
-use crate::master::event::{Action, Event, Policy};
+use crate::master::event::{Action, Event};
 use crate::master::link::Link;
 use crate::master::moment::Moment;
 use crate::master::pidfile::PidFile;
@@ -90,7 +90,14 @@ pub(in crate::master) fn run(
     drop(entered);
     let control = effects.open_control_socket();
     handover::let_signals_in().map_err(MasterError::System)?;
-    run_loop(&runtime, signals, control.as_ref(), queue, effects, begun)
+    run_loop(
+        &runtime,
+        signals,
+        control.as_ref(),
+        queue,
+        effects,
+        begun.into(),
+    )
 }
 
 /// Takes the descriptors that the program before has left open.
@@ -178,7 +185,7 @@ impl Successor {
         };
         let number = new.number;
         let own = resources(new.clone(), candidates, Some(&self.events))?;
-        let policy = Policy::new(&own.settings, &own.interpreter.python);
+        let policy = own.policy();
         let mut generations = BTreeMap::new();
         for old in &master.generations {
             // Their own settings may be unknown here, and count for nothing but log files.
@@ -245,7 +252,7 @@ impl Successor {
         let Some(own) = generations.get(&current) else {
             return Err(Refusal::Other(format!("generation {current} is missing")));
         };
-        let today = Policy::new(&own.settings, &own.interpreter.python);
+        let today = own.policy();
         let mut state = master.state.restore(now, |generation| {
             generations
                 .get(&generation.number)
@@ -296,6 +303,7 @@ impl Successor {
             launcher: None,
             pidfile,
             terminal,
+            early: None,
         })
     }
 }
@@ -333,7 +341,8 @@ fn resources(
             .extension
             .map_or(Extension::Installed, Extension::File),
         variables: settings.env.clone(),
-        run_as: settings.run_as.clone(),
+        run_as: record.run_as,
+        quiet: false,
     };
     let server = match (record.server, events) {
         (Some(channel), Some(events)) => {
@@ -347,6 +356,8 @@ fn resources(
         settings: Arc::new(settings),
         logs,
         interpreter,
+        file: record.file,
+        known: record.known,
         change,
         server: server.map(|(link, unsent)| resend(link, unsent)),
         report: match record.report {

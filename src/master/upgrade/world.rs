@@ -177,6 +177,7 @@ impl World {
             ForkServer {
                 pid: server,
                 greeted: true,
+                asked: false,
                 configured: true,
                 loaded: true,
                 closed_by_master: false,

@@ -20,6 +20,8 @@ pub struct Declaration {
     pub short: Option<char>,
     /// Other long flags: what gunicorn and uvicorn call it, without the dashes.
     pub aliases: &'static [&'static str],
+    /// What gunicorn's configuration file calls it; empty if gunicorn does not have it.
+    pub gunicorn: &'static str,
     /// Variables that are read besides [`Self::variable`].
     pub variables: &'static [&'static str],
     /// It is an argument without a flag.
@@ -54,6 +56,7 @@ impl Declaration {
         kind: Kind::Text,
         short: None,
         aliases: &[],
+        gunicorn: "",
         variables: &[],
         positional: false,
         in_file: true,
@@ -91,6 +94,13 @@ impl Declaration {
             .find(|declaration| declaration.name == name)
     }
 
+    /// Finds a setting by the name that gunicorn's configuration file uses.
+    pub(super) fn find_for_gunicorn(name: &str) -> Option<&'static Self> {
+        DECLARATIONS
+            .iter()
+            .find(|declaration| !name.is_empty() && declaration.gunicorn == name)
+    }
+
     /// The name of the setting that somebody may have meant who wrote `name`.
     pub(super) fn nearest(name: &str) -> Option<&'static str> {
         let name = name.replace('_', "-").to_lowercase();
@@ -126,6 +136,8 @@ pub enum Kind {
     Count,
     /// A number that may have a fraction.
     Decimal,
+    /// The bits of a mode, in octal digits.
+    Mask,
     /// On or off.
     Switch,
     /// Any number of texts.

@@ -21,7 +21,9 @@ A setting can be given in four ways. The first one that has it wins:
 1. on the command line: `--log-level debug`;
 2. in the environment: `RSGUN_LOG_LEVEL=debug`;
 3. in the file that `-c FILE` or `RSGUN_CONFIG` names, in TOML: `log-level = \"debug\"`
-   (`log_level` is understood as well);
+   (`log_level` is understood as well), or in a `gunicorn.conf.py`, under gunicorn's name
+   or, after `rsgun_`, under its own: `loglevel = \"debug\"`,
+   `rsgun_boot_timeout = 60`; see [migration](migration.md);
 4. by default.
 
 An empty variable counts as not set. A switch such as `--preload` has an opposite,
@@ -83,6 +85,9 @@ fn entry(declaration: &Declaration) -> String {
         .map(|name| format!("`{name}`"))
         .collect();
     line("Environment", &variables.join(", "));
+    if !declaration.gunicorn.is_empty() {
+        line("gunicorn.conf.py", &format!("`{}`", declaration.gunicorn));
+    }
     match declaration.default {
         Some("") => line("Default", "empty"),
         Some(_) => line("Default", &format!("`{}`", literal(declaration))),
@@ -183,7 +188,7 @@ fn stub() -> String {
             let kind = match declaration.kind {
                 // Those of Python's logging.
                 _ if declaration.name == "log-level" => "Text | int | None",
-                Kind::Text => "Text | None",
+                Kind::Text | Kind::Mask => "Text | None",
                 Kind::Number => "int | None",
                 Kind::Count => "int | str | None",
                 Kind::Decimal => "float | None",
@@ -216,7 +221,7 @@ fn literal(declaration: &Declaration) -> String {
     match (declaration.default, declaration.kind) {
         (None, _) => declaration.example.to_owned(),
         (Some(text), Kind::Number | Kind::Count | Kind::Decimal | Kind::Switch) => text.to_owned(),
-        (Some(text), Kind::Text | Kind::List) => format!("\"{text}\""),
+        (Some(text), Kind::Text | Kind::Mask | Kind::List) => format!("\"{text}\""),
     }
 }
 

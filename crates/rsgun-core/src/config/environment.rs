@@ -83,9 +83,12 @@ pub(super) fn layer(environment: &dyn Environment) -> Result<Layer, ConfigError>
                     .map(|part| part.trim().to_owned())
                     .filter(|part| !part.is_empty())
                     .collect(),
-                Kind::Text | Kind::Number | Kind::Count | Kind::Decimal | Kind::Switch => {
-                    vec![text]
-                }
+                Kind::Text
+                | Kind::Number
+                | Kind::Count
+                | Kind::Decimal
+                | Kind::Mask
+                | Kind::Switch => vec![text],
             };
             layer.set(
                 declaration,

@@ -82,8 +82,8 @@ pub enum ConfigError {
     },
     /// The file is of a kind that is not read.
     #[error(
-        "{origin}: the configuration file {} is not a .toml file; \
-         docs/settings.md shows the keys", path.display()
+        "{origin}: the configuration file {} is neither a .toml nor a .py file; \
+         docs/settings.md shows what a file may say", path.display()
     )]
     FileKind {
         /// Who names it.
@@ -129,7 +129,7 @@ pub enum ConfigError {
         /// Where it stands.
         origin: Box<Origin>,
         /// What it is.
-        found: &'static str,
+        found: String,
         /// What it must be, with an example.
         wanted: &'static str,
     },
@@ -156,6 +156,41 @@ pub enum ConfigError {
     )]
     NeedsMaster {
         /// Where it stands.
+        origin: Box<Origin>,
+    },
+    /// A Python program that serves in its own process is to use a file that a fork server
+    /// evaluates.
+    #[error(
+        "the configuration file {} needs the process manager: pass an import string to \
+         rsgun.run(), such as \"MODULE:ATTRIBUTE\", or use a .toml file", path.display()
+    )]
+    FileNeedsMaster {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file has a setting of gunicorn that rsgun does not have.
+    #[error("{origin} is a setting that rsgun does not have: {advice}")]
+    Foreign {
+        /// Where it stands.
+        origin: Box<Origin>,
+        /// Why, and what to do.
+        advice: &'static str,
+    },
+    /// The file has a name that looks like a setting of rsgun and is none.
+    #[error("{origin}: there is no setting of this name{}", suggestion(*nearest))]
+    UnknownName {
+        /// Where it stands.
+        origin: Box<Origin>,
+        /// The setting that may have been meant.
+        nearest: Option<&'static str>,
+    },
+    /// The interpreter that evaluates the file was started as another user already.
+    #[error(
+        "{origin}: user, group and initgroups must all be given in the configuration file, or all \
+         on the command line and in the environment: the file is evaluated by whom these name"
+    )]
+    SplitUser {
+        /// Who names the user or group first.
         origin: Box<Origin>,
     },
     /// The process lacks the right to become somebody else.

@@ -12,12 +12,6 @@ use super::layer::{Layer, Origin};
 /// Reads the file that `named_by` names.
 pub(super) fn read(path: &Path, named_by: &Origin) -> Result<Layer, ConfigError> {
     let named_by = || Box::new(named_by.clone());
-    if path.extension().is_none_or(|suffix| suffix != "toml") {
-        return Err(ConfigError::FileKind {
-            origin: named_by(),
-            path: path.to_owned(),
-        });
-    }
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::FileUnreadable {
         origin: named_by(),
         path: path.to_owned(),
@@ -66,7 +60,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Layer, ConfigError> {
             None => {
                 return Err(ConfigError::WrongType {
                     origin: Box::new(origin),
-                    found: type_name(value.get_ref()),
+                    found: type_name(value.get_ref()).to_owned(),
                     wanted: wanted(declaration.kind),
                 });
             }
@@ -78,7 +72,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Layer, ConfigError> {
 /// The value as texts, or `None` if its type does not fit.
 fn texts(kind: Kind, value: &DeValue<'_>) -> Option<Vec<String>> {
     match (kind, value) {
-        (Kind::Text | Kind::List | Kind::Count, DeValue::String(text)) => {
+        (Kind::Text | Kind::Mask | Kind::List | Kind::Count, DeValue::String(text)) => {
             Some(vec![text.to_string()])
         }
         (Kind::Decimal, DeValue::Float(number)) => Some(vec![number.as_str().to_owned()]),
@@ -96,9 +90,10 @@ fn texts(kind: Kind, value: &DeValue<'_>) -> Option<Vec<String>> {
     }
 }
 
-fn wanted(kind: Kind) -> &'static str {
+pub(super) fn wanted(kind: Kind) -> &'static str {
     match kind {
         Kind::Text => "a string in quotes",
+        Kind::Mask => "a string in quotes, such as \"027\"",
         Kind::Number => "a whole number without quotes, such as 4",
         Kind::Count => "a whole number without quotes, such as 4, or a word in quotes",
         Kind::Decimal => "a number without quotes, such as 0.5",

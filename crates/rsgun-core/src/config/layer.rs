@@ -35,6 +35,15 @@ pub enum Origin {
         /// The key as it is written there.
         key: String,
     },
+    /// In a configuration file of gunicorn, which is a Python module.
+    Module {
+        /// The file.
+        path: PathBuf,
+        /// The line that assigns it last, from 1; `None` if it came from elsewhere.
+        line: Option<u32>,
+        /// The name as it is written there.
+        name: String,
+    },
     /// Nowhere: it is the default.
     Default {
         /// The setting.
@@ -53,6 +62,14 @@ impl fmt::Display for Origin {
             Self::File { path, line, key } => {
                 write!(formatter, "{}, line {line}: {key}", path.display())
             }
+            Self::Module {
+                path,
+                line: Some(line),
+                name,
+            } => {
+                write!(formatter, "{}, line {line}: {name}", path.display())
+            }
+            Self::Module { path, name, .. } => write!(formatter, "{}: {name}", path.display()),
             Self::Default { name } => write!(formatter, "the default of {name}"),
         }
     }

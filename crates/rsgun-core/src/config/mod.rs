@@ -15,7 +15,9 @@
 //! numbers in [`run_as`].
 //!
 //! A [`Source`] keeps the command line and reads the other layers anew each time it
-//! is resolved, which is what a reload needs.
+//! is resolved, which is what a reload needs. A file that is Python is evaluated by a fork
+//! server in between: [`Source::look`] tells what is known without it, and
+//! [`Source::complete`] adds what it has set.
 
 mod declaration;
 #[cfg(test)]
@@ -23,9 +25,11 @@ mod document;
 mod environment;
 mod error;
 mod file;
+mod foreign;
 mod layer;
 mod listen;
 pub mod program;
+mod python_file;
 mod run_as;
 mod settings;
 mod size;
@@ -35,11 +39,13 @@ mod value;
 pub use declaration::{Declaration, Kind, Section};
 pub use environment::{Environment, ProcessEnvironment};
 pub use error::ConfigError;
+pub use foreign::{Consequence, FOREIGN, Foreign};
 pub use layer::{Layer, Origin};
+pub use python_file::{Assigned, OWN_PREFIX, PythonFile, Value, names};
 pub use settings::{
     DECLARATIONS, Interface, Lifespan, LogTarget, Milliseconds, ReloadStrategy, Settings,
     WebSockets, WorkerCount,
 };
 pub use size::Size;
-pub use source::Source;
+pub use source::{Configured, Source};
 pub use value::ValueError;

@@ -53,7 +53,7 @@ pub fn layer(
             Err(found) => {
                 return Err(ConfigError::WrongType {
                     origin: Box::new(origin),
-                    found,
+                    found: found.to_owned(),
                     wanted: wanted(declaration.kind),
                 });
             }
@@ -97,6 +97,7 @@ fn texts(kind: Kind, value: Value) -> Result<Vec<String>, &'static str> {
 fn wanted(kind: Kind) -> &'static str {
     match kind {
         Kind::Text => "a string",
+        Kind::Mask => "a string, such as \"027\"",
         Kind::Number => "a whole number, such as 4",
         Kind::Count => "a whole number, such as 4, or a word",
         Kind::Decimal => "a number, such as 0.5",
@@ -210,7 +211,7 @@ mod tests {
         );
         assert_eq!(
             error([("umask", Value::Integer("23".to_owned()))]),
-            "the argument umask is a whole number, but must be a string"
+            "the argument umask is a whole number, but must be a string, such as \"027\""
         );
         assert_eq!(
             error([("log_level", text("loud"))])

@@ -120,6 +120,7 @@ declare! {
         app: String = value::application, {
             name: "app",
             section: Section::Application,
+            gunicorn: "wsgi_app",
             positional: true,
             placeholder: "APP",
             otherwise: "none; it must be given somewhere",
@@ -155,11 +156,24 @@ declare! {
             default: Some("."),
             details: "A relative path starts at the directory of `chdir`.",
         }
+        /// Directories that come after it on `sys.path`, separated by commas; repeatable.
+        pythonpath: Vec<String> = value::directories, {
+            name: "pythonpath",
+            needs_master: true,
+            section: Section::Application,
+            gunicorn: "pythonpath",
+            kind: Kind::List,
+            placeholder: "DIRS",
+            otherwise: "none",
+            example: "[\"/srv/shared\"]",
+            details: "Relative paths start at the directory of `chdir`.",
+        }
         /// The directory to change to before anything is loaded.
         chdir: Option<PathBuf> = value::optional_path, {
             name: "chdir",
             needs_master: true,
             section: Section::Application,
+            gunicorn: "chdir",
             placeholder: "DIR",
             otherwise: "the current directory",
             example: "\"/srv/app\"",
@@ -168,6 +182,7 @@ declare! {
         root_path: String = value::text, {
             name: "root-path",
             section: Section::Application,
+            gunicorn: "root_path",
             placeholder: "PATH",
             default: Some(""),
         }
@@ -175,6 +190,7 @@ declare! {
         lifespan: Lifespan = value::lifespan, {
             name: "lifespan",
             section: Section::Application,
+            gunicorn: "asgi_lifespan",
             aliases: &["asgi-lifespan"],
             placeholder: "auto|on|off",
             default: Some("auto"),
@@ -198,6 +214,7 @@ declare! {
             name: "workers",
             needs_master: true,
             section: Section::Workers,
+            gunicorn: "workers",
             kind: Kind::Count,
             short: Some('w'),
             variables: &["WEB_CONCURRENCY"],
@@ -237,6 +254,7 @@ declare! {
         threads: u32 = |texts| value::number(texts, &(1..=1024)), {
             name: "threads",
             section: Section::Workers,
+            gunicorn: "threads",
             kind: Kind::Number,
             aliases: &["blocking-threads"],
             placeholder: "N",
@@ -251,6 +269,7 @@ declare! {
             name: "preload",
             needs_master: true,
             section: Section::Workers,
+            gunicorn: "preload_app",
             kind: Kind::Switch,
             aliases: &["preload-app"],
             default: Some("false"),
@@ -308,6 +327,7 @@ declare! {
         event_loop: String = value::event_loop, {
             name: "loop",
             section: Section::Workers,
+            gunicorn: "asgi_loop",
             aliases: &["asgi-loop"],
             placeholder: "LOOP",
             default: Some("auto"),
@@ -316,6 +336,7 @@ declare! {
         graceful_timeout: u32 = value::seconds, {
             name: "graceful-timeout",
             section: Section::Timeouts,
+            gunicorn: "graceful_timeout",
             kind: Kind::Number,
             aliases: &["timeout-graceful-shutdown"],
             placeholder: "SECONDS",
@@ -341,6 +362,7 @@ declare! {
         keep_alive: u32 = value::seconds, {
             name: "keep-alive",
             section: Section::Timeouts,
+            gunicorn: "keepalive",
             kind: Kind::Number,
             aliases: &["timeout-keep-alive"],
             placeholder: "SECONDS",
@@ -366,6 +388,7 @@ declare! {
             name: "timeout",
             needs_master: true,
             section: Section::Timeouts,
+            gunicorn: "timeout",
             kind: Kind::Number,
             short: Some('t'),
             placeholder: "SECONDS",
@@ -390,6 +413,7 @@ declare! {
         max_requests: u64 = value::requests, {
             name: "max-requests",
             section: Section::Workers,
+            gunicorn: "max_requests",
             kind: Kind::Number,
             aliases: &["limit-max-requests"],
             placeholder: "N",
@@ -401,6 +425,7 @@ declare! {
         max_requests_jitter: u64 = value::requests, {
             name: "max-requests-jitter",
             section: Section::Workers,
+            gunicorn: "max_requests_jitter",
             kind: Kind::Number,
             aliases: &["limit-max-requests-jitter"],
             placeholder: "N",
@@ -459,6 +484,7 @@ declare! {
         ws_max_size: u32 = |texts| value::number(texts, &(1..=1_073_741_824)), {
             name: "ws-max-size",
             section: Section::WebSocket,
+            gunicorn: "websocket_max_message_size",
             kind: Kind::Number,
             aliases: &["websocket-max-message-size"],
             placeholder: "BYTES",
@@ -504,6 +530,7 @@ declare! {
         log_level: Level = value::level, {
             name: "log-level",
             section: Section::Logging,
+            gunicorn: "loglevel",
             placeholder: "LEVEL",
             default: Some("info"),
         }
@@ -518,6 +545,7 @@ declare! {
         access_logfile: LogTarget = value::log_target, {
             name: "access-logfile",
             section: Section::Logging,
+            gunicorn: "accesslog",
             placeholder: "FILE|-",
             default: Some("-"),
             details: "A relative path starts at the directory where rsgun was started. `USR1` \
@@ -528,6 +556,7 @@ declare! {
         error_logfile: LogTarget = value::log_target, {
             name: "error-logfile",
             section: Section::Logging,
+            gunicorn: "errorlog",
             aliases: &["log-file"],
             placeholder: "FILE|-",
             default: Some("-"),
@@ -539,6 +568,7 @@ declare! {
             name: "capture-output",
             needs_master: true,
             section: Section::Logging,
+            gunicorn: "capture_output",
             kind: Kind::Switch,
             default: Some("false"),
             details: "Standard output and standard error of the application's processes lead to \
@@ -550,6 +580,7 @@ declare! {
             name: "daemon",
             needs_master: true,
             section: Section::Service,
+            gunicorn: "daemon",
             kind: Kind::Switch,
             short: Some('D'),
             default: Some("false"),
@@ -565,6 +596,7 @@ declare! {
             name: "pid",
             needs_master: true,
             section: Section::Service,
+            gunicorn: "pidfile",
             short: Some('p'),
             aliases: &["pidfile"],
             placeholder: "FILE",
@@ -581,6 +613,7 @@ declare! {
             name: "control-socket",
             needs_master: true,
             section: Section::Service,
+            gunicorn: "control_socket",
             placeholder: "PATH",
             otherwise: "none is made",
             example: "\"/run/rsgun/control.sock\"",
@@ -594,6 +627,8 @@ declare! {
             name: "umask",
             needs_master: true,
             section: Section::Service,
+            gunicorn: "umask",
+            kind: Kind::Mask,
             short: Some('m'),
             placeholder: "MASK",
             otherwise: "the mask that rsgun was started with",
@@ -607,6 +642,7 @@ declare! {
             name: "env",
             needs_master: true,
             section: Section::Service,
+            gunicorn: "raw_env",
             kind: Kind::List,
             short: Some('e'),
             placeholder: "NAME=VALUE",
@@ -620,6 +656,7 @@ declare! {
             name: "name",
             needs_master: true,
             section: Section::Service,
+            gunicorn: "proc_name",
             short: Some('n'),
             aliases: &["proc-name"],
             placeholder: "NAME",
@@ -632,6 +669,7 @@ declare! {
             name: "worker-tmp-dir",
             needs_master: true,
             section: Section::Service,
+            gunicorn: "worker_tmp_dir",
             placeholder: "DIR",
             otherwise: "none",
             example: "\"/dev/shm\"",
@@ -642,6 +680,7 @@ declare! {
         backlog: u32 = |texts| value::number(texts, &(1..=2_147_483_647)), {
             name: "backlog",
             section: Section::Listening,
+            gunicorn: "backlog",
             kind: Kind::Number,
             placeholder: "N",
             default: Some("2048"),
@@ -654,6 +693,7 @@ declare! {
         reuse_port: bool = value::switch, {
             name: "reuse-port",
             section: Section::Listening,
+            gunicorn: "reuse_port",
             kind: Kind::Switch,
             default: Some("false"),
             reload: false,
@@ -666,7 +706,7 @@ declare! {
         }
     }
     inputs {
-        /// The configuration file, in TOML.
+        /// The configuration file: TOML, or a gunicorn.conf.py.
         config: Option<PathBuf> = value::optional_path, {
             name: "config",
             section: Section::Configuration,
@@ -682,6 +722,7 @@ declare! {
         bind: Vec<Address> = value::addresses, {
             name: "bind",
             section: Section::Listening,
+            gunicorn: "bind",
             kind: Kind::List,
             short: Some('b'),
             placeholder: "ADDRESS",
@@ -699,6 +740,7 @@ declare! {
         worker_class: Option<Interface> = value::optional_worker_class, {
             name: "worker-class",
             section: Section::Application,
+            gunicorn: "worker_class",
             short: Some('k'),
             placeholder: "CLASS",
             otherwise: "`interface` says it",
@@ -730,6 +772,7 @@ declare! {
             name: "user",
             needs_master: true,
             section: Section::Service,
+            gunicorn: "user",
             short: Some('u'),
             placeholder: "USER",
             otherwise: "the user that starts rsgun",
@@ -746,6 +789,7 @@ declare! {
             name: "group",
             needs_master: true,
             section: Section::Service,
+            gunicorn: "group",
             short: Some('g'),
             placeholder: "GROUP",
             otherwise: "the primary group of `user`, else the group that starts rsgun",
@@ -756,6 +800,7 @@ declare! {
             name: "initgroups",
             needs_master: true,
             section: Section::Service,
+            gunicorn: "initgroups",
             kind: Kind::Switch,
             default: Some("false"),
         }
@@ -918,6 +963,7 @@ mod tests {
                 Kind::Count => !field.is_null(),
                 Kind::Switch => field.is_boolean(),
                 Kind::Text => field.is_string() || field.is_null(),
+                Kind::Mask => field.is_number() || field.is_null(),
                 Kind::List => field.is_array(),
             };
             assert!(fits, "{} is {field}", declaration.name);

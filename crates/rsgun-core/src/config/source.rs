@@ -1,5 +1,6 @@
 //! The layers together.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use super::environment::{self, Environment};
@@ -7,6 +8,7 @@ use super::error::ConfigError;
 use super::file;
 use super::layer::{Layer, Layers, Origin};
 use super::listen;
+use super::python_file::{self, PythonFile};
 use super::run_as;
 use super::settings::{Inputs, Interface, Settings};
 
@@ -19,6 +21,33 @@ pub struct Source {
     /// The current directory when the source was made: paths on the command line are
     /// relative to it also after the process has gone elsewhere.
     directory: PathBuf,
+}
+
+/// The settings, as far as they are known without Python.
+#[derive(Debug)]
+pub enum Configured {
+    /// All of them.
+    Completely(Box<Settings>),
+    /// All but what a file of Python has to say.
+    But {
+        /// The file.
+        file: PathBuf,
+        /// The settings without it; there may be no application among them.
+        known: Box<Settings>,
+    },
+}
+
+impl Configured {
+    /// The settings, for a process that has nobody to evaluate a file of Python.
+    ///
+    /// # Errors
+    /// [`ConfigError::FileNeedsMaster`].
+    pub fn without_python(self) -> Result<Settings, ConfigError> {
+        match self {
+            Self::Completely(settings) => Ok(*settings),
+            Self::But { file, .. } => Err(ConfigError::FileNeedsMaster { path: file }),
+        }
+    }
 }
 
 impl Source {
@@ -36,23 +65,75 @@ impl Source {
         }
     }
 
-    /// Reads environment and file and resolves all layers; a reload calls it again.
+    /// Reads environment and file and resolves all layers, as far as that goes without
+    /// Python; a reload calls it again.
     ///
     /// # Errors
     /// [`ConfigError`], which names the option, variable or line.
-    pub fn resolve(&self) -> Result<Settings, ConfigError> {
+    pub fn look(&self) -> Result<Configured, ConfigError> {
         let environment = environment::layer(&*self.environment)?;
         let stated = [&self.command_line, &environment];
-        let file = self.read_file(Layers(&stated))?;
-        let mut all = stated.to_vec();
-        all.extend(&file);
+        let Some((path, origin)) = self.file(Layers(&stated))? else {
+            let settings = self.settings(&stated)?;
+            return Ok(Configured::Completely(Box::new(settings)));
+        };
+        match path.extension().and_then(OsStr::to_str) {
+            Some("toml") => {
+                let file = file::read(&path, origin)?;
+                let all = [&self.command_line, &environment, &file];
+                let settings = self.settings(&all)?;
+                Ok(Configured::Completely(Box::new(settings)))
+            }
+            Some("py") => Ok(Configured::But {
+                file: path,
+                known: Box::new(self.read(Layers(&stated))?),
+            }),
+            _ => Err(ConfigError::FileKind {
+                origin: Box::new(origin.clone()),
+                path,
+            }),
+        }
+    }
+
+    /// Resolves all layers, of which `file` was evaluated meanwhile. Also returns
+    /// warnings about settings in it that have no effect.
+    ///
+    /// # Errors
+    /// As [`Self::look`].
+    pub fn complete(&self, file: &PythonFile) -> Result<(Settings, Vec<String>), ConfigError> {
+        let environment = environment::layer(&*self.environment)?;
+        let stated = [&self.command_line, &environment];
+        let (file, warnings) = python_file::layer(file)?;
+        let all = [&self.command_line, &environment, &file];
+        let known = run_as::credentials(Layers(&stated))?;
+        let settings = self.settings(&all)?;
+        if known.is_some() && known != settings.run_as {
+            let given = ["user", "group", "initgroups"]
+                .into_iter()
+                .find_map(|name| file.get(name));
+            return Err(ConfigError::SplitUser {
+                origin: Box::new(given.map_or(Origin::Default { name: "user" }, |given| {
+                    given.origin.clone()
+                })),
+            });
+        }
+        Ok((settings, warnings))
+    }
+
+    /// The file that is named, and where.
+    fn file<'a>(&self, layers: Layers<'a>) -> Result<Option<(PathBuf, &'a Origin)>, ConfigError> {
+        let Some(given) = layers.get("config") else {
+            return Ok(None);
+        };
+        let path = Inputs::read(layers)?.config;
+        Ok(path.map(|path| (self.directory.join(path), &given.origin)))
+    }
+
+    fn settings(&self, layers: &[&Layer]) -> Result<Settings, ConfigError> {
         let surroundings = environment::surroundings(&*self.environment)?;
-        all.push(&surroundings);
+        let all = [layers, &[&surroundings]].concat();
         let layers = Layers(&all);
-        let bind = listen::addresses(layers, &*self.environment)?;
-        let run_as = run_as::credentials(layers)?;
-        let mut settings = Settings::read(layers, bind, run_as)?;
-        settings.interface = interface(layers, settings.interface)?;
+        let settings = self.read(layers)?;
         if settings.app.is_empty() {
             return Err(ConfigError::NoApplication);
         }
@@ -61,14 +142,12 @@ impl Source {
         Ok(settings)
     }
 
-    fn read_file(&self, layers: Layers<'_>) -> Result<Option<Layer>, ConfigError> {
-        let Some(given) = layers.get("config") else {
-            return Ok(None);
-        };
-        let Some(path) = Inputs::read(layers)?.config else {
-            return Ok(None);
-        };
-        file::read(&self.directory.join(path), &given.origin).map(Some)
+    fn read(&self, layers: Layers<'_>) -> Result<Settings, ConfigError> {
+        let bind = listen::addresses(layers, &*self.environment)?;
+        let run_as = run_as::credentials(layers)?;
+        let mut settings = Settings::read(layers, bind, run_as)?;
+        settings.interface = interface(layers, settings.interface)?;
+        Ok(settings)
     }
 
     /// A directory that is not there would surface as a module that cannot be found.
@@ -137,6 +216,10 @@ mod tests {
     use super::*;
     use crate::config::{Declaration, WorkerCount};
 
+    fn resolve(source: &Source) -> Result<Settings, ConfigError> {
+        source.look()?.without_python()
+    }
+
     /// A source of flags (`name=text`, repeatable), variables and a file.
     struct Case {
         flags: Vec<(&'static str, &'static str)>,
@@ -180,7 +263,7 @@ mod tests {
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), OsString::from(value)))
                 .collect();
-            Source::new(layer, variables, directory.path().to_owned()).resolve()
+            resolve(&Source::new(layer, variables, directory.path().to_owned()))
         }
 
         fn settings(&self) -> Settings {
@@ -285,7 +368,7 @@ mod tests {
         let mut variables = BTreeMap::new();
         variables.insert("RSGUN_APP".to_owned(), OsString::from_vec(vec![0xff]));
         let source = Source::new(Layer::default(), variables, PathBuf::from("."));
-        let error = source.resolve().unwrap_err().to_string();
+        let error = resolve(&source).unwrap_err().to_string();
         assert_eq!(
             error,
             "the environment variable RSGUN_APP is not valid UTF-8"
@@ -457,12 +540,12 @@ mod tests {
             error.starts_with("--config: cannot read the configuration file /"),
             "{error}"
         );
-        let error = case([APP], [("RSGUN_CONFIG", "gunicorn.conf.py")], None).error();
+        let error = case([APP], [("RSGUN_CONFIG", "settings.ini")], None).error();
         assert!(
             error.starts_with("the environment variable RSGUN_CONFIG: "),
             "{error}"
         );
-        assert!(error.contains("is not a .toml file"), "{error}");
+        assert!(error.contains("neither a .toml nor a .py"), "{error}");
         let error = case([APP, ("chdir", "nowhere")], [], None).error();
         assert!(
             error.starts_with("--chdir: /") && error.ends_with("not a directory"),
@@ -486,10 +569,10 @@ mod tests {
         );
         let source = Source::new(layer, BTreeMap::new(), directory.path().to_owned());
         std::fs::write(&file, "app = \"main:app\"\nworkers = 2").unwrap();
-        assert_eq!(source.resolve().unwrap().workers, WorkerCount::Fixed(2));
+        assert_eq!(resolve(&source).unwrap().workers, WorkerCount::Fixed(2));
         std::fs::write(&file, "app = \"main:app\"\nworkers = 3").unwrap();
-        assert_eq!(source.resolve().unwrap().workers, WorkerCount::Fixed(3));
+        assert_eq!(resolve(&source).unwrap().workers, WorkerCount::Fixed(3));
         std::fs::write(&file, "app = \"main:app\"\nworkers = 0").unwrap();
-        assert!(source.resolve().is_err());
+        assert!(resolve(&source).is_err());
     }
 }

@@ -112,6 +112,16 @@ pub(super) fn optional_name(texts: &[String]) -> Read<Option<String>> {
     })
 }
 
+/// Directories, any number of them in each text, separated by commas.
+pub(super) fn directories(texts: &[String]) -> Read<Vec<String>> {
+    let parts = texts.iter().flat_map(|text| text.split(','));
+    let all: Vec<String> = parts.map(|part| part.trim().to_owned()).collect();
+    match all.iter().find(|part| part.contains('\0')) {
+        Some(part) => Err(ValueError::new(part, "is not a path")),
+        None => Ok(all.into_iter().filter(|part| !part.is_empty()).collect()),
+    }
+}
+
 /// Variables as `NAME=VALUE`.
 pub(super) fn variables(texts: &[String]) -> Read<Vec<String>> {
     for text in texts {

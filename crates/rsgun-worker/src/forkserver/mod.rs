@@ -1,10 +1,12 @@
 //! PROCESS 2, the fork server: one for each generation.
 //!
-//! It greets the master, is told the settings, loads the application if it is to be
-//! preloaded, and then forks a worker for each order. It has one thread, no event
+//! It greets the master, evaluates the configuration if that is a file of Python, is told
+//! the settings, loads the application if it is to be preloaded, and then forks a worker
+//! for each order, and calls the hooks that the master asks for. It has one thread, no event
 //! loop and no runtime, since all of these would be lost or broken in a fork. When
 //! its channel ends, so does it; one that hangs in an import is ended by the kernel.
 
+pub(crate) mod hooks;
 mod spawn;
 
 use std::os::fd::{OwnedFd, RawFd};
@@ -13,12 +15,13 @@ use std::time::Duration;
 use nix::unistd::{Pid, getppid};
 use pyo3::prelude::*;
 use rsgun_core::config::Settings;
-use rsgun_core::ipc::{Channel, FromForkServer, ToForkServer};
+use rsgun_core::ipc::{Belated, Channel, FromForkServer, Message, ToForkServer};
 use rsgun_core::log::output::{self, Files};
 use rsgun_core::sys::process::{self, Forked};
 use rsgun_core::sys::{parent_death, title};
 use rsgun_core::{VERSION, log};
 
+use self::hooks::Hooks;
 use crate::{glue, worker};
 
 /// The fork server's end of its channel.
@@ -46,6 +49,8 @@ pub(crate) enum Served {
 pub(crate) struct Loaded {
     pub(crate) settings: Settings,
     pub(crate) generation: u32,
+    /// How many workers there were to be when this fork server was configured.
+    pub(crate) workers: u32,
     /// The application, if it was preloaded.
     pub(crate) app: Option<Application>,
     pub(crate) loader: Py<PyModule>,
@@ -53,6 +58,20 @@ pub(crate) struct Loaded {
     pub(crate) master: Pid,
     /// Who may take over from that parent.
     pub(crate) heir: Option<Pid>,
+    /// The hooks, if the configuration is a file that may have some.
+    pub(crate) hooks: Option<Hooks>,
+}
+
+/// What a fork server is told when it is configured.
+struct Configuration {
+    settings: Settings,
+    generation: u32,
+    heir: Option<Pid>,
+    workers: u32,
+    belated: Belated,
+    logs: Files,
+    /// Where to write the stacks; a worker that was started by exec is told in another way.
+    report: Option<OwnedFd>,
 }
 
 /// Runs the fork server; returns the exit code, in the forked workers too.
@@ -68,16 +87,25 @@ pub(crate) fn main(native: &Bound<'_, PyModule>, number: RawFd, extension: &str)
     if tell(&master, &hello).is_none() {
         return Ok(0);
     }
-    let Some(Configuration {
+    let loader = glue::loader(py)?;
+    let (first, hooks) = match evaluation(py, &master) {
+        Ok(done) => done,
+        Err(error) => return Ok(fail(py, &master, &error)),
+    };
+    let Some(configuration) = configuration(&master, first) else {
+        return Ok(0);
+    };
+    let Configuration {
         settings,
         generation,
         heir,
+        workers,
+        belated,
         logs,
         report,
-    }) = configuration(&master)
-    else {
-        return Ok(0);
-    };
+    } = configuration;
+    // The kernel forgets it when a process becomes another user.
+    hooks::catch_up(py, &belated)?;
     if !parent_death::limit(parent, heir, ORPHAN_LIMIT)? {
         return Ok(0);
     }
@@ -85,28 +113,22 @@ pub(crate) fn main(native: &Bound<'_, PyModule>, number: RawFd, extension: &str)
         glue::write_stacks_to(&glue::stacks(py)?, report)?;
     }
     start_logging(py, &settings, logs)?;
-    title::set(&format!(
-        "rsgun: fork server [{}]",
-        label(&settings, generation)
-    ));
+    show_title(Some(&settings), generation);
     // What every worker needs is imported once, from the library and not from the
     // directory of the application, which is not on the path yet.
     glue::serve(py)?.call_method1("warm_up", (&settings.event_loop,))?;
-    let loader = glue::loader(py)?;
-    enter_directory(&settings)?;
-    loader.call_method1("prepare", (&settings.app_dir, output::captures(&settings)))?;
+    prepare(&loader, &settings)?;
+    if let Some(hooks) = &hooks {
+        let master = heir.unwrap_or(parent);
+        hooks.configure(py, &settings, generation, workers, master.as_raw())?;
+    }
     let app = if settings.preload {
         match load(&loader, &settings) {
             Ok(app) => {
                 freeze(py)?;
                 Some(app)
             }
-            Err(error) => {
-                let failure = glue::failure(py, &error);
-                let code = failure.kind.exit_code();
-                tell(&master, &FromForkServer::Failed(failure));
-                return Ok(i32::from(code));
-            }
+            Err(error) => return Ok(fail(py, &master, &error)),
         }
     } else {
         None
@@ -117,10 +139,12 @@ pub(crate) fn main(native: &Bound<'_, PyModule>, number: RawFd, extension: &str)
     let loaded = Loaded {
         settings,
         generation,
+        workers,
         app,
         loader: loader.unbind(),
         master: getppid(),
         heir,
+        hooks,
     };
     serve(native, master, loaded, extension)
 }
@@ -131,20 +155,31 @@ pub(crate) fn main_of_worker(native: &Bound<'_, PyModule>, number: RawFd) -> PyR
     let py = native.py();
     process::ignore_master_signals()?;
     let fork_server = Master::new(process::take_inherited(number)?);
-    let Some(Configuration {
+    let loader = glue::loader(py)?;
+    let evaluated = evaluation(py, &fork_server);
+    let Ok((first, hooks)) = evaluated.inspect_err(|error| {
+        let failure = glue::failure(py, error);
+        tracing::error!("{}", failure.message);
+    }) else {
+        return Ok(1);
+    };
+    let Some(configuration) = configuration(&fork_server, first) else {
+        return Ok(1);
+    };
+    let Configuration {
         settings,
         generation,
         heir,
+        workers,
         logs,
         ..
-    }) = configuration(&fork_server)
-    else {
-        return Ok(1);
-    };
+    } = configuration;
     start_logging(py, &settings, logs)?;
-    let loader = glue::loader(py)?;
-    enter_directory(&settings)?;
-    loader.call_method1("prepare", (&settings.app_dir, output::captures(&settings)))?;
+    prepare(&loader, &settings)?;
+    if let Some(hooks) = &hooks {
+        let master = heir.unwrap_or_else(getppid);
+        hooks.configure(py, &settings, generation, workers, master.as_raw())?;
+    }
     let Ok(Some(message)) = fork_server.recv(None) else {
         return Ok(1);
     };
@@ -159,10 +194,12 @@ pub(crate) fn main_of_worker(native: &Bound<'_, PyModule>, number: RawFd) -> PyR
     let loaded = Loaded {
         settings,
         generation,
+        workers,
         app: None,
         loader: loader.unbind(),
         master: getppid(),
         heir,
+        hooks,
     };
     worker::main(native, loaded, identity, &roles, message.fds)
 }
@@ -196,10 +233,25 @@ fn serve(
                 }
                 continue;
             }
-            ToForkServer::Configure { .. } => continue,
+            ToForkServer::Call(call) => {
+                if let Some(hooks) = &loaded.hooks {
+                    hooks.call(py, *call);
+                }
+                continue;
+            }
+            ToForkServer::Born { id, pid } => {
+                if let Some(hooks) = &loaded.hooks {
+                    hooks.born(py, *id, *pid);
+                }
+                continue;
+            }
+            ToForkServer::Evaluate { .. } | ToForkServer::Configure { .. } => continue,
         };
         // It is another one after it has handed its children over.
         loaded.master = getppid();
+        if let Some(hooks) = &loaded.hooks {
+            hooks.before_fork(py, *identity);
+        }
         let forked = spawn::worker(py, &master, &loaded, &order, &message.fds, extension);
         match forked {
             Ok(Forked::Parent(_)) => {}
@@ -208,6 +260,9 @@ fn serve(
                 return worker::main(native, loaded, *identity, roles, message.fds);
             }
             Err(error) => {
+                if let Some(hooks) = &loaded.hooks {
+                    hooks.not_forked(py, *identity);
+                }
                 tell(
                     &master,
                     &FromForkServer::SpawnFailed {
@@ -225,25 +280,49 @@ fn tell(master: &Master, message: &FromForkServer) -> Option<()> {
     master.send(message, &[]).ok()
 }
 
-/// What the first order says.
-struct Configuration {
-    settings: Settings,
-    generation: u32,
-    heir: Option<Pid>,
-    logs: Files,
-    /// Where to write the stacks; a worker that was started by exec is told in another
-    /// way.
-    report: Option<OwnedFd>,
+/// Reports why this process is of no use; returns the exit code.
+fn fail(py: Python<'_>, master: &Master, error: &PyErr) -> i32 {
+    let failure = glue::failure(py, error);
+    let code = failure.kind.exit_code();
+    tell(master, &FromForkServer::Failed(failure));
+    i32::from(code)
 }
 
-fn configuration(master: &Master) -> Option<Configuration> {
+/// Evaluates the configuration, if the first message asks for it; otherwise returns that
+/// message.
+fn evaluation(
+    py: Python<'_>,
+    master: &Master,
+) -> PyResult<(Option<Message<ToForkServer>>, Option<Hooks>)> {
+    let first = master.recv(None).ok().flatten();
+    let Some(Message {
+        body: ToForkServer::Evaluate { generation, file },
+        ..
+    }) = &first
+    else {
+        return Ok((first, None));
+    };
+    show_title(None, *generation);
+    let (file, hooks) = hooks::evaluate(py, file)?;
+    tell(master, &FromForkServer::Evaluated(file));
+    Ok((None, Some(hooks)))
+}
+
+/// Waits for the configuration, beginning with a message that was received already.
+fn configuration(master: &Master, first: Option<Message<ToForkServer>>) -> Option<Configuration> {
+    let mut received = first;
     loop {
-        let message = master.recv(None).ok()??;
+        let message = match received.take() {
+            Some(message) => message,
+            None => master.recv(None).ok()??,
+        };
         match message.body {
             ToForkServer::Configure {
                 generation,
                 settings,
                 heir,
+                workers,
+                belated,
             } => {
                 let mut fds = message.fds;
                 let report = fds
@@ -254,15 +333,38 @@ fn configuration(master: &Master) -> Option<Configuration> {
                     settings: *settings,
                     generation,
                     heir: heir.map(Pid::from_raw),
+                    workers,
+                    belated,
                     logs: Files::from_fds(fds)?,
                     report,
                 });
             }
             // The files that come with the configuration are as new.
-            ToForkServer::ChangeLogs => {}
-            ToForkServer::Spawn { .. } => return None,
+            ToForkServer::ChangeLogs | ToForkServer::Evaluate { .. } => {}
+            ToForkServer::Spawn { .. } | ToForkServer::Call(_) | ToForkServer::Born { .. } => {
+                return None;
+            }
         }
     }
+}
+
+fn show_title(settings: Option<&Settings>, generation: u32) {
+    let name = settings.and_then(|settings| settings.name.as_deref());
+    title::set(&format!(
+        "rsgun: fork server [{}]",
+        bracketed(name, generation)
+    ));
+}
+
+/// Goes to the directory of the application and makes Python find it.
+fn prepare(loader: &Bound<'_, PyModule>, settings: &Settings) -> PyResult<()> {
+    if let Some(directory) = &settings.chdir {
+        std::env::set_current_dir(directory)?;
+    }
+    let captures = output::captures(settings);
+    let arguments = (&settings.app_dir, &settings.pythonpath, captures);
+    loader.call_method1("prepare", arguments)?;
+    Ok(())
 }
 
 fn start_logging(py: Python<'_>, settings: &Settings, logs: Files) -> PyResult<()> {
@@ -272,17 +374,14 @@ fn start_logging(py: Python<'_>, settings: &Settings, logs: Files) -> PyResult<(
 
 /// What stands in brackets in the titles of the processes of a generation.
 pub(crate) fn label(settings: &Settings, generation: u32) -> String {
-    match &settings.name {
+    bracketed(settings.name.as_deref(), generation)
+}
+
+fn bracketed(name: Option<&str>, generation: u32) -> String {
+    match name {
         Some(name) => format!("{name}, gen {generation}"),
         None => format!("gen {generation}"),
     }
-}
-
-fn enter_directory(settings: &Settings) -> PyResult<()> {
-    if let Some(directory) = &settings.chdir {
-        std::env::set_current_dir(directory)?;
-    }
-    Ok(())
 }
 
 /// Imports the application, and finds out what it is.

@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use nix::sys::wait::{WaitStatus, waitpid};
 use pyo3::prelude::*;
 use rsgun_core::bootstrap;
-use rsgun_core::ipc::{Channel, FromForkServer, ToForkServer};
+use rsgun_core::ipc::{Belated, Channel, FromForkServer, ToForkServer};
 use rsgun_core::log::output::Files;
 use rsgun_core::sys::channel;
 use rsgun_core::sys::process::{self, Forked};
@@ -118,10 +118,19 @@ fn exec(
     // The direct child ends at once; the worker is the master's.
     command.spawn()?.wait()?;
     let worker = Channel::<ToForkServer, FromForkServer>::new(ours);
+    if let Some(hooks) = &loaded.hooks {
+        let evaluate = ToForkServer::Evaluate {
+            generation: loaded.generation,
+            file: hooks.file.clone(),
+        };
+        worker.send(&evaluate, &[]).map_err(io::Error::other)?;
+    }
     let configure = ToForkServer::Configure {
         generation: loaded.generation,
         settings: Box::new(loaded.settings.clone()),
         heir: loaded.heir.map(nix::unistd::Pid::as_raw),
+        workers: loaded.workers,
+        belated: Belated::default(),
     };
     let logs = Files::in_use()?.to_fds()?;
     let logs: Vec<_> = logs.iter().map(AsFd::as_fd).collect();

@@ -46,7 +46,8 @@ impl Arguments {
     pub(super) fn settings(&self, py: Python<'_>) -> PyResult<Settings> {
         let resolved = self.layer.without_master().and_then(|()| {
             let directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
-            Source::new(self.layer.clone(), ProcessEnvironment, directory).resolve()
+            let source = Source::new(self.layer.clone(), ProcessEnvironment, directory);
+            source.look()?.without_python()
         });
         resolved.map_err(|error| config_error(py, &error))
     }

@@ -36,15 +36,16 @@ def _is_ours(filename):
     )
 
 
-def prepare(app_dir, captures):
-    """Puts the directory of the application first on ``sys.path``.
+def prepare(app_dir, more, captures):
+    """Puts the directory of the application, and `more` of them, first on ``sys.path``.
 
     With `captures` the output of the application goes to a log file, where it must
     appear when it is printed, and not when a buffer is full.
     """
     if captures and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
-    find_first(app_dir)
+    for path in [*reversed(more), app_dir]:
+        find_first(path)
     sys.argv = ["rsgun"]
 
 

@@ -34,10 +34,15 @@ def prepare(number, descriptor):
     faulthandler.register(number, file=descriptor, all_threads=True, chain=True)
 
 
-def end_on_abort():
-    """Ends this process on SIGABRT without a core file, unless somebody else does."""
+def end_on_abort(first=None):
+    """Ends this process on SIGABRT without a core file, unless somebody else does.
+
+    What is to be called `first` is, whoever would end it otherwise.
+    """
 
     def end(_number, _frame):
+        if first is not None:
+            first()
         for stream in (sys.stdout, sys.stderr):
             # It may be closed, None, or in the middle of a write that was interrupted.
             with contextlib.suppress(Exception):
@@ -45,7 +50,7 @@ def end_on_abort():
         os._exit(1)
 
     taken = faulthandler.is_enabled() or signal.getsignal(signal.SIGABRT) is not signal.SIG_DFL
-    if not taken:
+    if first is not None or not taken:
         signal.signal(signal.SIGABRT, end)
 
 

@@ -20,7 +20,7 @@ pub(crate) struct Bridge {
     call_soon: Py<PyAny>,
     create_future: Py<PyAny>,
     tasks: Tasks,
-    /// `run(app, scope, cycle)` of serve.py.
+    /// `run(app, scope, cycle)` of serve.py, possibly with hooks around it.
     run: Py<PyAny>,
     app: Py<PyAny>,
     pub(super) scopes: ScopeMaker,
@@ -58,6 +58,8 @@ enum Tasks {
 /// What a bridge is made of.
 pub(crate) struct Ends<'py> {
     pub(crate) event_loop: Bound<'py, PyAny>,
+    /// `run(app, scope, cycle)` of serve.py, possibly with hooks around it.
+    pub(crate) run: Py<PyAny>,
     pub(crate) app: Py<PyAny>,
     pub(crate) serve_module: Bound<'py, PyAny>,
     /// What the event loop calls.
@@ -73,6 +75,7 @@ impl Bridge {
     pub(crate) fn new(py: Python<'_>, ends: Ends<'_>) -> PyResult<Self> {
         let Ends {
             event_loop,
+            run,
             app,
             serve_module,
             callbacks,
@@ -84,7 +87,7 @@ impl Bridge {
             call_soon: event_loop.getattr("call_soon")?.unbind(),
             create_future: event_loop.getattr("create_future")?.unbind(),
             tasks: Tasks::new(py, &event_loop)?,
-            run: serve_module.getattr("run")?.unbind(),
+            run,
             app,
             scopes,
             serve_module: serve_module.unbind(),

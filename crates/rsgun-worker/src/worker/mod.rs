@@ -38,6 +38,7 @@ use self::callbacks::Callbacks;
 use self::heartbeat::Rhythm;
 use self::keeper::{Keeper, Master};
 use crate::asgi::scope::ScopeMaker;
+use crate::forkserver::hooks::Hooks;
 use crate::forkserver::{self, Application, Loaded, Served};
 use crate::glue;
 use crate::http::websocket::Limits;
@@ -124,12 +125,21 @@ pub(crate) fn main(
     board.beat(now_ms());
     let keeper = Arc::new(Keeper::Master(master));
     breakpoint::watch(py, Arc::clone(&keeper))?;
+    if let Some(hooks) = &loaded.hooks {
+        hooks.observe(Shared::open(board.file().try_clone_to_owned()?)?);
+    }
     let Loaded {
         settings,
         app,
         loader,
+        hooks,
         ..
     } = loaded;
+    let hooks = hooks.map(Arc::new);
+    let _farewell = Farewell(hooks.clone());
+    if let Some(hooks) = &hooks {
+        hooks.after_fork(py, identity, &stacks)?;
+    }
     let app = match app {
         Some(app) => app,
         None => {
@@ -140,12 +150,15 @@ pub(crate) fn main(
             }
         }
     };
+    if let Some(hooks) = &hooks {
+        hooks.loaded(py, &app.callable);
+    }
     let serve = glue::serve(py)?;
     let gate = Gate::new(listeners, roster, identity.seat, Arc::clone(&keeper))?;
     let lifespan = lifespan_name(&settings);
     let event_loop = settings.event_loop.clone();
     let worker = Worker::new(py, Arc::clone(&keeper), &app, settings, board, gate)?;
-    let worker = Bound::new(py, worker)?;
+    let worker = Bound::new(py, worker.with_hooks(hooks))?;
     let result = match app.interface {
         Served::Asgi(version) => {
             let arguments = (&worker, app.callable, version, event_loop, lifespan);
@@ -165,6 +178,17 @@ pub(crate) fn lifespan_name(settings: &Settings) -> &'static str {
         Lifespan::Auto => "auto",
         Lifespan::On => "on",
         Lifespan::Off => "off",
+    }
+}
+
+/// Calls the hook for the end of a worker when it is dropped.
+struct Farewell(Option<Arc<Hooks>>);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        if let Some(hooks) = &self.0 {
+            Python::attach(|py| hooks.leaving(py));
+        }
     }
 }
 
@@ -256,6 +280,7 @@ pub(crate) struct Worker {
     interface: Served,
     /// Time-out of a drain that the master has not ordered, milliseconds.
     graceful_ms: u64,
+    hooks: Option<Arc<Hooks>>,
     state: Mutex<State>,
 }
 
@@ -513,6 +538,7 @@ impl Worker {
             app: app.callable.clone_ref(py),
             interface: app.interface,
             graceful_ms: u64::from(settings.graceful_timeout) * 1000,
+            hooks: None,
             state: Mutex::new(State {
                 settings: Some((settings, board, gate)),
                 ends: None,
@@ -520,6 +546,11 @@ impl Worker {
                 service: None,
             }),
         })
+    }
+
+    /// The same with the hooks of its configuration.
+    fn with_hooks(self, hooks: Option<Arc<Hooks>>) -> Self {
+        Self { hooks, ..self }
     }
 
     /// Its reactor, while it serves.
@@ -547,7 +578,14 @@ impl Worker {
     }
 
     fn carry_out(&self, py: Python<'_>, order: Order) {
-        if let Some(service) = self.service(py) {
+        let service = self.service(py);
+        if order == Order::Quit
+            && (service.is_some() || self.reactor().is_ok())
+            && let Some(hooks) = &self.hooks
+        {
+            hooks.interrupted(py);
+        }
+        if let Some(service) = service {
             if let Err(error) = carry_out_wsgi(&service, order) {
                 tracing::error!("an order of the master failed: {}", error.value(py));
             }
@@ -601,10 +639,16 @@ impl Worker {
         inside: (Py<PyAny>, Py<PyAny>, Py<PyDict>),
     ) -> PyResult<()> {
         let (event_loop, stopped, state) = inside;
+        let run = self.serve.getattr(py, "run")?;
+        let run = match &self.hooks {
+            Some(hooks) => hooks.around_asgi(py, run)?,
+            None => run,
+        };
         let bridge = Bridge::new(
             py,
             Ends {
                 event_loop: event_loop.into_bound(py),
+                run,
                 app: self.app.clone_ref(py),
                 serve_module: self.serve.bind(py).clone().into_any(),
                 callbacks: Bound::new(py, Callbacks::new(self.number))?,
@@ -653,6 +697,11 @@ impl Worker {
         event_loop: Py<PyAny>,
         stopped: Py<PyAny>,
     ) -> PyResult<()> {
+        let app = self.app.clone_ref(py);
+        let app = match &self.hooks {
+            Some(hooks) => hooks.around_wsgi(py, app)?,
+            None => app,
+        };
         let parts = wsgi::Parts {
             engine: engine::Parts {
                 board,
@@ -664,7 +713,7 @@ impl Worker {
             access_log: logs_requests(settings),
             request_timeout_ms: u64::from(settings.request_timeout) * 1000,
             threads: usize::try_from(settings.threads).unwrap_or(1),
-            app: self.app.clone_ref(py),
+            app,
             serve_module: self.serve.clone_ref(py),
             plan: Plan {
                 root_path: settings.root_path.clone(),

@@ -1,0 +1,260 @@
+//! The hooks of a configuration file, in the process that runs them.
+//!
+//! What is Python about them is in `conf.py` and `hooks.py`; here stands when each of
+//! them is called. Without such a file there are none, and nothing is called.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering::Relaxed;
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use rsgun_core::config::{self, DECLARATIONS, PythonFile, Settings};
+use rsgun_core::hooks::{Call, Hook, HookSet};
+use rsgun_core::ipc::{Belated, Identity, WorkerId};
+use rsgun_core::scoreboard::{Scoreboard, now_ms};
+use rsgun_core::sys::credentials;
+use rsgun_core::sys::shared::Shared;
+use serde_json::Value;
+
+use crate::glue;
+
+/// The hooks of an evaluated file.
+pub(crate) struct Hooks {
+    module: Py<PyModule>,
+    native: Py<Native>,
+    /// The file, for a worker that is started by exec.
+    pub(crate) file: PathBuf,
+    set: HookSet,
+}
+
+/// What the objects that hooks are called with ask of this process.
+#[pyclass(frozen, module = "rsgun._rsgun")]
+struct Native {
+    /// That of the worker which this process is, if it is one.
+    board: OnceLock<Shared<Scoreboard>>,
+}
+
+#[pymethods]
+impl Native {
+    /// Writes a line to the log.
+    #[expect(clippy::unused_self, reason = "called as a method from Python")]
+    fn log(&self, level: &str, text: &str) {
+        match level {
+            "critical" | "error" => tracing::error!("{text}"),
+            "warning" => tracing::warn!("{text}"),
+            "info" => tracing::info!("{text}"),
+            _ => tracing::debug!("{text}"),
+        }
+    }
+
+    /// How many requests this worker has begun.
+    fn requests(&self) -> u64 {
+        self.board.get().map_or(0, |board| {
+            board.requests.load(Relaxed) + u64::from(board.active.load(Relaxed))
+        })
+    }
+
+    /// Shows that this worker lives, for a hook that takes its time.
+    fn show_alive(&self) {
+        if let Some(board) = self.board.get() {
+            board.beat(now_ms());
+        }
+    }
+}
+
+/// Evaluates a file. Returns what it has set, for the master, and its hooks.
+pub(crate) fn evaluate(py: Python<'_>, path: &Path) -> PyResult<(PythonFile, Hooks)> {
+    let signatures = PyDict::new(py);
+    for hook in Hook::ALL {
+        let signature = (hook.parameters().to_vec(), hook.least_parameters());
+        signatures.set_item(hook.name(), signature)?;
+    }
+    let names: Vec<&str> = config::names().collect();
+    let (assigned, hooks): (String, Vec<String>) = glue::conf(py)?
+        .call_method1("evaluate", (path, names, signatures))?
+        .extract()?;
+    let set: HookSet = hooks.iter().filter_map(|name| Hook::named(name)).collect();
+    let assigned = serde_json::from_str(&assigned).map_err(std::io::Error::other)?;
+    let file = PythonFile {
+        path: path.to_owned(),
+        assigned,
+        hooks: set,
+    };
+    let hooks = Hooks {
+        module: glue::hooks(py)?.unbind(),
+        native: Py::new(
+            py,
+            Native {
+                board: OnceLock::new(),
+            },
+        )?,
+        file: path.to_owned(),
+        set,
+    };
+    Ok((file, hooks))
+}
+
+/// Makes of this process what it could not be started as.
+pub(crate) fn catch_up(py: Python<'_>, belated: &Belated) -> PyResult<()> {
+    if let Some(mask) = belated.umask {
+        py.import("os")?.call_method1("umask", (mask,))?;
+    }
+    let environment = py.import("os")?.getattr("environ")?;
+    for (name, value) in belated
+        .variables
+        .iter()
+        .filter_map(|text| text.split_once('='))
+    {
+        environment.set_item(name, value)?;
+    }
+    if let Some(run_as) = &belated.run_as {
+        credentials::assume(run_as)?;
+    }
+    Ok(())
+}
+
+impl Hooks {
+    /// Makes the objects that the hooks are called with. `workers` is how many there are
+    /// to be, `master` the master's process id.
+    pub(crate) fn configure(
+        &self,
+        py: Python<'_>,
+        settings: &Settings,
+        generation: u32,
+        workers: u32,
+        master: i32,
+    ) -> PyResult<()> {
+        let values = values(settings, workers).to_string();
+        let values = py.import("json")?.call_method1("loads", (values,))?;
+        let arguments = (&self.native, values, generation, master, workers);
+        self.module.call_method1(py, "configure", arguments)?;
+        Ok(())
+    }
+
+    /// The moment for a hook has come, as the master says.
+    pub(crate) fn call(&self, py: Python<'_>, call: Call) {
+        match call {
+            Call::WorkersChanged { new, old } => self.run(py, "workers_changed", (new, old)),
+            Call::ChildExit { id, pid } => self.run(py, "died", (&self.native, id.0, pid)),
+            Call::OnStarting | Call::OnReload | Call::WhenReady | Call::OnExit | Call::PreExec => {
+                self.run(py, "moment", (call.hook().name(),));
+            }
+        }
+    }
+
+    /// The master knows the process id of a worker.
+    pub(crate) fn born(&self, py: Python<'_>, id: WorkerId, pid: i32) {
+        self.run(py, "born", (id.0, pid));
+    }
+
+    /// In the fork server: a worker is about to be forked.
+    pub(crate) fn before_fork(&self, py: Python<'_>, identity: Identity) {
+        let arguments = (&self.native, identity.id.0, identity.slot);
+        self.run(py, "before_fork", arguments);
+    }
+
+    /// In the fork server: it could not be forked.
+    pub(crate) fn not_forked(&self, py: Python<'_>, identity: Identity) {
+        self.run(py, "not_forked", (identity.id.0,));
+    }
+
+    /// In the worker: it may begin. `stacks` is stacks.py.
+    pub(crate) fn after_fork(
+        &self,
+        py: Python<'_>,
+        identity: Identity,
+        stacks: &Bound<'_, PyModule>,
+    ) -> PyResult<()> {
+        let arguments = (&self.native, identity.id.0, identity.slot);
+        self.run(py, "after_fork", arguments);
+        if self.set.contains(Hook::WorkerAbort) {
+            let aborted = self.module.getattr(py, "aborted")?;
+            stacks.call_method1("end_on_abort", (aborted,))?;
+        }
+        Ok(())
+    }
+
+    /// In the worker: the application is loaded.
+    pub(crate) fn loaded(&self, py: Python<'_>, app: &Py<PyAny>) {
+        self.run(py, "loaded", (app,));
+    }
+
+    /// In the worker: it is told to end quickly.
+    pub(crate) fn interrupted(&self, py: Python<'_>) {
+        self.run(py, "interrupted", ());
+    }
+
+    /// In the worker: it is about to end.
+    pub(crate) fn leaving(&self, py: Python<'_>) {
+        self.run(py, "leaving", ());
+    }
+
+    /// In the worker: this is its scoreboard.
+    pub(crate) fn observe(&self, board: Shared<Scoreboard>) {
+        // A process becomes a worker once.
+        let _ = self.native.get().board.set(board);
+    }
+
+    /// Puts the hooks of requests, if there are any, around `run` of serve.py.
+    pub(crate) fn around_asgi(&self, py: Python<'_>, run: Py<PyAny>) -> PyResult<Py<PyAny>> {
+        self.around(py, "around_asgi", run)
+    }
+
+    /// The same around a WSGI application.
+    pub(crate) fn around_wsgi(&self, py: Python<'_>, app: Py<PyAny>) -> PyResult<Py<PyAny>> {
+        self.around(py, "around_wsgi", app)
+    }
+
+    fn around(&self, py: Python<'_>, wrapper: &str, inner: Py<PyAny>) -> PyResult<Py<PyAny>> {
+        let any = [Hook::PreRequest, Hook::PostRequest]
+            .into_iter()
+            .any(|hook| self.set.contains(hook));
+        if any {
+            return self.module.call_method1(py, wrapper, (inner,));
+        }
+        Ok(inner)
+    }
+
+    /// Calls a function of hooks.py, which lets nothing out that a hook raises.
+    fn run<'py, A>(&self, py: Python<'py>, name: &str, arguments: A)
+    where
+        A: pyo3::call::PyCallArgs<'py>,
+    {
+        if let Err(error) = self.module.call_method1(py, name, arguments) {
+            tracing::error!("a hook could not be called: {error}");
+        }
+    }
+}
+
+/// The settings by their own names, and those of gunicorn by its names too.
+fn values(settings: &Settings, workers: u32) -> Value {
+    let Ok(Value::Object(mut fields)) = serde_json::to_value(settings) else {
+        return Value::Null;
+    };
+    let mut values = serde_json::Map::new();
+    fields.insert("workers".to_owned(), workers.into());
+    let addresses: Vec<String> = settings.bind.iter().map(ToString::to_string).collect();
+    fields.insert("bind".to_owned(), addresses.into());
+    for declaration in DECLARATIONS {
+        let name = declaration.name.replace('-', "_");
+        let Some(value) = fields.remove(&name) else {
+            continue;
+        };
+        let value = plain(value);
+        if !declaration.gunicorn.is_empty() {
+            values.insert(declaration.gunicorn.to_owned(), value.clone());
+        }
+        values.insert(name, value);
+    }
+    Value::Object(values)
+}
+
+/// The path of a log file, where there is one.
+fn plain(value: Value) -> Value {
+    match value {
+        Value::Object(mut fields) => fields.remove("file").unwrap_or_default(),
+        Value::String(text) if text == "standard" => "-".into(),
+        other => other,
+    }
+}

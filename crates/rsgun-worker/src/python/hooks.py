@@ -1,0 +1,397 @@
+"""The objects that hooks of a gunicorn.conf.py are called with, and how they are called.
+
+They have what such files use of gunicorn's arbiter and worker. The fork server has one
+Server, and a Worker for each process that it has forked; a forked worker has inherited
+both.
+"""
+
+import logging
+import os
+import time
+import traceback
+import types
+from http import HTTPStatus
+from urllib.parse import quote
+
+from rsgun._conf import hooks as functions
+from rsgun._conf import values as assigned
+
+here = types.SimpleNamespace(server=None, workers={}, worker=None)
+"""What is known in this process: the Server, once it is configured; the Worker of each
+living worker that this fork server knows, by its number; the Worker that it is itself."""
+
+
+class Config:
+    """The settings: those of gunicorn under its names, all others under theirs."""
+
+    def __init__(self, values, uid, gid):
+        self.__dict__.update(assigned)
+        self.__dict__.update(functions)
+        self.__dict__.update(values)
+        self.uid = self.user = uid
+        self.gid = self.group = gid
+        self.address = [_address(text) for text in self.bind]
+        self.env = dict(entry.split("=", 1) for entry in self.raw_env)
+
+
+def _address(text):
+    """Returns an address as gunicorn has it: a path, or a host and a port."""
+    if text.startswith("unix:"):
+        return text[len("unix:") :]
+    host, _, port = text.rpartition(":")
+    return (host.strip("[]"), int(port)) if host and port.isdigit() else text
+
+
+class Handler(logging.Handler):
+    """Passes records on to the server's own log."""
+
+    def __init__(self, write):
+        super().__init__()
+        self.write = write
+        self.formatter = logging.Formatter("%(message)s")
+
+    def emit(self, record):
+        """Writes one record."""
+        try:
+            level = record.levelname.lower()
+            text = self.format(record).encode("utf-8", "backslashreplace").decode()
+            self.write(level, text)
+        except Exception:
+            self.handleError(record)
+
+
+class Log(logging.Logger):
+    """The server's log, as gunicorn's files use it: `server.log.info("text %s", value)`."""
+
+    def __init__(self, write):
+        super().__init__("rsgun")
+        self.addHandler(Handler(write))
+        self.error_log = self
+        self.access_log = self
+
+
+class Tmp:
+    """Stands for the file that gunicorn's workers touch to show that they live."""
+
+    def __init__(self, beat):
+        self._beat = beat
+        self._last = time.monotonic()
+
+    def notify(self):
+        """Shows that the worker lives."""
+        self._last = time.monotonic()
+        self._beat()
+
+    def last_update(self):
+        """Tells when it was shown last, on the monotonic clock."""
+        return self._last
+
+    def close(self):
+        """There is nothing to be closed."""
+
+
+class Worker:
+    """A worker. `pid` is that of the process once it exists."""
+
+    def __init__(self, native, age, slot):
+        self._native = native
+        self.age = age
+        self.slot = slot
+        self.pid = "[booting]"
+        self.ppid = here.server.pid
+        self.cfg = here.server.cfg
+        self.log = here.server.log
+        self.timeout = here.server.cfg.timeout
+        self.max_requests = here.server.cfg.max_requests
+        self.booted = False
+        self.aborted = False
+        self.alive = True
+        self.app = None
+        self.tmp = Tmp(native.show_alive)
+
+    def __str__(self):
+        return f"<Worker {self.pid}>"
+
+    @property
+    def nr(self):
+        """How many requests it has begun; 0 in other processes."""
+        return self._native.requests()
+
+    def notify(self):
+        """Shows that the worker lives."""
+        self.tmp.notify()
+
+
+class Server:
+    """The master, of which this process is a part."""
+
+    def __init__(self, native, settings, generation, pid, num_workers):
+        self.cfg = Config(settings, os.geteuid(), os.getegid())
+        self.log = Log(native.log)
+        self.pid = pid
+        self.num_workers = num_workers
+        self.address = self.cfg.address
+        self.timeout = self.cfg.timeout
+        self.proc_name = self.cfg.proc_name
+        self.generation = generation
+        self.worker_age = 0
+        self.WORKERS = {}
+
+
+def configure(native, settings, generation, pid, num_workers):
+    """Makes the Server. `settings` are the values of Config."""
+    here.server = Server(native, settings, generation, pid, num_workers)
+
+
+def call(name, *arguments):
+    """Calls a hook, if the file has it. What it raises is logged, and goes no further."""
+    function = functions.get(name)
+    if function is None:
+        return
+    try:
+        function(*arguments)
+    except BaseException as error:
+        frames = error.__traceback__.tb_next
+        text = "".join(traceback.format_exception(type(error), error, frames))
+        here.server.log.error("the hook %s has raised\n%s", name, text.rstrip())
+
+
+def before_fork(native, number, slot):
+    """Notes that a worker is about to be forked."""
+    here.server.worker_age = number
+    here.workers[number] = Worker(native, number, slot)
+    call("pre_fork", here.server, here.workers[number])
+
+
+def not_forked(number):
+    """Notes that there is no such worker after all."""
+    here.workers.pop(number, None)
+
+
+def after_fork(native, number, slot):
+    """Notes that this process is the worker."""
+    # One that was started by exec has not inherited it.
+    worker = here.workers.get(number) or Worker(native, number, slot)
+    worker.pid = os.getpid()
+    here.worker = worker
+    here.server.WORKERS[worker.pid] = worker
+    call("post_fork", here.server, worker)
+
+
+def born(number, pid):
+    """Notes the worker's process id, which the master knows."""
+    if number in here.workers:
+        here.workers[number].pid = pid
+        here.server.WORKERS[pid] = here.workers[number]
+
+
+def died(native, number, pid):
+    """Notes the end of a worker, possibly one that another fork server has forked."""
+    dead = here.workers.pop(number, None) or Worker(native, number, None)
+    here.server.WORKERS.pop(pid, None)
+    dead.pid = pid
+    dead.alive = False
+    call("child_exit", here.server, dead)
+
+
+def workers_changed(new, old):
+    """Notes that there are to be more workers, or fewer."""
+    here.server.num_workers = new
+    call("nworkers_changed", here.server, new, old)
+
+
+def moment(name):
+    """Calls a hook that has only the server as an argument."""
+    call(name, here.server)
+
+
+def loaded(app):
+    """Notes that this worker has its application."""
+    here.worker.app = app
+    here.worker.booted = True
+    call("post_worker_init", here.worker)
+
+
+def interrupted():
+    """Notes that this worker is told to end quickly."""
+    if here.worker.alive:
+        here.worker.alive = False
+        call("worker_int", here.worker)
+
+
+def aborted():
+    """Notes that this worker is about to be killed."""
+    here.worker.alive = False
+    here.worker.aborted = True
+    call("worker_abort", here.worker)
+    leaving()
+
+
+def leaving():
+    """Notes that this worker is about to end."""
+    here.worker.alive = False
+    call("worker_exit", here.server, here.worker)
+
+
+class Request:
+    """A request, as pre_request is told of it."""
+
+    def __init__(self, method, path, query, target, version, headers, scheme, peer):
+        self.method = method
+        self.path = path
+        self.query = query
+        self.fragment = ""
+        self.uri = target
+        self.version = tuple(int(part) for part in (version + ".0").split(".")[:2])
+        self.headers = headers
+        self.scheme = scheme
+        self.peer_addr = self.remote_addr = peer
+
+    @classmethod
+    def of_asgi(cls, scope):
+        """Makes one of a scope."""
+        query = scope["query_string"].decode("latin-1")
+        target = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
+        headers = [
+            (name.decode("latin-1").upper(), value.decode("latin-1"))
+            for name, value in scope["headers"]
+        ]
+        return cls(
+            scope["method"],
+            scope["path"],
+            query,
+            f"{target}?{query}" if query else target,
+            scope["http_version"],
+            headers,
+            scope["scheme"],
+            scope.get("client"),
+        )
+
+    @classmethod
+    def of_wsgi(cls, environ):
+        """Makes one of an environ."""
+        path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+        path = path.encode("latin-1").decode("utf-8", "replace")
+        query = environ.get("QUERY_STRING", "")
+        target = quote(path) + (f"?{query}" if query else "")
+        names = {"CONTENT_TYPE": "CONTENT-TYPE", "CONTENT_LENGTH": "CONTENT-LENGTH"}
+        headers = [
+            (names.get(name, name.removeprefix("HTTP_").replace("_", "-")), value)
+            for name, value in environ.items()
+            if name in names or name.startswith("HTTP_")
+        ]
+        return cls(
+            environ["REQUEST_METHOD"],
+            path,
+            query,
+            environ.get("RAW_URI") or environ.get("REQUEST_URI") or target,
+            environ["SERVER_PROTOCOL"].removeprefix("HTTP/"),
+            headers,
+            environ["wsgi.url_scheme"],
+            (environ.get("REMOTE_ADDR"), int(environ.get("REMOTE_PORT") or 0)),
+        )
+
+
+class Response:
+    """A response, as post_request is told of it; without a status if none was begun."""
+
+    def __init__(self, request):
+        self.req = request
+        self.status = None
+        self.status_code = None
+        self.headers = []
+        self.sent = 0
+
+    def begin(self, status, headers):
+        """Notes the head, of which `status` is a number or a number and words."""
+        self.headers = headers
+        if isinstance(status, str):
+            self.status = status
+            self.status_code = int(status.split(None, 1)[0])
+            return
+        self.status_code = status
+        try:
+            self.status = f"{status} {HTTPStatus(status).phrase}"
+        except ValueError:
+            self.status = str(status)
+
+
+def around_asgi(run):
+    """Returns `run` of serve.py with pre_request and post_request around it."""
+
+    async def run_with_hooks(app, scope, cycle):
+        if scope["type"] != "http":
+            await run(app, scope, cycle)
+            return
+        request = Request.of_asgi(scope)
+        response = Response(request)
+
+        async def watched(scope, receive, send):
+            def note(message):
+                sending = send(message)
+                if message["type"] == "http.response.start":
+                    headers = [
+                        (bytes(name).decode("latin-1"), bytes(value).decode("latin-1"))
+                        for name, value in message.get("headers", ())
+                    ]
+                    response.begin(message["status"], headers)
+                elif message["type"] == "http.response.body":
+                    response.sent += len(message.get("body", b""))
+                return sending
+
+            await app(scope, receive, note)
+
+        call("pre_request", here.worker, request)
+        await run(watched, scope, cycle)
+        call("post_request", here.worker, request, scope, response)
+
+    return run_with_hooks
+
+
+class Body:
+    """The body of a WSGI response, at whose end post_request is called."""
+
+    def __init__(self, body, request, environ, response):
+        self._body = body
+        self._end = (request, environ, response)
+        self._response = response
+
+    def __iter__(self):
+        for part in self._body:
+            self._response.sent += len(part)
+            yield part
+
+    def close(self):
+        """Lets go of the application's body."""
+        try:
+            if hasattr(self._body, "close"):
+                self._body.close()
+        finally:
+            call("post_request", here.worker, *self._end)
+
+
+def around_wsgi(app):
+    """Returns a WSGI application with pre_request and post_request around it."""
+
+    def application(environ, start_response):
+        request = Request.of_wsgi(environ)
+        response = Response(request)
+
+        def note(status, headers, exc_info=None):
+            write = start_response(status, headers, exc_info)
+            response.begin(status, list(headers))
+
+            def count(data):
+                write(data)
+                response.sent += len(data)
+
+            return count
+
+        call("pre_request", here.worker, request)
+        try:
+            return Body(app(environ, note), request, environ, response)
+        except BaseException:
+            call("post_request", here.worker, request, environ, response)
+            raise
+
+    return application
