@@ -1,0 +1,402 @@
+"""A gunicorn.conf.py: its settings, who they win over, and what is wrong with one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness.server import Server, free_port
+from harness.sources import answer, versioned
+from harness.target import command, rsgun_only
+from harness.waiting import DEADLINE, eventually, wait_gone
+from test_service import ABOUT_ITSELF, AS_ROOT, about, public, public_binary, public_python
+
+__all__ = ["public", "public_binary", "public_python"]
+pytestmark = rsgun_only
+
+Launch = Callable[..., Server]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Callable[[str], Path]:
+    """Writes the configuration file beside the application, and returns its path."""
+    (tmp_path / "main.py").write_text(versioned("first"))
+
+    def write(text: str) -> Path:
+        path = tmp_path / "gunicorn.conf.py"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def start(launch: Launch) -> Launch:
+    """Starts rsgun with exactly these arguments."""
+
+    def begin(
+        *arguments: str | Path, wait: bool = True, python: str | None = None, **more: object
+    ) -> Server:
+        server = launch(command(None, *map(str, arguments), python=python), **more)
+        return server.wait_until_running() if wait else server
+
+    return begin
+
+
+def failing(server: Server) -> str:
+    """What a server says that does not start, because of its configuration."""
+    server.tolerates_tracebacks = True
+    assert server.wait() == 1, server.report()
+    assert not server.leftovers()
+    return "\n".join(server.lines("stderr"))
+
+
+# === settings ===
+
+
+def test_settings_of_real_life(conf: Callable[[str], Path], start: Launch, tmp_path: Path) -> None:
+    """A file with computed values, helpers, and names that gunicorn ignores."""
+    path = conf("""
+import multiprocessing
+import os
+from pathlib import Path
+
+HERE = Path(__file__).parent
+host = os.environ.get("NO_SUCH_VARIABLE", "127.0.0.1")
+port = 0
+bind = [f"{host}:{port}"]
+workers = min(2, multiprocessing.cpu_count() * 2 + 1)
+worker_class = "uvicorn.workers.UvicornWorker"
+wsgi_app = "main:app"
+timeout = int(os.environ.get("NO_SUCH_VARIABLE", "120"))
+graceful_timeout = "20"
+keepalive = 5
+max_requests = 1000
+max_requests_jitter = 50
+preload_app = True
+accesslog = str(HERE / "access.log")
+errorlog = "-"
+loglevel = "debug"
+proc_name = "shop"
+pidfile = HERE / "app.pid"
+raw_env = ["COLOUR=red", "EMPTY="]
+worker_tmp_dir = "/dev/shm"
+forwarded_allow_ips = None
+reload = False
+rsgun_max_lifetime = 3600
+
+def helper(value):
+    return value
+""")
+    server = start("-c", path)
+    server.wait_for_workers(2)
+    assert answer(server.get().text)[0] == "first"
+    assert server.titled(r"^rsgun: master \[shop\]$")
+    assert len(server.titled(r"^rsgun: worker \d \[shop, gen 1\]$")) == 2
+    assert (tmp_path / "app.pid").read_text().strip() == str(server.pid)
+    eventually(lambda: "GET / HTTP/1.1" in (tmp_path / "access.log").read_text(), "access log")
+    assert not [line for line in server.lines("stderr") if line.startswith("WARNING")]
+    assert not (tmp_path / "__pycache__").exists()
+
+
+def test_command_line_and_environment_win(conf: Callable[[str], Path], start: Launch) -> None:
+    path = conf("bind = '127.0.0.1:1'\nworkers = 7\nproc_name = 'file'\nwsgi_app = 'none:app'\n")
+    server = start(
+        "-c", path, "-w", "2", "-b", "127.0.0.1:0", "main:app", environment={"RSGUN_NAME": "env"}
+    )
+    server.wait_for_workers(2)
+    assert server.titled(r"^rsgun: master \[env\]$")
+
+
+def test_defaults_hold_for_what_the_file_does_not_say(
+    conf: Callable[[str], Path], start: Launch
+) -> None:
+    port = free_port()
+    server = start("-c", conf("wsgi_app = 'main:app'"), environment={"PORT": str(port)})
+    assert server.port == port
+    server.wait_for_workers(1)
+
+
+def test_the_application_is_named_by_the_file_with_gunicorn_s_default(
+    conf: Callable[[str], Path], start: Launch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    (folder / "shop.py").write_text(versioned("deep") + "\napplication = app\n")
+    path = conf(f"bind = '127.0.0.1:0'\nwsgi_app = 'shop'\nchdir = {str(folder)!r}")
+    assert answer(start("-c", path).get().text)[0] == "deep"
+
+
+def test_pythonpath(conf: Callable[[str], Path], start: Launch, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "one" / "first_part.py").write_text("WORD = 'first'")
+    (tmp_path / "two" / "second_part.py").write_text("WORD = 'second'")
+    conf("")
+    (tmp_path / "main.py").write_text(
+        "import first_part, second_part\n"
+        + versioned("both", top="VERSION = first_part.WORD + '-' + second_part.WORD")
+    )
+    path = conf("bind = '127.0.0.1:0'\nwsgi_app = 'main:app'\npythonpath = 'one,two'")
+    assert answer(start("-c", path).get().text)[0] == "first-second"
+
+
+def test_the_file_can_import_what_is_beside_the_start(
+    conf: Callable[[str], Path], start: Launch, tmp_path: Path
+) -> None:
+    (tmp_path / "base_conf.py").write_text("bind = '127.0.0.1:0'\nworkers = 2\n")
+    server = start("-c", conf("from base_conf import *\nwsgi_app = 'main:app'\n"))
+    server.wait_for_workers(2)
+
+
+def test_variables_of_the_file(conf: Callable[[str], Path], start: Launch, tmp_path: Path) -> None:
+    path = conf("bind = '127.0.0.1:0'\nwsgi_app = 'main:app'\nraw_env = 'COLOUR=red'\numask = 0o27")
+    (tmp_path / "main.py").write_text(ABOUT_ITSELF)
+    found = about(start("-c", path).port)
+    assert found["environment"]["COLOUR"] == "red"  # type: ignore[index]
+    assert found["umask"] == 0o27
+
+
+@AS_ROOT
+def test_user_of_the_file(public: Path, public_python: str, start: Launch) -> None:
+    """The file is evaluated as root, as gunicorn does; what serves is the user."""
+    path = public / "gunicorn.conf.py"
+    path.write_text(
+        "import os\nassert os.geteuid() == 0\nbind = '127.0.0.1:0'\nwsgi_app = 'main:app'\n"
+        "user = 'nobody'\ngroup = 65534\numask = '077'\n"
+    )
+    server = start("-c", path, cwd=public, python=public_python)
+    found = about(server.port)
+    assert found["uids"] == [65534] * 4
+    assert found["gids"] == [65534] * 4
+    assert (found["groups"], found["capabilities"], found["regained"]) == ([65534], 0, False)
+    assert found["umask"] == 0o77
+    for process in server.fork_servers():
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        assert "Uid:\t65534\t65534\t65534\t65534" in status
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_generation(2, 1)
+    assert about(server.port)["uids"] == [65534] * 4
+
+
+@AS_ROOT
+def test_user_of_the_command_line_evaluates_the_file(
+    public: Path, public_python: str, start: Launch
+) -> None:
+    path = public / "gunicorn.conf.py"
+    path.write_text(
+        "import os\nassert os.geteuid() == 65534\nbind = '127.0.0.1:0'\nwsgi_app = 'main:app'\n"
+    )
+    arguments = ("-c", path, "--user", "nobody")
+    server = start(*arguments, "--group", "65534", cwd=public, python=public_python)
+    assert about(server.port)["uids"] == [65534] * 4
+    path.write_text(path.read_text() + "initgroups = True\ngroup = 1\nuser = 2\n")
+    assert server.stop() == 0
+    server = start(*arguments, cwd=public, python=public_python, wait=False)
+    assert "user, group and initgroups must all be given in" in failing(server)
+
+
+# === background ===
+
+
+@pytest.mark.parametrize("how", ["file", "flag"])
+def test_daemon(conf: Callable[[str], Path], start: Launch, tmp_path: Path, how: str) -> None:
+    """The file may say so; hooks are those of the master in the background."""
+    port = free_port()
+    path = conf(f"""
+import os
+bind = "127.0.0.1:{port}"
+wsgi_app = "main:app"
+pidfile = "app.pid"
+errorlog = "error.log"
+print("evaluated with", os.readlink("/proc/self/fd/1"), flush=True)
+
+def on_starting(server):
+    print("starting", server.pid, flush=True)
+    server.log.info("log of the hook")
+{"daemon = True" if how == "file" else ""}
+""")
+    launcher = start("-c", path, *(["-D"] if how == "flag" else []), wait=False)
+    assert launcher.wait() == 0, launcher.report()
+    master = int((tmp_path / "app.pid").read_text())
+    try:
+        assert answer(launcher.get(address=("127.0.0.1", port)).text)[2] == master
+        log = (tmp_path / "error.log").read_text()
+        assert log.count(f"starting {master}") == 1
+        assert "log of the hook" in log
+        for process in launcher.family():
+            streams = [os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)]
+            assert streams[0] == "/dev/null", process
+            assert streams[1:] == [str(tmp_path / "error.log")] * 2, process
+    finally:
+        os.kill(master, signal.SIGTERM)
+    assert wait_gone(master)
+    assert not (tmp_path / "app.pid").exists()
+
+
+@pytest.mark.parametrize("how", ["file", "flag"])
+def test_a_daemon_tells_the_terminal_what_is_wrong(
+    conf: Callable[[str], Path], start: Launch, how: str
+) -> None:
+    path = conf("daemon = True\nraise KeyError('from the file')")
+    server = start("-c", path, *(["-D"] if how == "flag" else []), wait=False)
+    text = failing(server)
+    assert "KeyError: 'from the file'" in text
+    assert text.count("ERROR:") == 1
+
+
+# === what is wrong ===
+
+BAD = {
+    "raises": ("x = 1\nraise RuntimeError('no database')", ["line 2", "RuntimeError: no database"]),
+    "exits": ("import sys\nsys.exit(0)", ["SystemExit", "line 2"]),
+    "syntax": ("workers = (\n", ["is not valid Python", "SyntaxError", "gunicorn.conf.py"]),
+    "import": ("import no_such_module", ["No module named 'no_such_module'"]),
+    "value": ("x = 1\nworkers = 0", ["line 2: workers: `0` is not a whole number from 1"]),
+    "type": ("workers = {}", ["line 1: workers is an object of type dict"]),
+    "kind": ("preload_app = 'perhaps'", ["`perhaps` is neither `true` nor `false`"]),
+    "tls": ("certfile = '/etc/cert.pem'", ["certfile is a setting that rsgun does not have"]),
+    "tls hook": ("def ssl_context(config, factory): ...", ["ssl_context", "not encrypted by"]),
+    "spew": ("spew = True", ["spew", "python -m trace"]),
+    "own name": ("rsgun_max_rs = '1G'", ["rsgun_max_rs", "did you mean `max-rss`?"]),
+    "hook": ("post_fork = 5", ["post_fork is a hook", "not int"]),
+    "arity": (
+        "def post_fork(worker): ...",
+        ["line 1: post_fork is called with server, worker", "2 parameters, not 1"],
+    ),
+    "dotted": ("on_exit = 'no_such.place'", ["on_exit names 'no_such.place'"]),
+    "address": ("bind = '127.0.0.1:http'", ["line 1: bind"]),
+    "died": ("import os\nos._exit(7)", ["exited with code 7 while it evaluated"]),
+    "killed": ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", ["SIGSEGV"]),
+}
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_bad_file(conf: Callable[[str], Path], start: Launch, how: str) -> None:
+    text, words = BAD[how]
+    message = failing(start("-c", conf(text), "main:app", wait=False))
+    for word in words:
+        assert word in message, message
+    assert "<rsgun/" not in message
+    assert message.count("ERROR:") == 1, message
+
+
+def test_missing_file(start: Launch, tmp_path: Path) -> None:
+    message = failing(start("-c", tmp_path / "nowhere.py", "main:app", wait=False))
+    assert f"cannot read the configuration file {tmp_path}/nowhere.py: No such file" in message
+
+
+def test_no_application_anywhere(conf: Callable[[str], Path], start: Launch) -> None:
+    server = start("-c", conf("workers = 2"), wait=False)
+    assert server.wait() == 2
+    assert "no application given" in "\n".join(server.lines("stderr"))
+
+
+def test_a_file_that_hangs(conf: Callable[[str], Path], start: Launch) -> None:
+    path = conf("import time\ntime.sleep(600)")
+    server = start("-c", path, "--boot-timeout", "1", "main:app", wait=False)
+    assert "was not evaluated within 1 s" in failing(server)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_file_is_evaluated(
+    conf: Callable[[str], Path], start: Launch, number: signal.Signals
+) -> None:
+    path = conf("import time\nprint('evaluating', flush=True)\ntime.sleep(600)")
+    server = start("-c", path, "main:app", wait=False)
+    server.wait_for_line("evaluating")
+    assert server.stop(number, deadline=DEADLINE) == 0
+    assert not server.leftovers()
+
+
+def test_other_signals_wait_for_the_end_of_the_evaluation(
+    conf: Callable[[str], Path], start: Launch, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    path = conf(f"print('evaluating', flush=True)\nopen({str(gate)!r}).read()\nworkers = 1")
+    server = start("-c", path, "-b", "127.0.0.1:0", "main:app", wait=False)
+    server.wait_for_line("evaluating")
+    server.send_signal(signal.SIGTTIN)
+    with gate.open("w"):
+        pass
+    server.wait_until_running()
+    server.wait_for_workers(2)
+
+
+def test_settings_without_effect_are_named(conf: Callable[[str], Path], start: Launch) -> None:
+    path = conf("bind = '127.0.0.1:0'\nstatsd_host = 'localhost:8125'\nsendfile = False\n")
+    server = start("-c", path, "main:app")
+    warnings = [line for line in server.lines("stderr") if line.startswith("WARNING")]
+    assert len(warnings) == 1
+    assert "gunicorn.conf.py, line 2: statsd_host is a setting of gunicorn" in warnings[0]
+
+
+def test_another_kind_of_file(start: Launch, tmp_path: Path) -> None:
+    (tmp_path / "settings.ini").write_text("")
+    text = failing(start("-c", tmp_path / "settings.ini", "main:app", wait=False))
+    assert "neither a .toml nor a .py file" in text
+
+
+# === reload ===
+
+
+def test_reload_applies_the_file(conf: Callable[[str], Path], start: Launch) -> None:
+    port = free_port()
+    path = conf("bind = '127.0.0.1:0'\nworkers = 1\nwsgi_app = 'main:app'\nraw_env = ['A=1']")
+    server = start("-c", path)
+    conf(
+        f"bind = '127.0.0.1:{port}'\nworkers = 3\nwsgi_app = 'main:app'\nraw_env = ['A=2']\n"
+        "loglevel = 'debug'"
+    )
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_generation(2, 3)
+    server.wait_for_line("Reload complete")
+    assert answer(server.get(address=("127.0.0.1", port)).text)[0] == "first"
+
+
+@pytest.mark.parametrize("how", [name for name in BAD if name not in ("died", "killed")])
+def test_bad_file_at_a_reload(conf: Callable[[str], Path], start: Launch, how: str) -> None:
+    """The old ones serve on, and a good file is taken afterwards."""
+    good = "bind = '127.0.0.1:0'\nwsgi_app = 'main:app'\nworkers = 2"
+    server = start("-c", conf(good))
+    server.tolerates_tracebacks = True
+    before = {worker.pid for worker in server.wait_for_workers(2)}
+    text, words = BAD[how]
+    conf(text)
+    since = server.output.mark()
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_line("Reload failed, generation 1 stays", since=since)
+    for word in words:
+        server.wait_for_line(word.replace("(", r"\(").replace("?", r"\?"), since=since)
+    server.wait_for_generation(1, 2)
+    assert {worker.pid for worker in server.workers()} == before
+    assert server.get().status == 200
+    conf(good + "\nproc_name = 'mended'")
+    server.send_signal(signal.SIGHUP)
+    eventually(lambda: len(server.titled(r"worker \d \[mended, gen 3\]")) == 2, "the good file", 20)
+    assert server.get().status == 200
+
+
+def test_worker_that_is_started_by_exec(conf: Callable[[str], Path], start: Launch) -> None:
+    """A thread of the file keeps workers from being forked: they evaluate it themselves."""
+    path = conf("""
+import os, threading, time
+threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
+bind = "127.0.0.1:0"
+wsgi_app = "main:app"
+raw_env = ["COLOUR=red"]
+
+def post_fork(server, worker):
+    print("post_fork", worker.pid == os.getpid(), server.pid == os.getppid(), flush=True)
+""")
+    server = start("-c", path)
+    server.wait_for_line("post_fork True True")
+    assert answer(server.get().text)[2] == server.pid
+    assert json.dumps(server.lines("stderr")).count("threads besides") <= 1
