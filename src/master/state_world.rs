@@ -232,6 +232,7 @@ impl World {
 
     pub(super) fn carry_out(&mut self, actions: Vec<Action>) {
         let mut at_once = Vec::new();
+        let mut execs = false;
         for action in actions {
             match action {
                 Action::Resolve { generation, .. } => {
@@ -319,12 +320,17 @@ impl World {
                 }
                 Action::EndCandidate => self.end_candidate(),
                 Action::HandOver => panic!("the master is no candidate"),
-                Action::Exec => at_once.extend(self.exec()),
+                Action::Exec => execs = true,
                 Action::Notify(notice) => self.notices.push(notice),
                 Action::Exit { code } => self.exit = Some(code),
             }
         }
         for event in at_once {
+            let actions = self.state.step(self.now, event);
+            self.carry_out(actions);
+        }
+        // All that is known is dealt with before.
+        if execs && let Some(event) = self.exec() {
             let actions = self.state.step(self.now, event);
             self.carry_out(actions);
         }
