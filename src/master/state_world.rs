@@ -240,14 +240,7 @@ impl World {
                     assert!(before.is_none_or(|before| before < generation));
                 }
                 Action::StartForkServer { generation, like } => {
-                    assert!(like.is_none_or(|like| like < generation));
-                    let pid = self.new_pid();
-                    let server = ForkServer {
-                        pid,
-                        ..ForkServer::default()
-                    };
-                    assert!(self.servers.insert(generation, server).is_none());
-                    at_once.push(Event::ForkServerStarted { generation, pid });
+                    at_once.push(self.fork_server_starts(generation, like));
                 }
                 Action::Evaluate { generation } => {
                     if let Some(server) = self.servers.get_mut(&generation) {
@@ -334,6 +327,17 @@ impl World {
             let actions = self.state.step(self.now, event);
             self.carry_out(actions);
         }
+    }
+
+    fn fork_server_starts(&mut self, generation: u32, like: Option<u32>) -> Event {
+        assert!(like.is_none_or(|like| like < generation));
+        let pid = self.new_pid();
+        let server = ForkServer {
+            pid,
+            ..ForkServer::default()
+        };
+        assert!(self.servers.insert(generation, server).is_none());
+        Event::ForkServerStarted { generation, pid }
     }
 
     fn forked(&mut self, identity: Identity) {
