@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from harness.server import Server
 from harness.sources import answer, versioned
-from harness.target import command, rsgun_only
+from harness.target import ROOT, command, rsgun_only
 from harness.waiting import DEADLINE, eventually
 
 pytestmark = rsgun_only
@@ -492,3 +492,74 @@ def post_fork(server, worker):
 """
     recorded = start(conf=conf)
     assert recorded.wait("token")[0]["token"] == 42
+
+
+# === what the documentation shows ===
+
+
+def test_example_of_the_repository(start: Callable[..., Recorded]) -> None:
+    """config/gunicorn.conf.py, with every hook there is."""
+    example = (ROOT / "config" / "gunicorn.conf.py").read_text()
+    server = start("-b", "127.0.0.1:0", "--log-level", "debug", base=example, app=FAILING).server
+    server.tolerates_tracebacks = True
+    server.wait_for_workers(2)
+    assert server.get("/x").status == 500
+    server.wait_for_line(r"pre_request: GET /x")
+    server.wait_for_line(r"post_request: GET /x None")
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_line(rf"on_reload: master {server.pid}")
+    server.wait_for_generation(2, 2)
+    server.send_signal(signal.SIGTTIN)
+    server.wait_for_line(r"nworkers_changed: from 2 to 3")
+    assert server.stop() == 0
+    text = "\n".join(server.lines())
+    for hook in (
+        "nworkers_changed: from None to 2",
+        f"on_starting: master {server.pid}",
+        "when_ready: [",
+        "pre_fork: worker number 1",
+        "post_fork: worker number 1",
+        "post_worker_init: process",
+        "worker_exit: process",
+        "child_exit: process",
+        f"on_exit: master {server.pid}",
+    ):
+        assert hook in text, hook
+
+
+PRELOADED = """
+import os, sqlite3
+
+connection = sqlite3.connect("data.db", check_same_thread=False)
+opened_by = os.getpid()
+
+
+def reconnect():
+    global connection, opened_by
+    connection = sqlite3.connect("data.db", check_same_thread=False)
+    opened_by = os.getpid()
+
+
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        raise NotImplementedError
+    body = b"own" if opened_by == os.getpid() else b"shared"
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+"""
+
+
+@pytest.mark.parametrize(
+    ("conf", "expected"),
+    [
+        ("", "shared"),
+        ("\ndef post_fork(server, worker):\n    import main\n    main.reconnect()\n", "own"),
+    ],
+    ids=["without", "with"],
+)
+def test_connections_that_preloading_has_opened(
+    start: Callable[..., Recorded], conf: str, expected: str
+) -> None:
+    """docs/preload.md: `post_fork` replaces what must not be shared."""
+    base = 'bind = "127.0.0.1:0"\nwsgi_app = "main:app"\npreload_app = True\n'
+    assert start(base=base, conf=conf, app=PRELOADED).server.get().text == expected
