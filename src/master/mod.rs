@@ -37,6 +37,7 @@ mod hooks_tests;
 mod link;
 mod memory;
 mod moment;
+mod news;
 mod notice;
 mod pidfile;
 mod processors;
@@ -68,6 +69,7 @@ mod stop_tests;
 mod supervision;
 mod terminal;
 mod upgrade;
+mod wishes;
 mod worker;
 
 use std::collections::VecDeque;
