@@ -1,20 +1,19 @@
 //! What the master does: the actions of the state machine, carried out.
 
+mod generations;
 mod logs;
 mod observe;
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::fd::{AsFd, AsRawFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::Pid;
-use rsgun_core::config::{Configured, PythonFile, Settings, Source};
-use rsgun_core::ipc::{Belated, Identity, ToForkServer, WorkerId};
-use rsgun_core::listeners::{self, Change, Listener, Manner, Origin};
+use rsgun_core::config::{Settings, Source};
+use rsgun_core::ipc::{ToForkServer, WorkerId};
+use rsgun_core::listeners::{Change, Listener, Manner};
 use rsgun_core::log::output::{self, Files};
 use rsgun_core::roster::Roster;
 use rsgun_core::sys::process;
@@ -24,6 +23,7 @@ use rsgun_core::sys::title;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::Level;
 
+use self::generations::anchored;
 use super::MasterError;
 use super::cgroup::OomCounter;
 use super::daemon::Launcher;
@@ -43,6 +43,8 @@ use super::{processors, stacks};
 use crate::control::document::Totals;
 use crate::control::socket::ControlSocket;
 use crate::python::Surroundings;
+
+pub(super) use self::generations::interpreter;
 
 /// The processes, sockets and files of the master.
 pub(super) struct Effects {
@@ -317,62 +319,6 @@ impl Effects {
         }
     }
 
-    fn evaluate(&self, generation: u32) {
-        let file = (self.generations.get(&generation)).and_then(|resources| resources.file.clone());
-        if let Some(file) = file {
-            self.tell_server(generation, ToForkServer::Evaluate { generation, file });
-        }
-    }
-
-    /// Sends a fork server its settings, and where to write its stacks.
-    fn configure(&mut self, generation: u32, workers: u32) -> Option<Event> {
-        let Some(Resources {
-            settings,
-            logs,
-            interpreter,
-            file,
-            server: Some(server),
-            report,
-            ..
-        }) = self.generations.get_mut(&generation)
-        else {
-            return None;
-        };
-        let mut handed_over = match logs.to_fds() {
-            Ok(fds) => fds,
-            Err(error) => return Some(logs::cannot_configure(generation, &error)),
-        };
-        match Report::create().and_then(|new| Ok((new.try_clone()?, new))) {
-            Ok((theirs, ours)) => {
-                *report = Some(ours);
-                handed_over.push(theirs.into());
-            }
-            Err(error) => {
-                tracing::warn!("no descriptors or memory for the stacks of a process: {error}");
-            }
-        }
-        let belated = match file {
-            Some(_) => Belated {
-                run_as: (settings.run_as.clone()).filter(|_| interpreter.run_as.is_none()),
-                umask: self.belated_umask.take(),
-                variables: settings.env.clone(),
-            },
-            None => Belated::default(),
-        };
-        let settings = Box::new(Settings::clone(settings));
-        server.send(
-            ToForkServer::Configure {
-                generation,
-                settings,
-                heir: self.heir,
-                workers,
-                belated,
-            },
-            handed_over,
-        );
-        None
-    }
-
     /// Collects every child that has ended, also those that nobody knows.
     pub(super) fn reap(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
@@ -408,175 +354,12 @@ impl Effects {
         }
     }
 
-    fn resolve(
-        &mut self,
-        generation: u32,
-        evaluated: Option<&PythonFile>,
-    ) -> Result<Policy, MasterError> {
-        if let Some(file) = evaluated {
-            return self.resolve_evaluated(generation, file);
-        }
-        let (settings, file) = match self.source.look()? {
-            Configured::Completely(settings) => (*settings, None),
-            Configured::But { file, known } => (*known, Some(file)),
-        };
-        let settings = anchored(settings, &self.directory);
-        let interpreter = interpreter(&settings, &self.surroundings)?;
-        let (logs, change, known) = match &file {
-            Some(_) => {
-                let logs = Files::in_use().map_err(MasterError::System)?;
-                (logs, None, ConfigurationFile::Python)
-            }
-            None => {
-                let (logs, change) = self.open(&settings)?;
-                (logs, Some(change), ConfigurationFile::Read)
-            }
-        };
-        let resources = Resources {
-            settings: Arc::new(settings),
-            logs,
-            interpreter,
-            file,
-            known,
-            change,
-            server: None,
-            report: None,
-        };
-        let policy = resources.policy();
-        self.generations.insert(generation, resources);
-        Ok(policy)
-    }
-
-    /// The rest of [`Self::resolve`], when a fork server has evaluated the configuration.
-    fn resolve_evaluated(
-        &mut self,
-        generation: u32,
-        file: &PythonFile,
-    ) -> Result<Policy, MasterError> {
-        let (settings, warnings) = self.source.complete(file)?;
-        let settings = anchored(settings, &self.directory);
-        let (logs, change) = self.open(&settings)?;
-        let Some(resources) = self.generations.get_mut(&generation) else {
-            change.abandon();
-            return Err(MasterError::Evaluation(format!(
-                "generation {generation} has no fork server any more"
-            )));
-        };
-        for warning in warnings {
-            tracing::warn!("{warning}");
-        }
-        resources.known = ConfigurationFile::Evaluated(file.hooks);
-        resources.settings = Arc::new(settings);
-        resources.logs = logs;
-        resources.change = Some(change);
-        Ok(resources.policy())
-    }
-
-    /// Opens the log files and what is new of the listeners.
-    fn open(&self, settings: &Settings) -> Result<(Files, Change), MasterError> {
-        let logs = Files::open(settings, &self.directory)?;
-        let manner = manner(settings, self.own.umask);
-        let change = listeners::prepare(&self.listeners, &settings.bind, manner)?;
-        Ok((logs, change))
-    }
-
-    fn start_fork_server(&mut self, generation: u32, like: Option<u32>) -> Result<i32, String> {
-        if let Some(like) = like.and_then(|like| self.generations.get_mut(&like)) {
-            let mut resources = like.like().map_err(|error| error.to_string())?;
-            // What an upgrade is to change is not in place before all its workers are.
-            resources.change = like.change.take();
-            self.generations.insert(generation, resources);
-        }
-        let Some(resources) = self.generations.get_mut(&generation) else {
-            return Err(format!("generation {generation} has no settings"));
-        };
-        let Some(early) = self.early.take() else {
-            let (pid, link) = resources
-                .interpreter
-                .start(generation, self.events.clone())?;
-            resources.server = Some(link);
-            return Ok(pid);
-        };
-        let Early {
-            pid,
-            channel,
-            hello: message,
-            ..
-        } = *early;
-        let link = resources
-            .interpreter
-            .link(generation, channel, self.events.clone())
-            .map_err(|error| error.to_string())?;
-        resources.server = Some(link);
-        // It has been read already; `self` keeps the queue open.
-        let _ = self.events.send(Event::ForkServer {
-            generation,
-            message,
-        });
-        Ok(pid)
-    }
-
-    fn spawn(&mut self, identity: Identity) -> Result<WorkerHandle, String> {
-        let Some(Resources {
-            change,
-            server: Some(server),
-            ..
-        }) = self.generations.get(&identity.generation)
-        else {
-            return Err("its fork server is gone".to_owned());
-        };
-        let listeners = match change {
-            Some(change) => change.listeners(&self.listeners),
-            None => self.listeners.iter().collect(),
-        };
-        WorkerHandle::ask(
-            server,
-            identity,
-            &self.roster,
-            &listeners,
-            self.events.clone(),
-        )
-        .map_err(|error| {
-            format!(
-                "no descriptors or memory for another worker: {error}; see `ulimit -n` and the \
-                     memory limit"
-            )
-        })
-    }
-
     fn show_title(&self) {
         let condition = match self.condition {
             Condition::Sound => "",
             Condition::Degraded => " (degraded)",
         };
         title::set(&format!("{}{condition}", own_title(&self.own)));
-    }
-
-    fn adopt(&mut self, generation: u32) {
-        if let Some(new) = self.generations.get(&generation) {
-            self.own = Arc::clone(&new.settings);
-            output::set_level(new.settings.log_level);
-            output::replace(&new.logs);
-            self.show_title();
-        }
-        let change = self
-            .generations
-            .get_mut(&generation)
-            .and_then(|new| new.change.take());
-        if let Some(change) = change {
-            let before = urls(&self.listeners);
-            let (kept, retired) = change.apply(std::mem::take(&mut self.listeners));
-            self.listeners = kept;
-            for url in urls(&self.listeners) {
-                if !before.contains(&url) {
-                    tracing::info!("rsgun running on {url} from now on");
-                }
-            }
-            for url in urls(&retired) {
-                tracing::info!("rsgun no longer listens on {url}");
-            }
-            retired.iter().for_each(give_up);
-        }
     }
 
     /// Opens the control socket of the settings, after an upgrade.
@@ -597,27 +380,6 @@ impl Effects {
         match wanted.map(|path| PidFile::create(&path)).transpose() {
             Ok(file) => self.pidfile = file,
             Err(error) => tracing::error!("{error}; the one of before stays"),
-        }
-    }
-
-    fn forget_generation(&mut self, generation: u32) {
-        if let Some(change) = self
-            .generations
-            .remove(&generation)
-            .and_then(|old| old.change)
-        {
-            change.abandon();
-        }
-    }
-
-    fn close_listeners(&mut self) {
-        for resources in self.generations.values_mut() {
-            if let Some(change) = resources.change.take() {
-                change.abandon();
-            }
-        }
-        for listener in std::mem::take(&mut self.listeners) {
-            give_up(&listener);
         }
     }
 
@@ -657,19 +419,6 @@ impl Effects {
     }
 }
 
-pub(super) fn interpreter(
-    settings: &Settings,
-    surroundings: &Surroundings,
-) -> Result<Interpreter, MasterError> {
-    Ok(Interpreter {
-        python: surroundings.interpreter(settings.python.as_deref())?,
-        extension: surroundings.extension(),
-        variables: settings.env.clone(),
-        run_as: settings.run_as.clone(),
-        quiet: false,
-    })
-}
-
 /// In which manner sockets are opened. The mask is that of the boot.
 pub(super) fn manner(settings: &Settings, umask: Option<u32>) -> Manner {
     Manner {
@@ -698,26 +447,6 @@ pub(super) fn own_title(settings: &Settings) -> String {
 /// What the server is called.
 fn shown_name(settings: &Settings) -> &str {
     settings.name.as_deref().unwrap_or(&settings.app)
-}
-
-/// Makes the directory to change to absolute, for processes that may change twice.
-fn anchored(mut settings: Settings, directory: &Path) -> Settings {
-    settings.chdir = settings.chdir.map(|chdir| directory.join(chdir));
-    settings
-}
-
-/// Removes what the file system shows of a socket and makes the kernel refuse new
-/// connections, although workers that drain still have it open. One that was
-/// inherited may be in use by another server and stays as it is.
-fn give_up(listener: &Listener) {
-    if let Err(error) = listener.cleanup() {
-        tracing::warn!("cannot remove the socket {}: {error}", listener.url());
-    }
-    if listener.origin() == Origin::Created
-        && let Err(error) = shutdown(listener.as_fd().as_raw_fd(), Shutdown::Both)
-    {
-        tracing::debug!("cannot shut down the socket {}: {error}", listener.url());
-    }
 }
 
 /// Sends a signal to a child that was not reaped.
