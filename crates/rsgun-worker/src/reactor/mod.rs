@@ -56,11 +56,13 @@ use crate::http::websocket::Farewell;
 const BATCH: usize = 32;
 /// Response bytes after which answers are written.
 const BATCH_BYTES: usize = 64 * 1024;
-/// Microseconds of running after which answers are written.
-const BATCH_US: u64 = 1_000;
-/// Microseconds of a turn, after which timers and waiting tasks get their share before
-/// the next batch.
-const TURN_US: u64 = 2_000;
+/// Microseconds of running after which answers are written. They pass for a worker that
+/// has lost its processor as well: with a shorter time such a one falls back to answers
+/// one by one just when the machine is busy.
+const BATCH_US: u64 = 4_000;
+/// Microseconds of a turn, after which timers and waiting tasks get their share; a
+/// batch that has been begun ends by its own bounds.
+const TURN_US: u64 = 4_000;
 
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Reactor>>> = const { RefCell::new(None) };
