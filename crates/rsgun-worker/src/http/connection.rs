@@ -188,14 +188,20 @@ impl Connection {
         }
     }
 
+    /// Writes informational responses of the exchange in progress.
+    fn send_interim(&self) {
+        if let Some(exchange) = &*self.shared.current.borrow() {
+            for interim in exchange.take_interim() {
+                self.io.send_between(&interim);
+            }
+        }
+    }
+
     /// Does for the exchange in progress what hyper does not.
     fn attend(&mut self, cx: &mut Context<'_>) {
         let Some(exchange) = self.shared.current.borrow().clone() else {
             return;
         };
-        for interim in exchange.take_interim() {
-            self.io.send_between(&interim);
-        }
         let Pumped {
             tell,
             is_read,
@@ -244,6 +250,8 @@ impl Future for Connection {
         if this.shared.waker.borrow().is_none() {
             *this.shared.waker.borrow_mut() = Some(cx.waker().clone());
         }
+        // Before hyper, which may write the final response now.
+        this.send_interim();
         if let Some(hyper) = &mut this.hyper {
             let result = Pin::new(hyper).poll(cx);
             match result {
