@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,11 @@ SERVERS: pytest.StashKey[list[Server]] = pytest.StashKey()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Finds the binary before the first test, so that a missing one is said once."""
+    # Whoever runs the tests in the background may have them ignored, and a server that
+    # inherits that behaves as it should under `nohup`.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     if TARGET == "rsgun" and not config.option.collectonly:
         binary()
 

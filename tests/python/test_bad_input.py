@@ -237,8 +237,9 @@ class TestLoop:
         """A directory before it on sys.path stands for its absence."""
         (tmp_path / "uvloop.py").write_text("raise ModuleNotFoundError('No module named uvloop')\n")
         (tmp_path / "main.py").write_text(versioned("1"))
-        result = run("main:app", "--app-dir", str(tmp_path), "--loop", "uvloop")
-        refused(result, 3, "uvloop")
+        environment = {"PYTHONPATH": str(tmp_path)}
+        arguments = ("main:app", "--app-dir", str(tmp_path), "--loop", "uvloop")
+        refused(run(*arguments, environment=environment), 3, "uvloop")
 
 
 class TestListen:

@@ -500,7 +500,8 @@ def post_fork(server, worker):
 def test_example_of_the_repository(start: Callable[..., Recorded]) -> None:
     """config/gunicorn.conf.py, with every hook there is."""
     example = (ROOT / "config" / "gunicorn.conf.py").read_text()
-    server = start("-b", "127.0.0.1:0", "--log-level", "debug", base=example, app=FAILING).server
+    arguments = ("-b", "127.0.0.1:0", "--log-level", "debug", "main:app")
+    server = start(*arguments, base=example, app=FAILING).server
     server.tolerates_tracebacks = True
     server.wait_for_workers(2)
     assert server.get("/x").status == 500

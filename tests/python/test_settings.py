@@ -65,7 +65,8 @@ class TestLoop:
     @rsgun_only
     def test_auto_without_uvloop(self, probe: Serve, tmp_path: Path) -> None:
         (tmp_path / "uvloop.py").write_text("raise ImportError('not for this platform')\n")
-        assert body(probe(), "/loop").startswith("asyncio.")
+        environment = {"PYTHONPATH": str(tmp_path)}
+        assert body(probe(environment=environment), "/loop").startswith("asyncio.")
 
     def test_factory(self, probe: Serve, module: Module) -> None:
         module(
