@@ -32,6 +32,7 @@ pub(crate) mod stop;
 pub(crate) mod timeouts;
 
 use std::cell::{Cell, RefCell};
+use std::mem::ManuallyDrop;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -65,7 +66,16 @@ const BATCH_US: u64 = 4_000;
 const TURN_US: u64 = 4_000;
 
 thread_local! {
-    static CURRENT: RefCell<Option<Rc<Reactor>>> = const { RefCell::new(None) };
+    /// Not dropped with its thread: Python ends those that are left at its exit wherever
+    /// they are, and what a reactor holds would then look for the rest of the thread.
+    static CURRENT: RefCell<ManuallyDrop<Option<Rc<Reactor>>>> =
+        const { RefCell::new(ManuallyDrop::new(None)) };
+}
+
+fn set_current(reactor: Option<Rc<Reactor>>) {
+    drop(ManuallyDrop::into_inner(
+        CURRENT.replace(ManuallyDrop::new(reactor)),
+    ));
 }
 
 /// The reactor of this thread.
@@ -74,7 +84,9 @@ thread_local! {
 /// `RuntimeError` on a thread that has none: `receive` and `send` belong to the
 /// thread of the event loop.
 pub(crate) fn current() -> PyResult<Rc<Reactor>> {
-    CURRENT.with_borrow(Clone::clone).ok_or_else(not_here)
+    CURRENT
+        .with_borrow(|current| (**current).clone())
+        .ok_or_else(not_here)
 }
 
 /// The reactor of this thread, if it is the one of that number: what has outlived its
@@ -198,7 +210,7 @@ impl Reactor {
             timeouts: timeouts::Timeouts::new(parts.request_timeout_ms),
             cancels_orphans: parts.cancels_orphans,
         });
-        CURRENT.set(Some(Rc::clone(&reactor)));
+        set_current(Some(Rc::clone(&reactor)));
         reactor.bridge.add_reader(py, epoll, &reactor.bridge.turn)?;
         let bell = reactor.engine.pending.bell();
         reactor.bridge.add_reader(py, bell, &reactor.bridge.turn)?;
@@ -209,7 +221,7 @@ impl Reactor {
     /// Takes the reactor off this thread; the connections are closed.
     pub(crate) fn uninstall(&self, py: Python<'_>) {
         self.bridge.remove_readers(py);
-        CURRENT.set(None);
+        set_current(None);
         self.engine.close_connections();
         queue::drop_discarded();
     }
