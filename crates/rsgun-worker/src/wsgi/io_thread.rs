@@ -20,8 +20,10 @@ use crate::reactor::engine::Engine;
 use crate::reactor::last_call::HANDSHAKE;
 use crate::reactor::pending::Sleep;
 
-/// How long the thread dozes while the Python threads have enough to do.
-const DOZE: Duration = Duration::from_micros(500);
+/// How long the thread dozes while the Python threads have enough to do: answers that are
+/// ready wait for it. Each look around takes the processor's caches from the application,
+/// where both have to share one.
+const DOZE: Duration = Duration::from_millis(4);
 /// A request that has waited so long for a thread gets one more.
 const GROW_AFTER_US: u64 = 500;
 /// Milliseconds between two signs of life for the sibling workers.
