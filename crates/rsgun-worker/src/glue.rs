@@ -48,6 +48,15 @@ pub(crate) fn serve(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     )
 }
 
+/// The traceback of an exception, in the words of `serve.py`; without an end of line.
+pub(crate) fn describe<T>(serve: &Py<T>, error: &Bound<'_, PyAny>) -> String {
+    let text = serve
+        .call_method1(error.py(), "describe", (error,))
+        .and_then(|text| text.extract::<String>(error.py()))
+        .unwrap_or_else(|problem| format!("{error} (no traceback: {problem})"));
+    text.trim_end().to_owned()
+}
+
 /// `loggers.py`: what applications log through.
 fn loggers(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     module(

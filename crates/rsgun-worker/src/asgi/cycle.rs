@@ -288,7 +288,7 @@ impl Cycle {
         if reactor.is_stopping() || cancelled || (gone && reactor.is_disconnect(py, error)) {
             tracing::debug!("a request ended early: {error}");
         } else {
-            let traceback = reactor.describe(py, error);
+            let traceback = reactor.describe(error);
             tracing::error!("exception in the application\n{}", traceback.trim_end());
         }
         let status = if cancelled && self.exchange.is_orphan() {

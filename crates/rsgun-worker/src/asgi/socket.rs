@@ -288,7 +288,7 @@ impl Socket {
         if reactor.is_stopping() || (is_over && reactor.is_disconnect(py, error)) {
             tracing::debug!("a WebSocket ended early: {error}");
         } else {
-            let traceback = reactor.describe(py, error);
+            let traceback = reactor.describe(error);
             tracing::error!("exception in the application\n{}", traceback.trim_end());
         }
         self.end(py, &reactor, index, close::INTERNAL_ERROR);

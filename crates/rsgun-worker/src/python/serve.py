@@ -123,7 +123,7 @@ class Lifespan:
             # One that has reported its failure has told the reason.
             reported = self.abandoned or self.stopped.done() or self.started.exception()
             level = "debug" if reported else "error"
-            self.log(level, "the lifespan of the application failed\n" + describe(error))
+            self.log(level, "the lifespan of the application failed", error)
             return
         if self.mode == "on":
             self.started.set_exception(
@@ -131,7 +131,7 @@ class Lifespan:
             )
         else:
             self.log("info", "the application does not use the lifespan protocol")
-            self.log("debug", describe(error))
+            self.log("debug", "what it has raised:", error)
 
     async def _receive(self):
         return await self.events.get()

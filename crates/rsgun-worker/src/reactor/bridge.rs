@@ -9,6 +9,7 @@ use pyo3::types::PyDict;
 use crate::asgi::awaitable;
 use crate::asgi::cycle::Cycle;
 use crate::asgi::scope::ScopeMaker;
+use crate::glue;
 use crate::worker::callbacks::Callbacks;
 
 /// First version of Python with eager tasks.
@@ -246,11 +247,8 @@ impl Bridge {
     }
 
     /// The traceback of an error of the application.
-    pub(crate) fn describe(&self, py: Python<'_>, error: &Bound<'_, PyAny>) -> String {
-        self.serve_module
-            .call_method1(py, "describe", (error,))
-            .and_then(|text| text.extract(py))
-            .unwrap_or_else(|problem: PyErr| format!("{error} (no traceback: {problem})"))
+    pub(crate) fn describe(&self, error: &Bound<'_, PyAny>) -> String {
+        glue::describe(&self.serve_module, error)
     }
 
     /// The stack of a task, for the log.

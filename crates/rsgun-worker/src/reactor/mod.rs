@@ -560,8 +560,8 @@ impl Reactor {
     }
 
     /// The traceback of an error of the application.
-    pub(crate) fn describe(&self, py: Python<'_>, error: &Bound<'_, PyAny>) -> String {
-        self.bridge.describe(py, error)
+    pub(crate) fn describe(&self, error: &Bound<'_, PyAny>) -> String {
+        self.bridge.describe(error)
     }
 
     /// The error of `send()` when the client is gone.

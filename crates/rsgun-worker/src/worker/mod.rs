@@ -308,10 +308,22 @@ enum Order {
 
 #[pymethods]
 impl Worker {
-    /// Writes a log line; `level` is `error`, `info` or `debug`.
-    #[expect(clippy::unused_self, reason = "called as a method from Python")]
-    fn log(&self, level: &str, text: &str) {
-        let text = text.trim_end();
+    /// Writes a log line; `level` is `error`, `info` or `debug`. The traceback of `error`
+    /// follows it, and is made only if it is seen.
+    #[pyo3(signature = (level, text, error=None))]
+    fn log(&self, level: &str, text: &str, error: Option<&Bound<'_, PyAny>>) {
+        let is_seen = match level {
+            "error" => true,
+            "info" => tracing::enabled!(tracing::Level::INFO),
+            _ => tracing::enabled!(tracing::Level::DEBUG),
+        };
+        if !is_seen {
+            return;
+        }
+        let text = match error {
+            Some(error) => format!("{text}\n{}", glue::describe(&self.serve, error)),
+            None => text.trim_end().to_owned(),
+        };
         match level {
             "error" => tracing::error!("{text}"),
             "info" => tracing::info!("{text}"),

@@ -9,6 +9,7 @@ use super::body;
 use super::environ::{EnvironMaker, Plan};
 use super::pool::{self, Job, Pool};
 use super::response::{self, StartResponse, Unsent};
+use crate::glue;
 use crate::reactor::pending::Pending;
 use crate::reactor::queue;
 
@@ -120,12 +121,9 @@ fn report(
 }
 
 fn describe(py: Python<'_>, shop: &Shop, error: &PyErr) -> String {
-    let text = shop
-        .serve_module
-        .call_method1(py, "describe", (error.clone_ref(py).into_value(py),))
-        .and_then(|text| text.extract::<String>(py))
-        .unwrap_or_else(|problem| format!("{error} (no traceback: {problem})"));
-    text.trim_end().to_owned()
+    // Only so does the value know its traceback.
+    let error = error.clone_ref(py).into_value(py).into_bound(py);
+    glue::describe(&shop.serve_module, error.as_any())
 }
 
 fn is_disconnect(py: Python<'_>, shop: &Shop, error: &PyErr) -> bool {
