@@ -19,7 +19,9 @@
 //! server in between: [`Source::look`] tells what is known without it, and
 //! [`Source::complete`] adds what it has set.
 
+mod choice;
 mod declaration;
+mod declare;
 #[cfg(test)]
 mod document;
 mod environment;
@@ -36,16 +38,16 @@ mod size;
 mod source;
 mod value;
 
+pub use choice::{
+    Interface, Lifespan, LogTarget, Milliseconds, ReloadStrategy, WebSockets, WorkerCount,
+};
 pub use declaration::{Declaration, Kind, Section};
 pub use environment::{Environment, ProcessEnvironment};
 pub use error::ConfigError;
 pub use foreign::{Consequence, FOREIGN, Foreign};
 pub use layer::{Layer, Origin};
 pub use python_file::{Assigned, OWN_PREFIX, PythonFile, Value, names};
-pub use settings::{
-    DECLARATIONS, Interface, Lifespan, LogTarget, Milliseconds, ReloadStrategy, Settings,
-    WebSockets, WorkerCount,
-};
+pub use settings::{DECLARATIONS, Settings};
 pub use size::Size;
 pub use source::{Configured, Source};
 pub use value::ValueError;

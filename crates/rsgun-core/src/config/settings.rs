@@ -10,7 +10,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::choice::{
+    Interface, Lifespan, LogTarget, Milliseconds, ReloadStrategy, WebSockets, WorkerCount,
+};
 use super::declaration::{Declaration, Kind, Section};
+use super::declare::declare;
 use super::error::ConfigError;
 use super::layer::Layers;
 use super::size::Size;
@@ -18,101 +22,6 @@ use super::value::{self, ValueError};
 use crate::listeners::Address;
 use crate::log::Level;
 use crate::sys::credentials::Credentials;
-
-/// Generates [`Settings`], `Inputs` and [`DECLARATIONS`] from the entries.
-macro_rules! declare {
-    (
-        settings {$(
-            $(#[doc = $doc:literal])+
-            $(#[serde($($serde:tt)+)])?
-            $field:ident: $type:ty = $read:expr, { $($key:ident: $property:expr),+ $(,)? }
-        )+}
-        inputs {$(
-            $(#[doc = $input_doc:literal])+
-            $input:ident: $input_type:ty = $input_read:expr,
-            { $($input_key:ident: $input_property:expr),+ $(,)? }
-        )+}
-    ) => {
-        /// All settings, resolved: what every process works with.
-        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-        #[serde(deny_unknown_fields)]
-        pub struct Settings {
-            /// Where to listen, never empty.
-            pub bind: Vec<Address>,
-            /// Who fork servers and workers run as, if not as the master does.
-            pub run_as: Option<Credentials>,
-            $(
-                $(#[doc = $doc])+
-                $(#[serde($($serde)+)])?
-                pub $field: $type,
-            )+
-        }
-
-        impl Settings {
-            /// Reads every field from the layers.
-            pub(super) fn read(
-                layers: Layers<'_>,
-                bind: Vec<Address>,
-                run_as: Option<Credentials>,
-            ) -> Result<Self, ConfigError> {
-                Ok(Self {
-                    bind,
-                    run_as,
-                    $($field: {
-                        const DECLARATION: Declaration = Declaration {
-                            $($key: $property,)+
-                            ..Declaration::BASE
-                        };
-                        layers.value::<$type>(&DECLARATION, $read)?
-                    },)+
-                })
-            }
-        }
-
-        /// What only leads to a field of [`Settings`].
-        #[derive(Debug)]
-        pub(super) struct Inputs {
-            $(pub(super) $input: $input_type,)+
-        }
-
-        impl Inputs {
-            /// Reads every field from the layers.
-            pub(super) fn read(layers: Layers<'_>) -> Result<Self, ConfigError> {
-                Ok(Self {
-                    $($input: {
-                        const DECLARATION: Declaration = Declaration {
-                            $($input_key: $input_property,)+
-                            ..Declaration::BASE
-                        };
-                        layers.value::<$input_type>(&DECLARATION, $input_read)?
-                    },)+
-                })
-            }
-        }
-
-        /// Everything that can be set.
-        pub const DECLARATIONS: &[Declaration] = &[
-            $(Declaration {
-                $($input_key: $input_property,)+
-                description: concat!($($input_doc),+),
-                check: |texts| {
-                    let read: fn(&[String]) -> Result<$input_type, ValueError> = $input_read;
-                    read(texts).map(drop)
-                },
-                ..Declaration::BASE
-            },)+
-            $(Declaration {
-                $($key: $property,)+
-                description: concat!($($doc),+),
-                check: |texts| {
-                    let read: fn(&[String]) -> Result<$type, ValueError> = $read;
-                    read(texts).map(drop)
-                },
-                ..Declaration::BASE
-            },)+
-        ];
-    };
-}
 
 declare! {
     settings {
@@ -825,99 +734,6 @@ declare! {
                       `fcgi-program`.",
         }
     }
-}
-
-/// `--workers`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WorkerCount {
-    /// So many.
-    Fixed(u32),
-    /// As many as there are processors to use.
-    Auto,
-}
-
-/// `--reload-strategy`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ReloadStrategy {
-    /// One worker after the other.
-    Rolling,
-    /// All at once, after the first one.
-    Parallel,
-}
-
-/// `--interface`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Interface {
-    /// What the application looks like.
-    Auto,
-    /// Either version of ASGI.
-    Asgi,
-    /// `app(scope, receive, send)`.
-    Asgi3,
-    /// `app(scope)(receive, send)`.
-    Asgi2,
-    /// `app(environ, start_response)`, PEP 3333.
-    Wsgi,
-}
-
-impl Interface {
-    /// Its name in the configuration.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Asgi => "asgi",
-            Self::Asgi3 => "asgi3",
-            Self::Asgi2 => "asgi2",
-            Self::Wsgi => "wsgi",
-        }
-    }
-}
-
-/// `--access-logfile` and `--error-logfile`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogTarget {
-    /// The standard stream.
-    Standard,
-    /// A file; a relative path starts at the directory where rsgun was started.
-    File(PathBuf),
-}
-
-impl LogTarget {
-    /// Whether it is a file.
-    #[must_use]
-    pub fn is_file(&self) -> bool {
-        matches!(self, Self::File(_))
-    }
-}
-
-/// A time that is given in seconds, with or without a fraction.
-pub type Milliseconds = u64;
-
-/// `--lifespan`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Lifespan {
-    /// Use it if the application knows it.
-    Auto,
-    /// The application must know it.
-    On,
-    /// Do not use it.
-    Off,
-}
-
-/// `--ws`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WebSockets {
-    /// They are served.
-    Auto,
-    /// A handshake is an ordinary request.
-    None,
 }
 
 #[cfg(test)]

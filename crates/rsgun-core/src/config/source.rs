@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use super::choice::Interface;
 use super::environment::{self, Environment};
 use super::error::ConfigError;
 use super::file;
@@ -10,7 +11,7 @@ use super::layer::{Layer, Layers, Origin};
 use super::listen;
 use super::python_file::{self, PythonFile};
 use super::run_as;
-use super::settings::{Inputs, Interface, Settings};
+use super::settings::{Inputs, Settings};
 
 /// Where the settings come from: the command line as it was parsed, and the places
 /// that are read anew each time.
