@@ -7,7 +7,6 @@ use percent_encoding::percent_decode;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 
-use super::exchange::version_name;
 use crate::http::tap::Order;
 use crate::reactor::queue::{Peer, ServerAddress};
 
@@ -252,4 +251,13 @@ fn ends<'a, 'py>(
         .get()
         .map(|(client, server)| (client.bind(py), server.bind(py)))
         .ok_or_else(|| pyo3::exceptions::PyRuntimeError::new_err("the connection has no addresses"))
+}
+
+/// The HTTP version as ASGI writes it.
+fn version_name(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        _ => "1.1",
+    }
 }

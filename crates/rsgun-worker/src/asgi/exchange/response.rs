@@ -1,0 +1,371 @@
+//! The response's half of an exchange: head and body, from the application to the
+//! connection.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
+use http::{HeaderMap, Response, StatusCode};
+use pyo3::{Py, PyAny};
+
+use super::{Exchange, State};
+use crate::http::body::ResponseBody;
+use crate::http::spool::Spool;
+
+/// `send()` waits when this much of a streamed response is waiting for the client.
+const SEND_HIGH_WATER: usize = 64 * 1024;
+
+/// Of a streamed response that no thread waits for, this much stays in memory.
+const MEMORY_MAX: usize = 256 * 1024;
+/// And this much goes to disk, before the thread waits after all.
+const SPOOL_MAX: u64 = 1024 * 1024 * 1024;
+
+/// The response on its way to the client.
+#[derive(Debug)]
+pub(crate) struct ResponseState {
+    pub(crate) stage: Stage,
+    /// Informational responses that are to go out before it.
+    interim: Vec<Bytes>,
+    /// Whole response or head, until hyper takes it.
+    ready: Option<Result<Response<ResponseBody>, Aborted>>,
+    pub(crate) status: StatusCode,
+    /// `Content-Length` as the application gave it.
+    pub(crate) declared: Option<u64>,
+    /// Body bytes that the application has sent.
+    pub(crate) sent: u64,
+    /// The body must not go out: HEAD, 1xx, 204, 304.
+    pub(crate) bodiless: bool,
+    chunks: VecDeque<Bytes>,
+    buffered: usize,
+    /// What follows the chunks, and was too much for memory.
+    spool: Option<Spool>,
+    /// A thread waits for room in the spool.
+    is_blocked: bool,
+    end: End,
+}
+
+/// How far the application has come with its response.
+#[derive(Debug)]
+pub(crate) enum Stage {
+    /// No `http.response.start` yet.
+    Waiting,
+    /// The head is held back until the first body message.
+    Head(HeaderMap),
+    /// The head is out, more body may come.
+    Streaming,
+    /// Everything was sent.
+    Complete,
+    /// The server has given up on it.
+    Failed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Open,
+    Clean,
+    Aborted,
+}
+
+/// The response ends here: the connection must be closed.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the application did not complete its response")]
+pub(crate) struct Aborted;
+
+impl Exchange {
+    // === the application's side ===
+
+    /// Whether an answer with this status has no body on the wire, whatever the
+    /// application sends.
+    pub(crate) fn has_no_body(&self, status: StatusCode) -> bool {
+        self.is_head || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
+    }
+
+    /// Hands the head to the connection, with the first part of the body, after which
+    /// there may be `more`. Returns the part if it is to be pushed.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        state: &mut State,
+        mut head: Response<()>,
+        data: Bytes,
+        more: bool,
+    ) -> Option<Bytes> {
+        let response = &mut state.response;
+        let status = head.status();
+        response.bodiless = self.has_no_body(status);
+        response.status = status;
+        if status == StatusCode::NO_CONTENT {
+            // RFC 9110, 8.6.
+            head.headers_mut().remove(CONTENT_LENGTH);
+        } else if self.is_head && !more && response.declared.is_none() {
+            // What a GET would have said.
+            head.headers_mut()
+                .insert(CONTENT_LENGTH, HeaderValue::from(data.len()));
+        }
+        let (bodiless, declared) = (response.bodiless, response.declared);
+        response.stage = if more {
+            Stage::Streaming
+        } else {
+            Stage::Complete
+        };
+        let (body, rest) = if bodiless {
+            (ResponseBody::Empty, None)
+        } else if more {
+            (ResponseBody::Stream(Arc::clone(self), declared), Some(data))
+        } else {
+            (ResponseBody::full(data), None)
+        };
+        state.respond(head.map(|()| body));
+        rest
+    }
+
+    /// Sends an informational response, if the final one has not begun.
+    pub(crate) fn inform(&self, response: Bytes) {
+        let mut state = self.lock();
+        if matches!(state.response.stage, Stage::Waiting) && !state.closed {
+            state.response.interim.push(response);
+            state.wake_connection();
+        }
+    }
+
+    /// Takes the informational responses that are to be written now.
+    pub(crate) fn take_interim(&self) -> Vec<Bytes> {
+        std::mem::take(&mut self.lock().response.interim)
+    }
+
+    /// Adds a part to a streamed body, for a thread that is not to wait for the client:
+    /// what is too much for memory goes to disk. `false` when that is full, too.
+    pub(crate) fn try_spool(&self, chunk: &Bytes) -> bool {
+        let mut state = self.lock();
+        if state.closed || matches!(state.response.stage, Stage::Failed) {
+            return true;
+        }
+        let has_room = state.response.spool_has_room(chunk.len());
+        if has_room {
+            state.spool(chunk.clone());
+        }
+        has_room
+    }
+
+    /// The same, but waits for room.
+    pub(crate) fn spool(&self, chunk: &Bytes) {
+        while !self.try_spool(chunk) {
+            let mut state = self.lock();
+            if state.response.spool_has_room(chunk.len()) || state.closed {
+                continue;
+            }
+            state.response.is_blocked = true;
+            drop(self.room.wait(state));
+        }
+    }
+
+    /// Lets a thread that waits in [`Self::spool`] look again.
+    pub(super) fn unblock(&self, state: &mut State) {
+        if std::mem::take(&mut state.response.is_blocked) {
+            self.room.notify_all();
+        }
+    }
+
+    /// Gives up on the response; see [`State::fail`].
+    pub(crate) fn give_up(&self, status: StatusCode) -> Option<StatusCode> {
+        let mut state = self.lock();
+        self.unblock(&mut state);
+        state.fail(self.is_head, status)
+    }
+
+    // === the connection's side ===
+
+    /// Waits for the head of the response, or the whole of it.
+    pub(crate) fn poll_response(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<ResponseBody>, Aborted>> {
+        let mut state = self.lock();
+        match state.response.ready.take() {
+            Some(response) => Poll::Ready(response),
+            None => {
+                state.park(cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The next part of a streamed response; `None` ends it.
+    ///
+    /// The second value tells that a waiting `send()` may go on.
+    pub(crate) fn poll_chunk(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> (Poll<Option<Result<Bytes, Aborted>>>, bool) {
+        let mut state = self.lock();
+        if let Some(chunk) = state.response.chunks.pop_front() {
+            state.response.buffered -= chunk.len();
+            let resume = !state.senders.is_empty() && state.response.buffered < SEND_HIGH_WATER / 2;
+            return (Poll::Ready(Some(Ok(chunk))), resume);
+        }
+        if let Some(spool) = &mut state.response.spool {
+            let piece = spool.next();
+            self.unblock(&mut state);
+            match piece {
+                Ok(Some(piece)) => return (Poll::Ready(Some(Ok(piece))), false),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!("a response that was kept on disk cannot be read: {error}");
+                    return (Poll::Ready(Some(Err(Aborted))), false);
+                }
+            }
+        }
+        match state.response.end {
+            End::Clean => (Poll::Ready(None), false),
+            End::Aborted => (Poll::Ready(Some(Err(Aborted))), false),
+            End::Open => {
+                state.park(cx);
+                (Poll::Pending, false)
+            }
+        }
+    }
+}
+
+impl State {
+    /// Adds a part to a streamed body: to memory, or behind what is on disk already.
+    fn spool(&mut self, chunk: Bytes) {
+        let response = &mut self.response;
+        let on_disk = response
+            .spool
+            .as_ref()
+            .is_some_and(|spool| spool.unread() > 0);
+        if on_disk || response.buffered >= MEMORY_MAX {
+            let spool = match response.spool.take() {
+                Some(spool) => Ok(spool),
+                None => Spool::new(),
+            };
+            let kept = spool.and_then(|mut spool| {
+                spool.append(&chunk)?;
+                Ok(spool)
+            });
+            match kept {
+                Ok(spool) => response.spool = Some(spool),
+                Err(error) => {
+                    tracing::error!(
+                        "a response for a slow client cannot be kept on disk: {error}; its \
+                         connection is closed"
+                    );
+                    response.stage = Stage::Failed;
+                    response.end = End::Aborted;
+                }
+            }
+        } else {
+            response.buffered += chunk.len();
+            response.chunks.push_back(chunk);
+        }
+        self.wake_connection();
+    }
+
+    /// Hands the head with the first (or only) part of the body to the connection.
+    pub(crate) fn respond(&mut self, response: Response<ResponseBody>) {
+        self.response.ready = Some(Ok(response));
+        self.wake_connection();
+    }
+
+    /// Answers 400 to a request whose body cannot be read.
+    pub(super) fn refuse(&mut self, is_head: bool) {
+        if matches!(self.response.stage, Stage::Waiting | Stage::Head(_)) {
+            let status = StatusCode::BAD_REQUEST;
+            self.response.stage = Stage::Failed;
+            self.response.status = status;
+            let mut answer = ResponseBody::plain(status, "Bad Request", is_head);
+            answer
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+            self.respond(answer);
+        }
+    }
+
+    /// The status, if the server has answered in the application's place.
+    pub(crate) fn refused(&self) -> Option<StatusCode> {
+        matches!(self.response.stage, Stage::Failed).then_some(self.response.status)
+    }
+
+    /// Adds a part to a streamed body. Returns whether `send()` should wait.
+    pub(crate) fn push(&mut self, chunk: Bytes) -> bool {
+        if !chunk.is_empty() {
+            self.response.buffered += chunk.len();
+            self.response.chunks.push_back(chunk);
+            self.wake_connection();
+        }
+        self.response.buffered >= SEND_HIGH_WATER
+    }
+
+    /// Ends a streamed body.
+    pub(crate) fn complete(&mut self) {
+        self.response.end = End::Clean;
+        self.response.stage = Stage::Complete;
+        self.wake_connection();
+    }
+
+    /// Gives up on the response: `status` if the head is not out, else the connection is
+    /// closed without a proper end. Returns the status if an answer could be sent.
+    pub(crate) fn fail(&mut self, is_head: bool, status: StatusCode) -> Option<StatusCode> {
+        let stage = std::mem::replace(&mut self.response.stage, Stage::Failed);
+        match stage {
+            Stage::Waiting | Stage::Head(_) => {
+                self.response.status = status;
+                let text = status.canonical_reason().unwrap_or_default();
+                self.respond(ResponseBody::plain(status, text, is_head));
+                Some(status)
+            }
+            Stage::Streaming => {
+                self.response.end = End::Aborted;
+                self.wake_connection();
+                None
+            }
+            Stage::Complete => {
+                self.response.stage = Stage::Complete;
+                None
+            }
+            Stage::Failed => None,
+        }
+    }
+
+    /// Takes the waiting `send()` calls that may go on.
+    pub(crate) fn resumed_senders(&mut self) -> Vec<Py<PyAny>> {
+        if self.closed || self.response.buffered < SEND_HIGH_WATER / 2 {
+            std::mem::take(&mut self.senders)
+        } else {
+            Vec::new()
+        }
+    }
+}
+
+impl ResponseState {
+    pub(super) fn new() -> Self {
+        Self {
+            stage: Stage::Waiting,
+            interim: Vec::new(),
+            ready: None,
+            status: StatusCode::OK,
+            declared: None,
+            sent: 0,
+            bodiless: false,
+            chunks: VecDeque::new(),
+            buffered: 0,
+            spool: None,
+            is_blocked: false,
+            end: End::Open,
+        }
+    }
+
+    /// Drops what cannot be written any more.
+    pub(super) fn abandon(&mut self) {
+        self.ready = None;
+        self.chunks.clear();
+        self.buffered = 0;
+        self.spool = None;
+    }
+
+    fn spool_has_room(&self, length: usize) -> bool {
+        let unread = self.spool.as_ref().map_or(0, Spool::unread);
+        unread == 0 || unread + length as u64 <= SPOOL_MAX
+    }
+}
