@@ -14,24 +14,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue};
-use http::{Request, Response, StatusCode, Version};
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use hyper::rt::Write as _;
 use hyper::server::conn::http1;
-use hyper::service::Service;
-use rsgun_websocket::handshake::{self, Handshake, Refusal};
 
-use super::body::ResponseBody;
 use super::io::Io;
+use super::service::Exchanges;
 use super::websocket::{Farewell, Limits, WebSocket};
-use crate::asgi::exchange::{Aborted, Exchange, Pumped, SharedExchange};
+use crate::asgi::exchange::{Pumped, SharedExchange};
 use crate::asgi::session::Session;
+use crate::reactor::clock;
 use crate::reactor::deadlines::Alarm;
 use crate::reactor::queue::{self, Work};
-use crate::reactor::{self, clock};
 
 /// How long a connection that this side has closed waits for the peer to close.
 const LINGER_MS: u64 = 1_000;
@@ -61,7 +54,7 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    fn closes_after_answer(&self) -> bool {
+    pub(super) fn closes_after_answer(&self) -> bool {
         self.keep_alive_ms == 0 || self.stops_soon.get() || self.draining_since.get().is_some()
     }
 }
@@ -105,6 +98,17 @@ impl Shared {
         }
     }
 
+    /// A request has been read, and perhaps opens a WebSocket.
+    pub(super) fn begin(&self, exchange: SharedExchange, session: Option<Arc<Session>>) {
+        self.current.replace(Some(exchange));
+        self.session.replace(session);
+    }
+
+    /// How the end of the answer will be told.
+    pub(super) fn answer_ends_with_connection(&self, does: bool) {
+        self.ends_with_connection.set(does);
+    }
+
     /// The WebSocket that this connection has become.
     fn upgraded(&self) -> Option<(Arc<Session>, Limits)> {
         let limits = self.common.websocket?;
@@ -122,7 +126,8 @@ impl Shared {
         }
     }
 
-    fn finished(&self, exchange: &SharedExchange) {
+    /// hyper is through with an exchange.
+    pub(super) fn finished(&self, exchange: &SharedExchange) {
         let mut current = self.current.borrow_mut();
         if current
             .as_ref()
@@ -150,10 +155,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn new(io: Io, shared: Rc<Shared>) -> Self {
-        let service = Exchanges {
-            shared: Rc::clone(&shared),
-            io: io.clone(),
-        };
+        let service = Exchanges::new(Rc::clone(&shared), io.clone());
         let hyper = http1::Builder::new()
             .half_close(true)
             .max_buf_size(BUFFER_MAX)
@@ -314,173 +316,5 @@ fn report(error: &hyper::Error, peer: &queue::Peer) {
         tracing::warn!("invalid HTTP request from {}: {reason}", peer.label());
     } else {
         tracing::debug!("connection of {} ended: {error}", peer.label());
-    }
-}
-
-/// hyper's service: queues the request, and waits for the answer.
-struct Exchanges {
-    shared: Rc<Shared>,
-    io: Io,
-}
-
-impl Service<Request<Incoming>> for Exchanges {
-    type Response = Response<TrackedBody>;
-    type Error = Aborted;
-    type Future = Answer;
-
-    fn call(&self, request: Request<Incoming>) -> Answer {
-        let (mut parts, body) = request.into_parts();
-        if let Some(order) = self.io.tap().head(&parts) {
-            parts.extensions.insert(order);
-        }
-        let version = parts.version;
-        let handshake = match self.examine(&parts) {
-            Ok(handshake) => handshake,
-            Err(refusal) => return self.refuse(version, refusal),
-        };
-        let wants_continue = version == Version::HTTP_11
-            && parts
-                .headers
-                .get(EXPECT)
-                .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        let exchange = Arc::new(Exchange::new(
-            &parts.method,
-            body,
-            wants_continue,
-            clock::now_us(),
-        ));
-        *self.shared.current.borrow_mut() = Some(Arc::clone(&exchange));
-        let session =
-            handshake.map(|handshake| Arc::new(Session::new(Arc::clone(&exchange), handshake)));
-        self.shared.session.replace(session.clone());
-        queue::push(Work::Request(Box::new(queue::NewRequest {
-            parts,
-            exchange: Arc::clone(&exchange),
-            connection: Rc::clone(&self.shared),
-            session,
-        })));
-        Answer {
-            version,
-            refused: None,
-            tracker: Some(Tracker {
-                exchange,
-                shared: Rc::clone(&self.shared),
-            }),
-        }
-    }
-}
-
-impl Exchanges {
-    /// Looks whether a request wants a WebSocket and gets one.
-    fn examine(&self, parts: &http::request::Parts) -> Result<Option<Handshake>, Refusal> {
-        match &self.shared.common.websocket {
-            None => Ok(None),
-            Some(limits) => handshake::examine(parts, limits.deflate).transpose(),
-        }
-    }
-
-    /// Answers a handshake that must not reach the application.
-    fn refuse(&self, version: Version, refusal: Refusal) -> Answer {
-        tracing::warn!(
-            "invalid WebSocket handshake from {}: {refusal}",
-            self.shared.peer.label()
-        );
-        if let Ok(reactor) = reactor::current() {
-            reactor.refused(refusal.status());
-        }
-        let mut response = Response::new(ResponseBody::full(Bytes::from(refusal.to_string())));
-        *response.status_mut() = refusal.status();
-        let headers = response.headers_mut();
-        headers.extend(refusal.headers());
-        let connection = if refusal.status() == StatusCode::UPGRADE_REQUIRED {
-            // What `Upgrade` needs beside it (RFC 9110, 7.8).
-            HeaderValue::from_static("close, upgrade")
-        } else {
-            HeaderValue::from_static("close")
-        };
-        headers.insert(CONNECTION, connection);
-        let text = HeaderValue::from_static("text/plain; charset=utf-8");
-        headers.insert(CONTENT_TYPE, text);
-        Answer {
-            version,
-            refused: Some(response),
-            tracker: None,
-        }
-    }
-}
-
-/// Ties an exchange to the life of its answer on the connection.
-struct Tracker {
-    exchange: SharedExchange,
-    shared: Rc<Shared>,
-}
-
-impl Drop for Tracker {
-    fn drop(&mut self) {
-        if self.exchange.connection_lost() {
-            queue::push(Work::Receive(Arc::clone(&self.exchange)));
-        }
-        self.shared.finished(&self.exchange);
-    }
-}
-
-/// The pending answer to one request.
-struct Answer {
-    version: Version,
-    /// An answer that needs no application.
-    refused: Option<Response<ResponseBody>>,
-    tracker: Option<Tracker>,
-}
-
-impl Future for Answer {
-    type Output = Result<Response<TrackedBody>, Aborted>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Some(response) = self.refused.take() {
-            let tracker = None;
-            return Poll::Ready(Ok(response.map(|body| TrackedBody { body, tracker })));
-        }
-        let Some(tracker) = &self.tracker else {
-            return Poll::Ready(Err(Aborted));
-        };
-        let mut response = ready!(tracker.exchange.poll_response(cx))?;
-        let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if !is_upgrade && tracker.shared.common.closes_after_answer() {
-            response
-                .headers_mut()
-                .insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        let is_unframed = self.version == Version::HTTP_10
-            && matches!(response.body(), ResponseBody::Stream(_, None));
-        tracker.shared.ends_with_connection.set(is_unframed);
-        let tracker = self.tracker.take();
-        Poll::Ready(Ok(response.map(|body| TrackedBody { body, tracker })))
-    }
-}
-
-/// A response body that notices when hyper is done with it.
-struct TrackedBody {
-    body: ResponseBody,
-    #[expect(dead_code, reason = "its drop says that hyper is done with the body")]
-    tracker: Option<Tracker>,
-}
-
-impl Body for TrackedBody {
-    type Data = Bytes;
-    type Error = Aborted;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

@@ -4,6 +4,7 @@ pub(crate) mod access_log;
 pub(crate) mod body;
 pub(crate) mod connection;
 pub(crate) mod io;
+mod service;
 pub(crate) mod spool;
 pub(crate) mod tap;
 pub(crate) mod websocket;

@@ -11,7 +11,7 @@ use http::StatusCode;
 use rsgun_core::scoreboard;
 
 use super::pool::{Body, Finished, Job, Pool};
-use super::service::{Outbox, Overdue};
+use super::post::{Outbox, Overdue};
 use crate::asgi::exchange::{Exchange, Received, SharedExchange, Stage};
 use crate::http::access_log;
 use crate::http::spool::Spool;

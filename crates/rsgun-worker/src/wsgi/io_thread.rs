@@ -11,7 +11,7 @@ use nix::sys::time::{TimeSpec, TimeValLike};
 
 use super::intake::Intake;
 use super::pool::{Pool, Standing};
-use super::service::{Command, Mailbox, Outbox};
+use super::post::{Command, Mailbox, Outbox};
 use crate::ffi;
 use crate::http::websocket::Farewell;
 use crate::reactor::accept::{EXHAUSTED, YIELD};

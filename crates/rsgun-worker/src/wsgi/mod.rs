@@ -26,9 +26,11 @@
 mod body;
 pub(crate) mod environ;
 mod file_wrapper;
+mod head;
 mod intake;
 mod io_thread;
 mod pool;
+mod post;
 mod response;
 pub(crate) mod service;
 mod thread;

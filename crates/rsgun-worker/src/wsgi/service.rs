@@ -13,7 +13,6 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -28,9 +27,9 @@ use super::environ::Plan;
 use super::intake::Intake;
 use super::io_thread::IoThread;
 use super::pool::Pool;
+use super::post::{Command, Mailbox, Outbox, Overdue};
 use super::thread::{self, Shop};
 use crate::reactor::engine::{self, Engine};
-use crate::reactor::pending::Pending;
 use crate::reactor::queue;
 use crate::reactor::quota::Quota;
 use crate::worker::heartbeat::Rhythm;
@@ -38,115 +37,6 @@ use crate::worker::keeper::Keeper;
 
 /// How long threads that are idle have to go home.
 const GOING_HOME: Duration = Duration::from_millis(500);
-
-/// An order to the I/O thread.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// Start to accept.
-    Open,
-    /// Let each answer end its connection from now on.
-    Announce,
-    /// Stop accepting, serve what is there.
-    Drain {
-        /// Nobody listens any more afterwards: take whoever waits.
-        sweep: bool,
-        /// Close the listeners at once.
-        orphaned: bool,
-        /// What WebSockets would be told.
-        code: u16,
-    },
-    /// The same, and close idle connections.
-    Quit {
-        /// What WebSockets would be told.
-        code: u16,
-    },
-    /// Close everything and end.
-    Close,
-}
-
-/// Orders on their way to the I/O thread.
-#[derive(Debug)]
-pub(crate) struct Mailbox {
-    commands: Mutex<Vec<Command>>,
-    pending: Arc<Pending>,
-}
-
-impl Mailbox {
-    fn put(&self, command: Command) {
-        self.commands
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(command);
-        self.pending.mark();
-        self.pending.hurry();
-    }
-
-    /// Takes all of them.
-    pub(crate) fn take(&self) -> Vec<Command> {
-        std::mem::take(&mut *self.commands.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// A request that has taken longer than `--request-timeout`, and was answered.
-#[derive(Debug)]
-pub(crate) struct Overdue {
-    /// Method and path.
-    pub(crate) request: String,
-    pub(crate) age_ms: u64,
-    /// The thread that works on it; `None`: it was still in the queue.
-    pub(crate) ident: Option<u64>,
-}
-
-/// What the I/O thread has to say to the main thread.
-#[derive(Debug)]
-pub(crate) struct Outbox {
-    bell: EventFd,
-    news: Mutex<News>,
-}
-
-#[derive(Debug, Default)]
-struct News {
-    grow: bool,
-    ended: bool,
-    overdue: Vec<Overdue>,
-}
-
-impl Outbox {
-    fn new() -> std::io::Result<Self> {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        Ok(Self {
-            bell: EventFd::from_value_and_flags(0, flags)?,
-            news: Mutex::default(),
-        })
-    }
-
-    fn tell(&self, change: impl FnOnce(&mut News)) {
-        change(&mut self.news.lock().unwrap_or_else(PoisonError::into_inner));
-        // A full counter means that it is ringing.
-        let _ = self.bell.write(1);
-    }
-
-    fn take(&self) -> News {
-        // Nothing to read means that it was read already.
-        let _ = self.bell.read();
-        std::mem::take(&mut *self.news.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// A request waits and no thread is idle.
-    pub(crate) fn grow(&self) {
-        self.tell(|news| news.grow = true);
-    }
-
-    /// Serving is over.
-    pub(crate) fn drained(&self) {
-        self.tell(|news| news.ended = true);
-    }
-
-    /// A request has had its time.
-    pub(crate) fn overdue(&self, overdue: Overdue) {
-        self.tell(|news| news.overdue.push(overdue));
-    }
-}
 
 /// What a service is made of.
 pub(crate) struct Parts {
@@ -260,7 +150,7 @@ impl Service {
         this.event_loop.call_method1(
             py,
             "add_reader",
-            (this.outbox.bell.as_fd().as_raw_fd(), callback),
+            (this.outbox.bell().as_raw_fd(), callback),
         )?;
         this.shop.pool.begin();
         Self::start_thread(&service)?;
@@ -515,10 +405,7 @@ fn make(
 ) -> std::io::Result<Made> {
     let (engine, epoll) = Engine::new(engine)?;
     let pool = Arc::new(Pool::new(threads, Arc::clone(&engine.pending)));
-    let mailbox = Arc::new(Mailbox {
-        commands: Mutex::default(),
-        pending: Arc::clone(&engine.pending),
-    });
+    let mailbox = Arc::new(Mailbox::new(Arc::clone(&engine.pending)));
     let intake = Intake::new(
         Rc::clone(&engine),
         Arc::clone(&pool),

@@ -1,0 +1,194 @@
+//! What hyper serves: queues each request for the application, and waits for its answer.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue};
+use http::{Request, Response, StatusCode, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::service::Service;
+use rsgun_websocket::handshake::{self, Handshake, Refusal};
+
+use super::body::ResponseBody;
+use super::connection::Shared;
+use super::io::Io;
+use crate::asgi::exchange::{Aborted, Exchange, SharedExchange};
+use crate::asgi::session::Session;
+use crate::reactor::queue::{self, Work};
+use crate::reactor::{self, clock};
+
+/// hyper's service: queues the request, and waits for the answer.
+pub(super) struct Exchanges {
+    shared: Rc<Shared>,
+    io: Io,
+}
+
+impl Service<Request<Incoming>> for Exchanges {
+    type Response = Response<TrackedBody>;
+    type Error = Aborted;
+    type Future = Answer;
+
+    fn call(&self, request: Request<Incoming>) -> Answer {
+        let (mut parts, body) = request.into_parts();
+        if let Some(order) = self.io.tap().head(&parts) {
+            parts.extensions.insert(order);
+        }
+        let version = parts.version;
+        let handshake = match self.examine(&parts) {
+            Ok(handshake) => handshake,
+            Err(refusal) => return self.refuse(version, refusal),
+        };
+        let wants_continue = version == Version::HTTP_11
+            && parts
+                .headers
+                .get(EXPECT)
+                .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let exchange = Arc::new(Exchange::new(
+            &parts.method,
+            body,
+            wants_continue,
+            clock::now_us(),
+        ));
+        let session =
+            handshake.map(|handshake| Arc::new(Session::new(Arc::clone(&exchange), handshake)));
+        self.shared.begin(Arc::clone(&exchange), session.clone());
+        queue::push(Work::Request(Box::new(queue::NewRequest {
+            parts,
+            exchange: Arc::clone(&exchange),
+            connection: Rc::clone(&self.shared),
+            session,
+        })));
+        Answer {
+            version,
+            refused: None,
+            tracker: Some(Tracker {
+                exchange,
+                shared: Rc::clone(&self.shared),
+            }),
+        }
+    }
+}
+
+impl Exchanges {
+    pub(super) fn new(shared: Rc<Shared>, io: Io) -> Self {
+        Self { shared, io }
+    }
+
+    /// Looks whether a request wants a WebSocket and gets one.
+    fn examine(&self, parts: &http::request::Parts) -> Result<Option<Handshake>, Refusal> {
+        match &self.shared.common.websocket {
+            None => Ok(None),
+            Some(limits) => handshake::examine(parts, limits.deflate).transpose(),
+        }
+    }
+
+    /// Answers a handshake that must not reach the application.
+    fn refuse(&self, version: Version, refusal: Refusal) -> Answer {
+        tracing::warn!(
+            "invalid WebSocket handshake from {}: {refusal}",
+            self.shared.peer.label()
+        );
+        if let Ok(reactor) = reactor::current() {
+            reactor.refused(refusal.status());
+        }
+        let mut response = Response::new(ResponseBody::full(Bytes::from(refusal.to_string())));
+        *response.status_mut() = refusal.status();
+        let headers = response.headers_mut();
+        headers.extend(refusal.headers());
+        let connection = if refusal.status() == StatusCode::UPGRADE_REQUIRED {
+            // What `Upgrade` needs beside it (RFC 9110, 7.8).
+            HeaderValue::from_static("close, upgrade")
+        } else {
+            HeaderValue::from_static("close")
+        };
+        headers.insert(CONNECTION, connection);
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        headers.insert(CONTENT_TYPE, text);
+        Answer {
+            version,
+            refused: Some(response),
+            tracker: None,
+        }
+    }
+}
+
+/// Ties an exchange to the life of its answer on the connection.
+struct Tracker {
+    exchange: SharedExchange,
+    shared: Rc<Shared>,
+}
+
+impl Drop for Tracker {
+    fn drop(&mut self) {
+        if self.exchange.connection_lost() {
+            queue::push(Work::Receive(Arc::clone(&self.exchange)));
+        }
+        self.shared.finished(&self.exchange);
+    }
+}
+
+/// The pending answer to one request.
+pub(super) struct Answer {
+    version: Version,
+    /// An answer that needs no application.
+    refused: Option<Response<ResponseBody>>,
+    tracker: Option<Tracker>,
+}
+
+impl Future for Answer {
+    type Output = Result<Response<TrackedBody>, Aborted>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(response) = self.refused.take() {
+            let tracker = None;
+            return Poll::Ready(Ok(response.map(|body| TrackedBody { body, tracker })));
+        }
+        let Some(tracker) = &self.tracker else {
+            return Poll::Ready(Err(Aborted));
+        };
+        let mut response = ready!(tracker.exchange.poll_response(cx))?;
+        let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if !is_upgrade && tracker.shared.common.closes_after_answer() {
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let is_unframed = self.version == Version::HTTP_10
+            && matches!(response.body(), ResponseBody::Stream(_, None));
+        tracker.shared.answer_ends_with_connection(is_unframed);
+        let tracker = self.tracker.take();
+        Poll::Ready(Ok(response.map(|body| TrackedBody { body, tracker })))
+    }
+}
+
+/// A response body that notices when hyper is done with it.
+pub(super) struct TrackedBody {
+    body: ResponseBody,
+    #[expect(dead_code, reason = "its drop says that hyper is done with the body")]
+    tracker: Option<Tracker>,
+}
+
+impl Body for TrackedBody {
+    type Data = Bytes;
+    type Error = Aborted;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
