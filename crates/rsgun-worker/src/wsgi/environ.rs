@@ -259,7 +259,8 @@ impl EnvironMaker {
         }
         entry.get_or_insert_with(|| Known {
             name: name.clone(),
-            key: PyString::intern(py, &key(name)).unbind(),
+            // Not interned: CPython 3.12 keeps that for ever, and the client chooses names.
+            key: PyString::new(py, &key(name)).unbind(),
             value: None,
         })
     }
