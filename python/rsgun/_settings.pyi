@@ -143,6 +143,9 @@ class Settings(TypedDict, total=False):
     timeout_keep_alive: int | None
     """The same as `keep_alive`."""
 
+    client_timeout: int | None
+    """Seconds that a client may let pass without sending or taking a byte; 0 means no limit."""
+
     boot_timeout: int | None
     """Seconds that a worker has from its start until it serves; 0 means no limit."""
 

@@ -280,6 +280,17 @@ declare! {
                       connection, so that it is they who close it: a request that crosses with \
                       the server's close is a 502 to its client.",
         }
+        /// Seconds that a client may let pass without sending or taking a byte; 0 means no limit.
+        client_timeout: u32 = value::seconds, {
+            name: "client-timeout",
+            section: Section::Timeouts,
+            kind: Kind::Number,
+            placeholder: "SECONDS",
+            default: Some("60"),
+            details: "For requests and answers that are on their way: a head has to be complete \
+                      in this time, a body that stops coming is answered with 408, and a \
+                      connection whose client takes nothing of its answer is reset.",
+        }
         /// Seconds that a worker has from its start until it serves; 0 means no limit.
         boot_timeout: u32 = value::seconds, {
             name: "boot-timeout",

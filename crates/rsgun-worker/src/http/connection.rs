@@ -20,19 +20,19 @@ use hyper::server::conn::http1;
 use super::io::Io;
 use super::service::Exchanges;
 use super::websocket::{Farewell, Limits, WebSocket};
-use crate::asgi::exchange::{Pumped, SharedExchange};
+use crate::asgi::exchange::SharedExchange;
 use crate::asgi::session::Session;
 use crate::reactor::clock;
 use crate::reactor::deadlines::Alarm;
 use crate::reactor::queue::{self, Work};
 
-/// How long a connection that this side has closed waits for the peer to close.
+/// How long a connection that this side has closed waits for the peer to close, or to
+/// send on: one that is in the middle of an upload reads its answer afterwards.
 const LINGER_MS: u64 = 1_000;
+/// How long it does so in all.
+const LINGER_MAX_MS: u64 = 15_000;
 /// How long a draining worker waits for one more request on an idle connection.
 const DRAIN_LINGER_MS: u64 = 2_000;
-/// How long a connection may take at least to send its first request, or the rest of
-/// one that it has begun.
-const FIRST_REQUEST_MS: u64 = 60_000;
 /// Bytes that hyper buffers at most, in either direction.
 const BUFFER_MAX: usize = 64 * 1024;
 
@@ -41,6 +41,9 @@ const BUFFER_MAX: usize = 64 * 1024;
 pub(crate) struct Common {
     /// How long an idle connection is kept, milliseconds; 0: not at all.
     pub(crate) keep_alive_ms: u64,
+    /// How long a client may send and take nothing of what is on its way, milliseconds;
+    /// `None`: for ever.
+    pub(crate) client_timeout_ms: Option<u64>,
     /// When the worker began to drain, milliseconds of the reactor's clock.
     pub(crate) draining_since: Cell<Option<u64>>,
     /// The worker is about to drain: no connection is kept for another request.
@@ -140,6 +143,13 @@ impl Shared {
     }
 }
 
+/// How long a closed connection still waits, milliseconds of the reactor's clock.
+#[derive(Debug, Clone, Copy)]
+struct Linger {
+    until: u64,
+    at_most: u64,
+}
+
 /// The task of one connection.
 pub(crate) struct Connection {
     hyper: Option<Box<http1::Connection<Io, Exchanges>>>,
@@ -149,8 +159,14 @@ pub(crate) struct Connection {
     shared: Rc<Shared>,
     alarm: Alarm,
     peer_left: bool,
+    /// hyper had something left to write when it was last looked at.
+    was_behind: bool,
+    /// Since when nothing has come of a request body that is awaited, milliseconds.
+    silent_since: Option<u64>,
+    /// When the head that is not complete was first seen, milliseconds.
+    head_since: Option<u64>,
     /// Closed by this side; waits for the peer.
-    lingers_until: Option<u64>,
+    lingers: Option<Linger>,
 }
 
 impl Connection {
@@ -167,7 +183,10 @@ impl Connection {
             shared,
             alarm: Alarm::default(),
             peer_left: false,
-            lingers_until: None,
+            was_behind: false,
+            silent_since: None,
+            head_since: None,
+            lingers: None,
         }
     }
 
@@ -202,45 +221,98 @@ impl Connection {
     /// Does for the exchange in progress what hyper does not.
     fn attend(&mut self, cx: &mut Context<'_>) {
         let Some(exchange) = self.shared.current.borrow().clone() else {
+            self.silent_since = None;
             return;
         };
-        let Pumped {
-            tell,
-            is_read,
-            error,
-        } = exchange.pump(cx);
-        if let Some(error) = error {
+        let pumped = exchange.pump(cx);
+        if let Some(error) = pumped.error {
             report(&error, &self.shared.peer);
         }
-        self.peer_left = self.peer_left || (is_read && self.io.poll_peer_closed(cx).is_ready());
-        if tell || (self.peer_left && exchange.peer_left()) {
+        if !pumped.awaits_client {
+            self.silent_since = None;
+        } else if pumped.has_come || self.silent_since.is_none() {
+            self.silent_since = Some(clock::now_ms());
+        }
+        let is_watched = !pumped.awaits_client && !self.peer_left;
+        self.peer_left = self.peer_left || (is_watched && self.io.poll_peer_closed(cx).is_ready());
+        if pumped.tell || (self.peer_left && exchange.peer_left()) {
             queue::push(Work::Receive(exchange));
         }
     }
 
-    /// Whether an idle connection has been idle for long enough.
+    /// Whether the connection has had its time.
     fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.shared.current.borrow().is_some() {
-            return false;
+        if let Some(since) = self.io.behind_since_ms() {
+            return self.is_stuck(since, cx);
         }
+        if std::mem::take(&mut self.was_behind) {
+            self.shared.idle_since.set(clock::now_ms());
+        }
+        let current = self.shared.current.borrow().clone();
+        match current {
+            Some(exchange) => {
+                self.look_at_body(&exchange, cx);
+                false
+            }
+            None => self.is_idle_for_too_long(cx),
+        }
+    }
+
+    /// Whether the client has not taken anything of its answer for too long. Until it has
+    /// taken all of it the connection is not idle, although hyper may be through.
+    fn is_stuck(&mut self, since: u64, cx: &mut Context<'_>) -> bool {
+        self.was_behind = true;
+        let Some(patience) = self.shared.common.client_timeout_ms else {
+            return false;
+        };
+        let is_stuck = self.alarm.poll_at(since + patience, cx).is_ready();
+        if is_stuck {
+            tracing::debug!("{} takes nothing of its answer", self.shared.peer.label());
+            self.io.reset_on_close();
+        }
+        is_stuck
+    }
+
+    /// Stops waiting for a request body that does not come.
+    fn look_at_body(&mut self, exchange: &SharedExchange, cx: &mut Context<'_>) {
+        if let (Some(since), Some(patience)) =
+            (self.silent_since, self.shared.common.client_timeout_ms)
+            && self.alarm.poll_at(since + patience, cx).is_ready()
+        {
+            tracing::debug!("{} does not send its request", self.shared.peer.label());
+            self.silent_since = None;
+            if exchange.stop_waiting() {
+                queue::push(Work::Receive(Arc::clone(exchange)));
+            }
+        }
+    }
+
+    /// Whether no request was in progress for too long, or its head is not complete.
+    fn is_idle_for_too_long(&mut self, cx: &mut Context<'_>) -> bool {
         let has_begun = {
             let mut tap = self.io.tap();
             tap.begin();
             tap.has_begun()
         };
+        let now = clock::now_ms();
         let idle = self.shared.idle_since.get();
         let common = &self.shared.common;
-        let keeps = self.shared.has_served.get() && !has_begun;
-        let patience = if keeps {
-            common.keep_alive_ms
+        let mut until = if has_begun {
+            let since = *self.head_since.get_or_insert(now);
+            common.client_timeout_ms.map(|patience| since + patience)
         } else {
-            common.keep_alive_ms.max(FIRST_REQUEST_MS)
+            self.head_since = None;
+            // Browsers open connections ahead of time.
+            let first = common.client_timeout_ms.unwrap_or(0);
+            let keeps = self.shared.has_served.get();
+            let patience = common.keep_alive_ms.max(if keeps { 0 } else { first });
+            Some(idle + patience)
         };
-        let mut until = idle + patience;
         if let Some(since) = common.draining_since.get() {
-            until = until.min(since.max(idle) + DRAIN_LINGER_MS);
+            let linger = since.max(idle) + DRAIN_LINGER_MS;
+            until = Some(until.map_or(linger, |until| until.min(linger)));
         }
-        self.alarm.poll_at(until, cx).is_ready()
+        until.is_some_and(|until| self.alarm.poll_at(until, cx).is_ready())
     }
 }
 
@@ -261,6 +333,10 @@ impl Future for Connection {
                     this.attend(cx);
                     if !this.is_overdue(cx) {
                         return Poll::Pending;
+                    }
+                    if this.was_behind {
+                        // There is nothing to wait for.
+                        return Poll::Ready(());
                     }
                 }
                 Poll::Ready(result) => {
@@ -285,8 +361,8 @@ impl Future for Connection {
             ready!(websocket.poll(&mut this.alarm, cx));
             this.websocket = None;
         }
-        let until = match this.lingers_until {
-            Some(until) => until,
+        let linger = match &mut this.lingers {
+            Some(linger) => linger,
             None => {
                 this.shared.abandon_session();
                 // A peer that was faster makes this fail, which changes nothing.
@@ -294,13 +370,32 @@ impl Future for Connection {
                 if this.io.has_ended() {
                     return Poll::Ready(());
                 }
-                *this.lingers_until.insert(clock::now_ms() + LINGER_MS)
+                let now = clock::now_ms();
+                this.lingers.insert(Linger {
+                    until: now + LINGER_MS,
+                    at_most: now + LINGER_MAX_MS,
+                })
             }
         };
-        if this.alarm.poll_at(until, cx).is_ready() {
+        let mut has_come = false;
+        let end = this.io.poll_discard(cx, &mut has_come);
+        if has_come {
+            linger.until = linger.at_most.min(clock::now_ms() + LINGER_MS);
+        }
+        if this.alarm.poll_at(linger.until, cx).is_ready() {
             return Poll::Ready(());
         }
-        this.io.poll_discard(cx)
+        end
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let is_writing =
+            self.shared.current.borrow().is_some() || self.io.behind_since_ms().is_some();
+        if self.hyper.is_some() && is_writing && self.shared.ends_with_connection.get() {
+            self.io.reset_on_close();
+        }
     }
 }
 

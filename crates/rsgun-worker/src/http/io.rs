@@ -9,7 +9,7 @@
 use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -22,6 +22,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::tap::Tap;
 use crate::ffi;
+use crate::reactor::clock;
 
 /// Bytes that are thrown away at a time.
 const SCRATCH: usize = 8192;
@@ -53,6 +54,8 @@ struct Inner {
     unread: AtomicBool,
     /// hyper has something that it could not write yet.
     behind: AtomicBool,
+    /// Since when nothing of that has gone out, milliseconds of the reactor's clock.
+    behind_since_ms: AtomicU64,
     /// The peer has closed its sending side, and all it sent was read.
     ended: AtomicBool,
     /// Keeps request heads.
@@ -70,6 +73,7 @@ impl Io {
             socket: ffi::register(socket, interest)?,
             unread: AtomicBool::new(false),
             behind: AtomicBool::new(false),
+            behind_since_ms: AtomicU64::new(0),
             ended: AtomicBool::new(false),
             tap: Mutex::new(Tap::default()),
         })))
@@ -108,6 +112,20 @@ impl Io {
         }
     }
 
+    /// Since when nothing of what hyper wants to write has gone out, milliseconds of the
+    /// reactor's clock; `None` if everything has.
+    pub(crate) fn behind_since_ms(&self) -> Option<u64> {
+        let is_behind = self.0.behind.load(Relaxed);
+        is_behind.then(|| self.0.behind_since_ms.load(Relaxed))
+    }
+
+    fn fall_behind(&self) {
+        if !self.0.behind.load(Relaxed) {
+            self.0.behind.store(true, Relaxed);
+            self.0.behind_since_ms.store(clock::now_ms(), Relaxed);
+        }
+    }
+
     /// Forgets what was kept of request heads: no more will come.
     pub(crate) fn drop_tap(&self) {
         *self.tap() = Tap::default();
@@ -136,13 +154,14 @@ impl Io {
         }
     }
 
-    /// Reads and throws away until the peer closes; `Ready` then or on an error.
-    pub(crate) fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Reads and throws away until the peer closes; `Ready` then or on an error. Says
+    /// whether anything `has_come`.
+    pub(crate) fn poll_discard(&self, cx: &mut Context<'_>, has_come: &mut bool) -> Poll<()> {
         let mut scratch = [std::mem::MaybeUninit::uninit(); SCRATCH];
         loop {
             match ready!(self.poll_recv(cx, |socket| socket.recv(&mut scratch), SCRATCH)) {
                 Ok(0) | Err(_) => return Poll::Ready(()),
-                Ok(_) => {}
+                Ok(_) => *has_come = true,
             }
         }
     }
@@ -210,14 +229,17 @@ impl Io {
         length: usize,
         mut send: impl FnMut(&Socket) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        self.0.behind.store(true, Relaxed);
+        self.fall_behind();
         loop {
             let mut guard = ready!(self.0.socket.poll_write_ready(cx))?;
             match send(guard.get_inner()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(written) => {
-                    self.0.behind.store(written < length, Relaxed);
+                    self.0.behind.store(false, Relaxed);
+                    if written < length {
+                        self.fall_behind();
+                    }
                     if written > 0 && written < length {
                         guard.clear_ready();
                     }

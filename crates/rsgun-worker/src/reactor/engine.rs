@@ -39,6 +39,8 @@ pub(crate) struct Parts {
     pub(crate) board: SharedMemory<Scoreboard>,
     pub(crate) gate: Gate,
     pub(crate) keep_alive_ms: u64,
+    /// 0: no limit.
+    pub(crate) client_timeout_ms: u64,
     /// `None`: WebSockets are not served.
     pub(crate) websocket: Option<Limits>,
 }
@@ -77,6 +79,7 @@ impl Engine {
             gate: parts.gate,
             common: Rc::new(Common {
                 keep_alive_ms: parts.keep_alive_ms,
+                client_timeout_ms: (parts.client_timeout_ms > 0).then_some(parts.client_timeout_ms),
                 draining_since: Cell::new(None),
                 stops_soon: Cell::new(false),
                 websocket: parts.websocket,

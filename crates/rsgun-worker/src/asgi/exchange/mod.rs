@@ -17,8 +17,8 @@ use http::Method;
 use hyper::body::Incoming;
 use pyo3::{Py, PyAny};
 
+pub(crate) use self::request::Received;
 use self::request::RequestBody;
-pub(crate) use self::request::{Pumped, Received};
 use self::response::ResponseState;
 pub(crate) use self::response::{Aborted, Stage};
 
@@ -99,8 +99,8 @@ impl Exchange {
     pub(crate) fn take_orphan(&self) -> Option<usize> {
         let entry = self.orphan.load(Relaxed).checked_sub(2)?;
         let state = self.lock();
-        let is_left =
-            state.disconnected && !matches!(state.response.stage, Stage::Complete | Stage::Failed);
+        // One that the server has answered itself runs on for nothing all the more.
+        let is_left = state.disconnected && !matches!(state.response.stage, Stage::Complete);
         drop(state);
         if is_left {
             self.orphan.store(CANCELLED, Relaxed);

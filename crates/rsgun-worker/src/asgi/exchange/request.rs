@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use http_body::Body as _;
 use hyper::body::Incoming;
 
@@ -32,8 +33,10 @@ pub(crate) struct RequestBody {
 pub(crate) struct Pumped {
     /// The application waits and must be told.
     pub(crate) tell: bool,
-    /// The body has been read from the socket to its end.
-    pub(crate) is_read: bool,
+    /// More of it was there.
+    pub(crate) has_come: bool,
+    /// There is room for more, which the client has to send.
+    pub(crate) awaits_client: bool,
     /// Why it broke off.
     pub(crate) error: Option<hyper::Error>,
 }
@@ -83,26 +86,34 @@ impl Exchange {
                     }
                 }
                 Poll::Ready(Some(Err(problem))) => {
-                    state.request.incoming = None;
-                    state.request.truncated = true;
-                    state.disconnected = true;
-                    state.refuse(self.is_head);
+                    state.break_off(self.is_head, StatusCode::BAD_REQUEST);
                     error = Some(problem);
                 }
                 Poll::Ready(None) => state.request.incoming = None,
             }
         }
         let is_read = state.request.incoming.is_none();
+        let has_come = state.request.chunks.len() > before;
+        let awaits_client =
+            !is_read && !state.request.wants_continue && state.request.buffered < BODY_HIGH_WATER;
         if !is_read {
             state.park(cx);
         }
-        let tell = state.is_awaited()
-            && (state.disconnected || state.request.chunks.len() > before || (had_body && is_read));
+        let tell = state.is_awaited() && (state.disconnected || has_come || (had_body && is_read));
         Pumped {
             tell,
-            is_read,
+            has_come,
+            awaits_client,
             error,
         }
+    }
+
+    /// The client has stopped sending the body: it is answered with 408, if nothing was
+    /// answered yet. Returns whether the application waits and must be told.
+    pub(crate) fn stop_waiting(&self) -> bool {
+        let mut state = self.lock();
+        state.break_off(self.is_head, StatusCode::REQUEST_TIMEOUT);
+        state.is_awaited()
     }
 
     /// The peer has closed its sending side. Returns whether that is news to an
@@ -115,6 +126,13 @@ impl Exchange {
 }
 
 impl State {
+    /// Nothing more of the request body is read; the client is told why.
+    fn break_off(&mut self, is_head: bool, status: StatusCode) {
+        self.request.break_off();
+        self.disconnected = true;
+        self.refuse(is_head, status);
+    }
+
     /// Whether anybody waits for what comes from the client.
     pub(super) fn is_awaited(&self) -> bool {
         self.collects || !self.receivers.is_empty()

@@ -268,13 +268,13 @@ impl State {
         self.wake_connection();
     }
 
-    /// Answers 400 to a request whose body cannot be read.
-    pub(super) fn refuse(&mut self, is_head: bool) {
+    /// Answers a request whose body cannot be read.
+    pub(super) fn refuse(&mut self, is_head: bool, status: StatusCode) {
         if matches!(self.response.stage, Stage::Waiting | Stage::Head(_)) {
-            let status = StatusCode::BAD_REQUEST;
             self.response.stage = Stage::Failed;
             self.response.status = status;
-            let mut answer = ResponseBody::plain(status, "Bad Request", is_head);
+            let text = status.canonical_reason().unwrap_or_default();
+            let mut answer = ResponseBody::plain(status, text, is_head);
             answer
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
