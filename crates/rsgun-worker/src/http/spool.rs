@@ -5,9 +5,12 @@ use std::io::{self, Seek};
 use std::os::unix::fs::FileExt;
 
 use bytes::{Bytes, BytesMut};
+use nix::fcntl::{FallocateFlags, fallocate};
 
 /// Bytes that are read from a file at a time.
 const PIECE: usize = 64 * 1024;
+/// Bytes that were read and are given back to the disk at a time.
+const HOLE: u64 = 4 * 1024 * 1024;
 
 /// A file without a name, in the directory for temporary files (`TMPDIR`), that is
 /// written at the end and read from the start.
@@ -16,6 +19,10 @@ pub(crate) struct Spool {
     file: File,
     written: u64,
     read: u64,
+    /// Up to here the file has been given back to the disk.
+    freed: u64,
+    /// The file system cannot do that.
+    keeps_all: bool,
 }
 
 impl Spool {
@@ -28,6 +35,8 @@ impl Spool {
             file: tempfile::tempfile()?,
             written: 0,
             read: 0,
+            freed: 0,
+            keeps_all: false,
         })
     }
 
@@ -46,6 +55,11 @@ impl Spool {
         self.written - self.read
     }
 
+    /// How many bytes it takes of the disk.
+    pub(crate) fn size(&self) -> u64 {
+        self.written - self.freed
+    }
+
     /// How many bytes were written.
     pub(crate) fn length(&self) -> u64 {
         self.written
@@ -61,9 +75,29 @@ impl Spool {
         if self.unread() == 0 {
             // The space can be used again.
             self.file.set_len(0)?;
-            (self.read, self.written) = (0, 0);
+            (self.read, self.written, self.freed) = (0, 0, 0);
+        } else if self.read - self.freed >= HOLE && !self.keeps_all {
+            self.free();
         }
         Ok((!piece.is_empty()).then_some(piece))
+    }
+
+    /// Gives what was read back to the disk.
+    fn free(&mut self) {
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let hole = (
+            i64::try_from(self.freed),
+            i64::try_from(self.read - self.freed),
+        );
+        let done = match hole {
+            (Ok(start), Ok(length)) => fallocate(&self.file, flags, start, length).is_ok(),
+            _ => false,
+        };
+        if done {
+            self.freed = self.read;
+        } else {
+            self.keeps_all = true;
+        }
     }
 
     /// The file, at its start.

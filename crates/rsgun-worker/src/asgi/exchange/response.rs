@@ -98,8 +98,8 @@ impl Exchange {
         if status == StatusCode::NO_CONTENT {
             // RFC 9110, 8.6.
             head.headers_mut().remove(CONTENT_LENGTH);
-        } else if self.is_head && !more && response.declared.is_none() {
-            // What a GET would have said.
+        } else if self.is_head && !more && response.declared.is_none() && !data.is_empty() {
+            // What a GET would have said; of one that leaves its body out nothing is known.
             head.headers_mut()
                 .insert(CONTENT_LENGTH, HeaderValue::from(data.len()));
         }
@@ -365,7 +365,7 @@ impl ResponseState {
     }
 
     fn spool_has_room(&self, length: usize) -> bool {
-        let unread = self.spool.as_ref().map_or(0, Spool::unread);
-        unread == 0 || unread + length as u64 <= SPOOL_MAX
+        let size = self.spool.as_ref().map_or(0, Spool::size);
+        size == 0 || size + length as u64 <= SPOOL_MAX
     }
 }
