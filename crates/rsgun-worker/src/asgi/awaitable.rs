@@ -167,6 +167,16 @@ impl Source {
         }
     }
 
+    /// Forgets a future that nobody waits for any more.
+    fn forget(&self, future: &Py<PyAny>) {
+        // Dropped when nothing is locked: the end of a future may run Python code.
+        let forgotten = match self {
+            Self::Http(exchange) => exchange.lock().forget(future),
+            Self::WebSocket(session) => session.forget(future),
+        };
+        drop(forgotten);
+    }
+
     /// Keeps a future to be resolved when there is room to send more.
     fn wait_for_room(&self, future: Py<PyAny>) {
         match self {
@@ -176,11 +186,25 @@ impl Source {
     }
 }
 
+/// A future that the connection resolves; forgotten when its awaitable is gone. Waits that
+/// are cancelled, as those of `request.is_disconnected()` are, would pile up.
+struct Registered {
+    source: Source,
+    future: Py<PyAny>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.source.forget(&self.future);
+    }
+}
+
 /// An awaitable of the next event, which is not there yet.
 #[pyclass(frozen, extends = Awaitable, module = "rsgun._rsgun")]
 pub(crate) struct Receive {
     source: Source,
     wait: Wait,
+    registered: Mutex<Option<Registered>>,
 }
 
 #[pymethods]
@@ -195,6 +219,16 @@ impl Receive {
             }
             let future = reactor::current()?.future(py)?;
             self.wait.begin(py, &future)?;
+            let registered = Registered {
+                source: self.source.clone(),
+                future: future.clone_ref(py),
+            };
+            let last = self
+                .registered
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .replace(registered);
+            drop(last);
             self.source.wait_for_event(future);
         }
     }
@@ -214,6 +248,7 @@ pub(crate) fn receive(py: Python<'_>, source: Source) -> PyResult<Py<PyAny>> {
             Receive {
                 source,
                 wait: Wait::default(),
+                registered: Mutex::default(),
             },
         ),
     }
@@ -223,6 +258,8 @@ pub(crate) fn receive(py: Python<'_>, source: Source) -> PyResult<Py<PyAny>> {
 #[pyclass(frozen, extends = Awaitable, module = "rsgun._rsgun")]
 pub(crate) struct Room {
     wait: Wait,
+    #[expect(dead_code, reason = "its drop forgets the future")]
+    registered: Registered,
 }
 
 #[pymethods]
@@ -237,8 +274,12 @@ pub(crate) fn room(py: Python<'_>, source: &Source) -> PyResult<Py<PyAny>> {
     let future = reactor::current()?.future(py)?;
     let wait = Wait::default();
     wait.begin(py, &future)?;
+    let registered = Registered {
+        source: source.clone(),
+        future: future.clone_ref(py),
+    };
     source.wait_for_room(future);
-    make(py, Room { wait })
+    make(py, Room { wait, registered })
 }
 
 /// Takes what is there; the connection, which may read on now, gets its turn.

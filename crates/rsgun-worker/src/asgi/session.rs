@@ -19,7 +19,7 @@ use rsgun_websocket::Kind;
 use rsgun_websocket::close;
 use rsgun_websocket::handshake::Handshake;
 
-use super::exchange::{SharedExchange, Stage as ResponseStage};
+use super::exchange::{SharedExchange, Stage as ResponseStage, take_out};
 
 /// `send()` waits when this much is waiting for the client, in bytes.
 const SEND_HIGH_WATER: usize = 64 * 1024;
@@ -202,6 +202,15 @@ impl Session {
         } else {
             state.receivers.push(future);
         }
+    }
+
+    /// Takes a future out of those that wait.
+    pub(crate) fn forget(&self, future: &Py<PyAny>) -> Option<Py<PyAny>> {
+        let found = {
+            let mut state = self.lock();
+            take_out(&mut state.receivers, future).or_else(|| take_out(&mut state.senders, future))
+        };
+        found.or_else(|| self.exchange.lock().forget(future))
     }
 
     /// Takes what `receive()` returns next.

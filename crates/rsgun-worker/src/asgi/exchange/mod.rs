@@ -164,6 +164,11 @@ impl Exchange {
 }
 
 impl State {
+    /// Takes a future out of those that wait.
+    pub(crate) fn forget(&mut self, future: &Py<PyAny>) -> Option<Py<PyAny>> {
+        take_out(&mut self.receivers, future).or_else(|| take_out(&mut self.senders, future))
+    }
+
     fn park(&mut self, cx: &Context<'_>) {
         match &self.connection {
             Some(waker) if waker.will_wake(cx.waker()) => {}
@@ -180,3 +185,9 @@ impl State {
 
 /// A shared exchange.
 pub(crate) type SharedExchange = Arc<Exchange>;
+
+/// Takes an object out of a list, if it is there.
+pub(super) fn take_out(list: &mut Vec<Py<PyAny>>, object: &Py<PyAny>) -> Option<Py<PyAny>> {
+    let position = list.iter().position(|other| other.is(object))?;
+    Some(list.swap_remove(position))
+}
