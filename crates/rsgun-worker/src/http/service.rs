@@ -8,10 +8,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue};
-use http::{Request, Response, StatusCode, Version};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::Service;
+use rsgun_http::policy;
 use rsgun_websocket::handshake::{self, Handshake, Refusal};
 
 use super::body::ResponseBody;
@@ -39,9 +40,23 @@ impl Service<Request<Incoming>> for Exchanges {
             parts.extensions.insert(order);
         }
         let version = parts.version;
+        if let Err(unfit) = policy::check(&mut parts) {
+            tracing::warn!(
+                "invalid HTTP request from {}: {unfit}",
+                self.shared.peer.label()
+            );
+            return refuse(version, unfit.status(), &unfit, HeaderMap::new());
+        }
         let handshake = match self.examine(&parts) {
             Ok(handshake) => handshake,
-            Err(refusal) => return self.refuse(version, refusal),
+            Err(refusal) => {
+                tracing::warn!(
+                    "invalid WebSocket handshake from {}: {refusal}",
+                    self.shared.peer.label()
+                );
+                let headers = refusal.headers().into_iter().collect();
+                return refuse(version, refusal.status(), &refusal, headers);
+            }
         };
         let wants_continue = version == Version::HTTP_11
             && parts
@@ -86,34 +101,34 @@ impl Exchanges {
             Some(limits) => handshake::examine(parts, limits.deflate).transpose(),
         }
     }
+}
 
-    /// Answers a handshake that must not reach the application.
-    fn refuse(&self, version: Version, refusal: Refusal) -> Answer {
-        tracing::warn!(
-            "invalid WebSocket handshake from {}: {refusal}",
-            self.shared.peer.label()
-        );
-        if let Ok(reactor) = reactor::current() {
-            reactor.refused(refusal.status());
-        }
-        let mut response = Response::new(ResponseBody::full(Bytes::from(refusal.to_string())));
-        *response.status_mut() = refusal.status();
-        let headers = response.headers_mut();
-        headers.extend(refusal.headers());
-        let connection = if refusal.status() == StatusCode::UPGRADE_REQUIRED {
-            // What `Upgrade` needs beside it (RFC 9110, 7.8).
-            HeaderValue::from_static("close, upgrade")
-        } else {
-            HeaderValue::from_static("close")
-        };
-        headers.insert(CONNECTION, connection);
-        let text = HeaderValue::from_static("text/plain; charset=utf-8");
-        headers.insert(CONTENT_TYPE, text);
-        Answer {
-            version,
-            refused: Some(response),
-            tracker: None,
-        }
+/// Answers a request that must not reach the application, and ends the connection.
+fn refuse(
+    version: Version,
+    status: StatusCode,
+    reason: &dyn std::fmt::Display,
+    headers: HeaderMap,
+) -> Answer {
+    if let Ok(reactor) = reactor::current() {
+        reactor.refused(status);
+    }
+    let mut response = Response::new(ResponseBody::full(Bytes::from(reason.to_string())));
+    *response.status_mut() = status;
+    response.headers_mut().extend(headers);
+    let connection = if status == StatusCode::UPGRADE_REQUIRED {
+        // What `Upgrade` needs beside it (RFC 9110, 7.8).
+        HeaderValue::from_static("close, upgrade")
+    } else {
+        HeaderValue::from_static("close")
+    };
+    response.headers_mut().insert(CONNECTION, connection);
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, text);
+    Answer {
+        version,
+        refused: Some(response),
+        tracker: None,
     }
 }
 
