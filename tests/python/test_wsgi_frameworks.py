@@ -1,4 +1,4 @@
-"""WSGI frameworks through the real server: Flask, Django, Bottle."""
+"""WSGI frameworks through the real server: Flask, Django, Bottle, Pyramid."""
 
 from __future__ import annotations
 
@@ -163,3 +163,51 @@ class TestBottle:
         assert client.post("/form", data={"text": "ok"}).text == "ok"
         assert client.get("/static/bottle_app.py").text.startswith('"""A Bottle')
         assert client.get("/stream").text == "one two"
+
+
+class TestPyramid:
+    @pytest.fixture
+    def server(self, shared: Serve) -> Server:
+        server = shared("pyramid_app:app", "--threads", "2")
+        server.tolerates_tracebacks = True
+        return server
+
+    def test_routes_and_json(self, client: httpx.Client) -> None:
+        found = client.get("/items/5", params={"a": "ü b"}).json()
+        host = client.base_url.netloc.decode()
+        assert found == {
+            "number": 5,
+            "query": {"a": "ü b"},
+            "host": host,
+            "url": f"http://{host}/items/1",
+        }
+        assert client.post("/echo", json={"x": [1, None]}).json() == {"x": [1, None]}
+
+    def test_uploads(self, client: httpx.Client) -> None:
+        content = os.urandom(3 << 20)
+        answer = client.post("/upload", files={"file": ("a.bin", content)}, data={"field": "v"})
+        assert answer.json() == {"name": "a.bin", "size": len(content), "field": "v"}
+
+    def test_streams_and_files(self, client: httpx.Client) -> None:
+        assert client.get("/stream").text == "".join(f"{number}\n" for number in range(1000))
+        source = (APPS / "pyramid_app.py").read_bytes()
+        assert client.get("/file").content == source
+        answer = client.get("/static/pyramid_app.py")
+        assert (answer.content, answer.headers["content-length"]) == (source, str(len(source)))
+        fresh = {"If-Modified-Since": answer.headers["last-modified"]}
+        assert client.get("/static/pyramid_app.py", headers=fresh).status_code == 304
+
+    def test_sessions_and_redirects(self, client: httpx.Client) -> None:
+        assert [client.get("/count").text for _ in range(3)] == ["1", "2", "3"]
+        assert client.get("/away").headers["location"].endswith("/items/7")
+
+    def test_errors_and_the_end_of_requests(self, client: httpx.Client, server: Server) -> None:
+        since = server.output.mark()
+        assert client.get("/fails").status_code == 500
+        server.wait_for_line("RuntimeError: on purpose", since=since)
+        server.wait_for_line("^finished /fails$", since=since)
+        assert client.get("/nowhere").status_code == 404
+
+    def test_the_factory(self, serve: Serve) -> None:
+        server = serve("pyramid_app:main({}, debug='yes')")
+        assert server.get("/items/1").status == 200
