@@ -75,7 +75,7 @@ def serve(launch: Callable[..., Server]) -> Serve:
     """Starts the server under test with an application, and waits until it runs."""
 
     def start(
-        app: str,
+        app: str | None,
         *arguments: str,
         python: str | None = None,
         wait: bool = True,

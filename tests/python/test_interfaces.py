@@ -299,3 +299,116 @@ class TestFiles:
         )
         server = serve("src/project/web/main.py", "--app-dir", ".", cwd=place)
         assert server.get("/").text == "from a package project.web.main"
+
+
+class TestDjangoSettings:
+    """No application is named, but DJANGO_SETTINGS_MODULE."""
+
+    VARIABLE = "DJANGO_SETTINGS_MODULE"
+
+    @pytest.fixture
+    def project(self, place: Path) -> Path:
+        """A project as Django's template has it, without Django."""
+        package = place / "project"
+        (package / "settings").mkdir(parents=True)
+        for folder in (package, package / "settings"):
+            (folder / "__init__.py").write_text("")
+        (package / "settings" / "base.py").write_text("")
+        (package / "wsgi.py").write_text("from kinds import wsgi as application\n")
+        (package / "asgi.py").write_text("from kinds import asgi3 as application\n")
+        return package
+
+    @pytest.mark.parametrize(
+        ("source", "arguments", "kind"),
+        [
+            ('WSGI_APPLICATION = "kinds.wsgi_instance"', [], "wsgi"),
+            ('ASGI_APPLICATION = "kinds.asgi3_instance"', [], "asgi3"),
+            ('ASGI_APPLICATION = "kinds.asgi3"; WSGI_APPLICATION = "x.y"', [], "asgi3"),
+            ('ASGI_APPLICATION = "x.y"; WSGI_APPLICATION = "kinds.wsgi"', ["-k", "sync"], "wsgi"),
+            ('WSGI_APPLICATION = "x.y"', ["--interface", "asgi3"], "asgi3"),
+            ("WSGI_APPLICATION = None", [], "wsgi"),
+            ("", ["-k", "uvicorn.workers.UvicornWorker"], "asgi3"),
+            ("", ["--preload"], "wsgi"),
+        ],
+    )
+    def test_the_application_of_the_project_is_served(
+        self, serve: Serve, project: Path, source: str, arguments: list[str], kind: str
+    ) -> None:
+        (project / "settings" / "base.py").write_text(source)
+        server = serve(
+            None,
+            "--app-dir",
+            str(project.parent),
+            *arguments,
+            environment={self.VARIABLE: "project.settings.base"},
+        )
+        assert server.get("/").text == kind
+
+    def test_env_names_the_settings_too(self, serve: Serve, project: Path) -> None:
+        server = serve(
+            None, "--app-dir", str(project.parent), "--env", f"{self.VARIABLE}=project.settings"
+        )
+        assert server.get("/").text == "wsgi"
+        [master] = server.titled("^rsgun: master")
+        assert f"[{self.VARIABLE}=project.settings]" in master.title
+
+    def test_asgi_is_served_where_there_is_no_wsgi(self, serve: Serve, project: Path) -> None:
+        (project / "wsgi.py").unlink()
+        server = serve(
+            None,
+            "--app-dir",
+            str(project.parent),
+            environment={self.VARIABLE: "project.settings.base"},
+        )
+        assert server.get("/").text == "asgi3"
+
+    def test_a_named_application_comes_first(self, serve: Serve, project: Path) -> None:
+        server = serve(
+            "kinds:asgi3",
+            "--app-dir",
+            str(project.parent),
+            environment={self.VARIABLE: "project.settings"},
+        )
+        assert server.get("/").text == "asgi3"
+
+    @pytest.mark.parametrize(
+        ("settings", "source", "code", "said"),
+        [
+            (
+                "nowhere.settings",
+                "",
+                3,
+                [
+                    'DJANGO_SETTINGS_MODULE names "nowhere.settings": there is no module',
+                    "--app-dir",
+                ],
+            ),
+            ("project.settings.base", "1 / 0", 3, ["ZeroDivisionError", "project.settings.base"]),
+            (
+                "project.settings.base",
+                "WSGI_APPLICATION = 'wsgi'",
+                4,
+                ["WSGI_APPLICATION of the settings", "'wsgi'", '"project.wsgi.application"'],
+            ),
+            (
+                "other",
+                "",
+                3,
+                [
+                    'DJANGO_SETTINGS_MODULE names "other"',
+                    "no ASGI_APPLICATION or WSGI_APPLICATION",
+                    "no module wsgi or asgi",
+                    "name the application",
+                ],
+            ),
+        ],
+    )
+    def test_errors(
+        self, run: Run, project: Path, settings: str, source: str, code: int, said: list[str]
+    ) -> None:
+        (project / "settings" / "base.py").write_text(source)
+        (project.parent / "other.py").write_text("")
+        result = run(None, "--app-dir", str(project.parent), environment={self.VARIABLE: settings})
+        assert result.returncode == code, result.stderr
+        for text in said:
+            assert text in result.stderr

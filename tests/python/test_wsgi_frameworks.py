@@ -110,12 +110,15 @@ def django_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 class TestDjango:
-    @pytest.fixture(params=["project.wsgi", "project.asgi", "project/wsgi.py"])
+    @pytest.fixture(params=["project.wsgi", "project.asgi", "project/wsgi.py", None])
     def server(
         self, request: pytest.FixtureRequest, serve: Serve, django_data: dict[str, str]
     ) -> Server:
+        variables = dict(django_data)
+        if request.param is None:
+            variables["DJANGO_SETTINGS_MODULE"] = "project.settings"
         folder = str(ROOT / "examples" / "django")
-        return serve(request.param, "--app-dir", folder, environment=django_data)
+        return serve(request.param, "--app-dir", folder, environment=variables)
 
     def test_pages_and_the_database(self, client: httpx.Client) -> None:
         assert client.get("/").json()["users"] == 1

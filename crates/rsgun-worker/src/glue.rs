@@ -28,6 +28,16 @@ pub(crate) fn loader(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     )
 }
 
+/// `django.py`: finds the application of a Django project. Needs [`loader`].
+pub(crate) fn django(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    module(
+        py,
+        include_str!("python/django.py"),
+        c"<rsgun/django.py>",
+        c"rsgun._django",
+    )
+}
+
 /// `interface.py`: finds out what kind of application it is.
 pub(crate) fn interface(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     module(

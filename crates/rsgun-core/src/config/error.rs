@@ -14,6 +14,7 @@ pub enum ConfigError {
     #[error(
         "no application given\n\nUsage: rsgun [OPTIONS] MODULE:ATTRIBUTE\n\n\
          For a file main.py with `app = FastAPI()` in it:\n\n    rsgun -w 4 main:app\n\n\
+         A Django project needs none if DJANGO_SETTINGS_MODULE names its settings.\n\n\
          `rsgun --help` lists all options."
     )]
     NoApplication,

@@ -23,6 +23,18 @@ use crate::listeners::Address;
 use crate::log::Level;
 use crate::sys::credentials::Credentials;
 
+/// The variable by which Django's projects find their settings.
+pub(super) const DJANGO: &str = "DJANGO_SETTINGS_MODULE";
+
+impl Settings {
+    /// The settings of the Django project whose application is served, when the variable
+    /// for them stands in for an application.
+    #[must_use]
+    pub fn django_settings(&self) -> Option<&str> {
+        self.app.strip_prefix(DJANGO)?.strip_prefix('=')
+    }
+}
+
 declare! {
     settings {
         /// The application: MODULE:ATTRIBUTE, such as main:app.
@@ -32,13 +44,17 @@ declare! {
             gunicorn: "wsgi_app",
             positional: true,
             placeholder: "APP",
-            otherwise: "none; it must be given somewhere",
+            otherwise: "what `DJANGO_SETTINGS_MODULE` leads to; else it must be given somewhere",
             example: "\"main:app\"",
             details: "The attribute may have dots, and may be a call with literal arguments that \
                       returns the application: `main:create_app('prod', debug=True)`. Without \
                       one the module's `application` is taken, else its `app`. A path to a file, \
                       `src/main.py` or `src/main.py:app`, stands for its module; the directory \
-                      above its packages is put first on `sys.path` then.",
+                      above its packages is put first on `sys.path` then. When no application \
+                      is given, but `DJANGO_SETTINGS_MODULE` is set, in the environment or by \
+                      `env`, it is `ASGI_APPLICATION` or else `WSGI_APPLICATION` of these \
+                      settings, or what the module `wsgi` or else `asgi` beside them has; \
+                      `interface` can say which of the two.",
         }
         /// What kind of application it is: auto finds out.
         interface: Interface = value::interface, {

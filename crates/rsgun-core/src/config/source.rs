@@ -11,7 +11,7 @@ use super::layer::{Layer, Layers, Origin};
 use super::listen;
 use super::python_file::{self, PythonFile};
 use super::run_as;
-use super::settings::{Inputs, Settings};
+use super::settings::{DJANGO, Inputs, Settings};
 
 /// Where the settings come from: the command line as it was parsed, and the places
 /// that are read anew each time.
@@ -134,9 +134,9 @@ impl Source {
         let surroundings = environment::surroundings(&*self.environment)?;
         let all = [layers, &[&surroundings]].concat();
         let layers = Layers(&all);
-        let settings = self.read(layers)?;
+        let mut settings = self.read(layers)?;
         if settings.app.is_empty() {
-            return Err(ConfigError::NoApplication);
+            settings.app = django(&settings.env, &*self.environment)?;
         }
         check_bounds(layers, &settings)?;
         self.check_directories(layers, &settings)?;
@@ -175,6 +175,24 @@ impl Source {
             check("chdir", &directory)?;
         }
         check("app-dir", &directory.join(&settings.app_dir))
+    }
+}
+
+/// The application of the Django project whose settings the variables name: of those
+/// for the application, which come later, and of this process.
+fn django(variables: &[String], environment: &dyn Environment) -> Result<String, ConfigError> {
+    let given = variables
+        .iter()
+        .rev()
+        .find_map(|variable| variable.strip_prefix(DJANGO)?.strip_prefix('='))
+        .map(str::to_owned);
+    let module = match given {
+        Some(module) => Some(module).filter(|module| !module.is_empty()),
+        None => environment::read(environment, DJANGO)?,
+    };
+    match module {
+        Some(module) => Ok(format!("{DJANGO}={module}")),
+        None => Err(ConfigError::NoApplication),
     }
 }
 
@@ -385,6 +403,25 @@ mod tests {
             case([], [("RSGUN_APP", "main:app")], None).settings().app,
             "main:app"
         );
+    }
+
+    #[test]
+    fn without_an_application_it_is_that_of_a_django_project() {
+        const PROJECT: (&str, &str) = ("DJANGO_SETTINGS_MODULE", "project.settings");
+        let settings = case([], [PROJECT], None).settings();
+        assert_eq!(settings.app, "DJANGO_SETTINGS_MODULE=project.settings");
+        assert_eq!(settings.django_settings(), Some("project.settings"));
+        let settings = case([APP], [PROJECT], None).settings();
+        assert_eq!(settings.app, "main:app");
+        assert_eq!(settings.django_settings(), None);
+        let given = [("env", "A=1"), ("env", "DJANGO_SETTINGS_MODULE=other")];
+        let settings = case(given, [PROJECT], None).settings();
+        assert_eq!(settings.django_settings(), Some("other"));
+        for (flag, variable) in [("A=1", ""), ("DJANGO_SETTINGS_MODULE=", "project.settings")] {
+            let variables = [("DJANGO_SETTINGS_MODULE", variable)];
+            let error = case([("env", flag)], variables, None).error();
+            assert!(error.contains("no application given"), "{error}");
+        }
     }
 
     #[test]

@@ -386,8 +386,19 @@ fn bracketed(name: Option<&str>, generation: u32) -> String {
 
 /// Imports the application, and finds out what it is.
 pub(crate) fn load(loader: &Bound<'_, PyModule>, settings: &Settings) -> PyResult<Application> {
-    let app = loader.call_method1("load", (&settings.app, &settings.app_dir, settings.factory))?;
-    Application::new(&app, &format!("\"{}\"", settings.app), settings)
+    let target = match settings.django_settings() {
+        Some(module) => {
+            let arguments = (module, &settings.app_dir, settings.interface.name());
+            let target: String = glue::django(loader.py())?
+                .call_method1("application", arguments)?
+                .extract()?;
+            tracing::debug!("the application of {module} is {target}");
+            target
+        }
+        None => settings.app.clone(),
+    };
+    let app = loader.call_method1("load", (&target, &settings.app_dir, settings.factory))?;
+    Application::new(&app, &format!("\"{target}\""), settings)
 }
 
 impl Application {

@@ -76,7 +76,7 @@ def load(target, app_dir, factory):
         module_name, directory = _module_of_file(os.path.join(directory, module_name))
         find_first(directory)
     attribute, call = _parse(target, attribute)
-    app = _resolve(_import(module_name, directory), module_name, attribute)
+    app = _resolve(import_named(module_name, directory), module_name, attribute)
     if call is not None:
         arguments, keywords = call
         app = _call_factory(app, f'"{target}"', *arguments, **keywords)
@@ -152,7 +152,11 @@ def _describe(value):
     return f"a{'n' if kind[:1] in 'aeiouAEIOU' else ''} {kind}"
 
 
-def _import(name, directory):
+def import_named(name, directory):
+    """Imports a module of the application, which should be found from `directory` on.
+
+    Raises LoadError.
+    """
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
