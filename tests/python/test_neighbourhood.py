@@ -180,33 +180,109 @@ def test_finalizers_of_a_worker_run(serve: Callable[..., Server], shop: Path) ->
 
 
 DEBUGGED = """
+%s
+
 async def app(scope, receive, send):
     if scope["type"] != "http":
         raise NotImplementedError
     answer = b"before"
-    breakpoint()
+    %s
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": answer})
+
+
+def wsgi(environ, start_response):
+    answer = b"before"
+    %s
+    start_response("200 OK", [])
+    return [answer]
 """
 
 
-def test_breakpoint_on_a_terminal(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("first", "stop", "arguments"),
+    [
+        ("", "breakpoint()", ["main:app"]),
+        ("", "import pdb; pdb.set_trace()", ["main:app"]),
+        ("import pdb", "pdb.set_trace()", ["main:wsgi"]),
+        ("from pdb import set_trace", "set_trace()", ["main:app", "--preload"]),
+        ("from pdb import Pdb\nclass Mine(Pdb): pass", "Mine().set_trace()", ["main:app"]),
+    ],
+    ids=["breakpoint", "pdb", "wsgi", "preload", "subclass"],
+)
+def test_a_debugger_on_a_terminal(
+    terminal: Callable[..., Terminal], tmp_path: Path, first: str, stop: str, arguments: list[str]
+) -> None:
     """The debugger has its time, whatever `--timeout` is."""
-    (tmp_path / "main.py").write_text(DEBUGGED)
+    (tmp_path / "main.py").write_text(DEBUGGED % (first, stop, stop))
     socket = str(tmp_path / "app.sock")
     window = terminal(
-        *serving("main:app", "--app-dir", str(tmp_path), "--uds", socket, "--timeout", "1")
+        *serving(*arguments, "--app-dir", str(tmp_path), "--uds", socket, "--timeout", "1")
     )
     window.wait_for(b"running on")
     with Connection.open(socket) as connection:
         connection.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        window.wait_for(b"stops in a debugger")
         window.wait_for(b"(Pdb) ")
         window.type(b"p answer\n")
         window.wait_for(b"b'before'")
+        window.wait_for(b"stops in a debugger")
         # That nothing happens has no event: the time-out, and what the master needs to see it.
         threading.Event().wait(3.5)
         window.type(b"answer = b'by hand'\n")
         window.type(b"c\n")
         assert connection.response().text == "by hand"
+        # The next prompt is nothing new.
+        connection.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        window.wait_for(b"(Pdb) ", again=True)
+        window.type(b"c\n")
+        assert connection.response().text == "before"
     assert b"Traceback" not in window.shown
+    assert window.shown.count(b"stops in a debugger") == 1
+
+
+POST_MORTEM = """
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        raise NotImplementedError
+    answer = b"before"
+    try:
+        1 / 0
+    except ZeroDivisionError:
+        import pdb
+        pdb.post_mortem()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": answer})
+"""
+
+
+def test_a_look_at_an_exception_on_a_terminal(
+    terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    (tmp_path / "main.py").write_text(POST_MORTEM)
+    socket = str(tmp_path / "app.sock")
+    window = terminal(*serving("main:app", "--app-dir", str(tmp_path), "--uds", socket))
+    window.wait_for(b"running on")
+    with Connection.open(socket) as connection:
+        connection.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        window.wait_for(b"(Pdb) ")
+        window.wait_for(b"stops in a debugger")
+        window.type(b"p answer\n")
+        window.wait_for(b"b'before'")
+        window.type(b"q\n")
+        assert connection.response().text == "before"
+
+
+def test_a_module_of_the_application_may_be_called_pdb(
+    terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    """The Protein Data Bank comes to mind."""
+    (tmp_path / "pdb.py").write_text("NAME = 'proteins'\n")
+    (tmp_path / "main.py").write_text(
+        "import pdb\n\n\ndef app(environ, start_response):\n"
+        "    start_response('200 OK', [])\n    return [pdb.NAME.encode()]\n"
+    )
+    socket = str(tmp_path / "app.sock")
+    window = terminal(*serving("main:app", "--app-dir", str(tmp_path), "--uds", socket))
+    window.wait_for(b"running on")
+    with Connection.open(socket) as connection:
+        assert connection.get("/").text == "proteins"

@@ -118,6 +118,16 @@ pub(crate) fn stacks(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     )
 }
 
+/// `debuggers.py`: notices the prompt of a debugger.
+pub(crate) fn debuggers(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    module(
+        py,
+        include_str!("python/debuggers.py"),
+        c"<rsgun/debuggers.py>",
+        c"rsgun._debuggers",
+    )
+}
+
 /// `conf.py`: evaluates a configuration file. Needs [`loader`].
 pub(crate) fn conf(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     module(

@@ -39,9 +39,10 @@ class Terminal:
         )
         os.close(slave)
 
-    def wait_for(self, text: bytes) -> None:
-        """Reads the screen until this appears."""
-        while text not in self.shown:
+    def wait_for(self, text: bytes, *, again: bool = False) -> None:
+        """Reads the screen until this appears; what is there already may not count."""
+        start = len(self.shown) if again else 0
+        while text not in self.shown[start:]:
             ready, _, _ = select.select([self.screen], [], [], DEADLINE)
             assert ready, self.shown.decode()
             try:
