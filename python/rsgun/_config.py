@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ._settings import Settings
 
 Application = Callable[..., Any]
-"""An ASGI application, or with `factory=True` a function that makes one."""
+"""An ASGI or WSGI application, or with `factory=True` a function that makes one."""
 
 OBJECT = "program:application"
 """What stands for an application that has no import string."""

@@ -287,7 +287,8 @@ async def _start(worker, lifespan, stopped):
 async def serve_in_program(worker, app, version, lifespan_mode, grace):
     """Runs a worker in the event loop of a program, which has no master to watch it.
 
-    The lifespan shutdown gets `grace` seconds. When the task is cancelled, what runs is
+    `version` is that of ASGI, and empty for a WSGI application. The lifespan shutdown gets
+    `grace` seconds. When the task is cancelled, what runs is
     cancelled too, and the shutdown still has its turn.
     """
     loop = asyncio.get_running_loop()
@@ -308,7 +309,11 @@ async def serve_in_program(worker, app, version, lifespan_mode, grace):
         raise
     finally:
         worker.phase("shutdown")
-        worker.close()
+        if version:
+            worker.close()
+        else:
+            # A WSGI application: waits for its threads, the program need not.
+            await asyncio.to_thread(worker.close)
         shutdown = loop.create_task(lifespan.shutdown())
         _, late = await asyncio.wait({shutdown}, timeout=grace or None)
         if late:

@@ -1,0 +1,235 @@
+"""A WSGI application that a Python program serves in its own process."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import pytest
+from harness.server import Server
+from harness.target import rsgun_only
+
+pytestmark = rsgun_only
+
+Program = Callable[..., Server]
+
+PRELUDE = """
+import asyncio, os, signal, threading, time
+import rsgun
+
+class Hall:
+    def __init__(self, name="hall"):
+        self.name = name
+        self.seen = []
+        self.go_on = threading.Event()
+
+    def __call__(self, environ, start_response):
+        if environ["PATH_INFO"] == "/slow":
+            self.seen.append("slow")
+            self.go_on.wait(30)
+            self.seen.append("slow has ended")
+        if environ["PATH_INFO"] == "/fails":
+            raise RuntimeError("on purpose")
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        flags = [environ[f"wsgi.{name}"] for name in ("multithread", "multiprocess", "run_once")]
+        return [f"{self.name} {flags} {os.getpid()}".encode()]
+
+def port_of(server):
+    return server.servers[0].sockets[0].getsockname()[1]
+
+async def until(check):
+    async with asyncio.timeout(30):
+        while not check():
+            await asyncio.sleep(0.005)
+
+async def begin(app, **settings):
+    server = rsgun.Server(rsgun.Config(app, port=0, **settings))
+    task = asyncio.create_task(server.serve())
+    await until(lambda: server.started or task.done())
+    if task.done():
+        await task
+    return server, task
+
+async def get(port, path="/"):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n".encode())
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return answer.partition(b"\\r\\n\\r\\n")[2].decode()
+"""
+
+FINISHED = "\nprint('all is well', flush=True)\n"
+
+
+@pytest.fixture
+def succeeds(program: Program) -> Callable[..., Server]:
+    """Runs a program that checks for itself what it sees."""
+
+    def run(source: str, *, deadline: float = 60) -> Server:
+        server = program(PRELUDE + source + FINISHED, wait=False)
+        assert server.wait(deadline) == 0, server.report()
+        assert "all is well" in server.lines("stdout"), server.report()
+        return server
+
+    return run
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_run_serves_an_object_until_it_is_stopped(program: Program, number: int) -> None:
+    source = "rsgun.run(Hall(), port=0, threads=4)\nprint('after it', flush=True)\n"
+    server = program(PRELUDE + source)
+    server.tolerates_tracebacks = True
+    assert server.get().text == f"hall [True, False, False] {server.pid}"
+    assert len(server.family()) == 1
+    assert server.get("/fails").status == 500
+    server.wait_for_line("RuntimeError: on purpose")
+    assert server.stop(number) == 0
+    assert server.lines("stdout")[-1] == "after it"
+
+
+def test_a_factory_and_its_name(program: Program) -> None:
+    source = "rsgun.run(lambda: Hall('made'), port=0, factory=True, interface='wsgi')\n"
+    server = program(PRELUDE + source)
+    assert server.get().text.startswith("made [False, False, False]")
+
+
+def test_settings_that_need_a_master_are_refused(succeeds: Callable[..., Server]) -> None:
+    succeeds(
+        """
+try:
+    rsgun.run(Hall(), port=0, workers=2)
+except rsgun.ConfigError as error:
+    assert "workers" in str(error), error
+else:
+    raise AssertionError("it has run")
+"""
+    )
+
+
+def test_in_a_running_loop(succeeds: Callable[..., Server]) -> None:
+    """The loop goes on while the application works in its threads."""
+    succeeds(
+        """
+async def main():
+    app = Hall()
+    server, task = await begin(app, threads=3, log_level="warning")
+    port = port_of(server)
+    answers = await asyncio.gather(*(get(port) for _ in range(40)))
+    assert answers == [f"hall [True, False, False] {os.getpid()}"] * 40, answers
+    slow = asyncio.create_task(get(port, "/slow"))
+    await until(lambda: app.seen)
+    assert (await get(port)).startswith("hall")
+    # What was accepted is answered.
+    server.should_exit = True
+    asyncio.get_running_loop().call_later(0.2, app.go_on.set)
+    await task
+    assert (await slow).startswith("hall")
+    assert app.seen == ["slow", "slow has ended"]
+    assert server.started and not server.servers
+    assert len(asyncio.all_tasks()) == 1, asyncio.all_tasks()
+
+asyncio.run(main())
+assert not [thread for thread in threading.enumerate() if thread.name.startswith("rsgun")]
+"""
+    )
+
+
+def test_one_after_the_other_and_several_at_a_time(succeeds: Callable[..., Server]) -> None:
+    succeeds(
+        """
+async def main():
+    for number in range(4):
+        server, task = await begin(Hall(f"hall-{number}"), limit_max_requests=3)
+        port = port_of(server)
+        for _ in range(3):
+            assert (await get(port)).startswith(f"hall-{number} ")
+        await asyncio.wait_for(task, 30)
+
+asyncio.run(main())
+
+servers = [rsgun.Server(rsgun.Config(Hall(f"at-{number}"), port=0)) for number in range(3)]
+threads = [threading.Thread(target=server.run) for server in servers]
+for thread in threads:
+    thread.start()
+
+async def look():
+    await until(lambda: all(server.started for server in servers))
+    for number, server in enumerate(servers):
+        assert (await get(port_of(server))).startswith(f"at-{number} ")
+        server.should_exit = True
+
+asyncio.run(look())
+for thread in threads:
+    thread.join(30)
+    assert not thread.is_alive()
+"""
+    )
+
+
+def test_a_thread_that_does_not_end_is_left_behind(succeeds: Callable[..., Server]) -> None:
+    """The program goes on meanwhile, and serves again."""
+    server = succeeds(
+        """
+async def longest_gap(app):
+    # How long the loop was held up while a server stopped whose thread hangs.
+    server, task = await begin(app, graceful_timeout=1)
+    slow = asyncio.create_task(get(port_of(server), "/slow"))
+    await until(lambda: app.seen)
+    gaps = []
+
+    async def tick():
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.01)
+            gaps.append(time.monotonic() - before)
+
+    ticking = asyncio.create_task(tick())
+    server.should_exit = True
+    await asyncio.wait_for(task, 30)
+    ticking.cancel()
+    assert await slow == ""
+    return max(gaps)
+
+async def main():
+    # The machine may be busy with something else for once.
+    for _ in range(3):
+        app = Hall()
+        gap = await longest_gap(app)
+        if gap < 0.4:
+            break
+    else:
+        raise AssertionError(f"the loop stood still for {gap} s")
+    server, task = await begin(Hall("next"))
+    assert (await get(port_of(server))).startswith("next ")
+    app.go_on.set()
+    await until(lambda: len(app.seen) == 2)
+    assert (await get(port_of(server))).startswith("next ")
+    server.should_exit = True
+    await task
+
+asyncio.run(main())
+"""
+    )
+    server.wait_for_line("1 request.s. did not end within the graceful time-out")
+
+
+def test_cancelling_the_task_stops_it(succeeds: Callable[..., Server]) -> None:
+    succeeds(
+        """
+async def main():
+    app = Hall()
+    server, task = await begin(app)
+    assert (await get(port_of(server))).startswith("hall ")
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        pass
+    else:
+        raise AssertionError("it was not cancelled")
+    assert not server.servers
+
+asyncio.run(main())
+"""
+    )
