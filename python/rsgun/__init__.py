@@ -28,15 +28,17 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    # Every worker imports this package, and none of them needs the rest of it.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib  # noqa: PLC0415
+if not TYPE_CHECKING:
+    # To a type checker it would say that there is every name.
+    def __getattr__(name: str) -> object:
+        # Every worker imports this package, and none of them needs the rest of it.
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib  # noqa: PLC0415
 
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -1,5 +1,5 @@
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Self, final
 
 from ._server import Server
 
@@ -23,17 +23,19 @@ def _loop_factory(arguments: _Arguments) -> Callable[[], Any]:
 def _last_words(text: str) -> None:
     """Tell why this process ends, whether or not logging was set up."""
 
+@final
 class _Arguments:
     """What a program says about the settings."""
 
-    def __init__(self, app: str, given: dict[str, object]) -> None: ...
+    def __new__(cls, app: str, given: dict[str, object]) -> Self: ...
     def command_line(self) -> list[str]:
         """Return the command line that says the same."""
 
+@final
 class _Listening:
     """Open listeners, with the settings that they were opened for."""
 
-    def __init__(self, arguments: _Arguments, sockets: list[int] | None) -> None: ...
+    def __new__(cls, arguments: _Arguments, sockets: list[int] | None) -> Self: ...
     def urls(self) -> list[str]:
         """Return the addresses, as the start-up line shows them."""
     def descriptors(self) -> list[int]:
@@ -49,6 +51,7 @@ class _Listening:
     def close(self) -> None:
         """Close the listeners and remove their files."""
 
+@final
 class _Worker:
     """The native side of a worker."""
 

@@ -194,8 +194,8 @@ class Server:
                 # None: it was not Python that had set it.
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
             if raise_again:
-                for number in reversed(caught):
-                    signal.raise_signal(number)
+                for again in reversed(caught):
+                    signal.raise_signal(again)
 
 
 @contextlib.contextmanager
