@@ -123,10 +123,27 @@ pub struct Worker {
     pub connections: u32,
     /// Those of them that are WebSockets.
     pub websockets: u32,
+    /// Its threads, if it runs a WSGI application.
+    pub threads: Option<Threads>,
     /// Its resident memory.
     pub rss_bytes: Option<u64>,
     /// The request that it has worked on for longest.
     pub oldest_request: Option<Request>,
+}
+
+/// The threads of a worker that run a WSGI application.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Threads {
+    /// How many there are.
+    pub count: u32,
+    /// Those of them that have nothing to do.
+    pub idle: u32,
+    /// Requests that wait for one.
+    pub queued: u32,
+    /// Requests that have got one.
+    pub waits: u64,
+    /// How long these have waited for it, together.
+    pub waited_s: f64,
 }
 
 /// A request in flight.
@@ -139,7 +156,7 @@ pub struct Request {
 }
 
 /// What all workers have done.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
     /// Workers that were started.
     pub workers_started: u64,
@@ -153,6 +170,12 @@ pub struct Totals {
     pub bytes_out: u64,
     /// Answers by class: 1xx, 2xx, 3xx, 4xx, 5xx.
     pub status: [u64; 5],
+    /// Requests that have got a thread to run a WSGI application in.
+    #[serde(default)]
+    pub waits: u64,
+    /// How long these have waited for it, together.
+    #[serde(default)]
+    pub waited_s: f64,
 }
 
 /// A reload that is over.

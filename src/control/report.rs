@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::document::{Reload, Slot, Status, Worker};
+use super::document::{Reload, Slot, Status, Totals, Worker};
 
 /// The columns of the table of workers; the first two are to the left.
 const HEADINGS: [&str; 10] = [
@@ -38,6 +38,9 @@ pub fn text(status: &Status) -> String {
         "  {} requests answered, {} with 5xx; {} workers lost of {} started",
         totals.requests, totals.status[4], totals.restarts, totals.workers_started
     );
+    if let Some(line) = threads_text(status) {
+        text.push_str(&line);
+    }
     if let Some(reload) = &status.last_reload {
         text.push_str(&reload_text(reload));
     }
@@ -61,6 +64,33 @@ pub fn text(status: &Status) -> String {
         text.push_str(&slot_text(slot));
     }
     text
+}
+
+/// How busy the threads of WSGI workers are, and how long requests wait for one.
+fn threads_text(status: &Status) -> Option<String> {
+    let pools = status.workers.iter().filter_map(|one| one.threads.as_ref());
+    let (count, idle, queued) = pools.fold((0_u64, 0_u64, 0_u64), |sums, pool| {
+        (
+            sums.0 + u64::from(pool.count),
+            sums.1 + u64::from(pool.idle),
+            sums.2 + u64::from(pool.queued),
+        )
+    });
+    if count == 0 {
+        return None;
+    }
+    let busy = count.saturating_sub(idle);
+    let mut text = format!("  {busy} of {count} threads are busy, {queued} requests wait for one");
+    let Totals {
+        waits, waited_s, ..
+    } = status.totals;
+    if waits > 0 {
+        #[expect(clippy::cast_precision_loss, reason = "a time for people")]
+        let mean_ms = waited_s * 1000.0 / waits as f64;
+        let _ = write!(text, "; the average wait was {mean_ms:.1} ms");
+    }
+    text.push('\n');
+    Some(text)
 }
 
 fn reload_text(reload: &Reload) -> String {
@@ -195,7 +225,7 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::document::{Ended, Phase, Request, Totals};
+    use super::super::document::{Ended, Phase, Request, Threads};
     use super::*;
 
     fn status() -> Status {
@@ -239,6 +269,7 @@ mod tests {
                 active: 1,
                 connections: 40,
                 websockets: 0,
+                threads: None,
                 rss_bytes: Some(98 << 20),
                 oldest_request: Some(Request {
                     line: "GET /report".to_owned(),
@@ -282,6 +313,32 @@ SLOT  PHASE     PID  GEN         UP  REQUESTS  ACTIVE  CONNS  MEMORY  LOST
 Slot 1 works on GET /report since 12.0 s
 Slot 2: the last worker that was lost was killed by SIGSEGV, 3.0 s ago; the next one starts in 9.8 s
 "
+        );
+    }
+
+    #[test]
+    fn threads_are_shown_with_the_time_that_requests_wait_for_them() {
+        let mut status = status();
+        assert_eq!(threads_text(&status), None);
+        status.workers[0].threads = Some(Threads {
+            count: 4,
+            idle: 1,
+            queued: 2,
+            waits: 10,
+            waited_s: 0.5,
+        });
+        assert_eq!(
+            threads_text(&status).as_deref(),
+            Some("  3 of 4 threads are busy, 2 requests wait for one\n")
+        );
+        // Those that have ended count.
+        (status.totals.waits, status.totals.waited_s) = (200, 0.51);
+        assert_eq!(
+            threads_text(&status).as_deref(),
+            Some(
+                "  3 of 4 threads are busy, 2 requests wait for one; \
+                 the average wait was 2.5 ms\n"
+            )
         );
     }
 

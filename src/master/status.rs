@@ -18,7 +18,9 @@ use super::notice::Notice;
 use super::reload::Outcome;
 use super::state::{Lifecycle, State};
 use super::worker::{Stage, Worker};
-use crate::control::document::{self, Ended, Phase, Reload, Request, Slot, Status, Totals};
+use crate::control::document::{
+    self, Ended, Phase, Reload, Request, Slot, Status, Threads, Totals,
+};
 
 /// Failures in a row that make a missing worker more than an accident.
 const FAILURES: u32 = 2;
@@ -47,6 +49,8 @@ pub(super) struct Observed {
     pub(super) connections: u32,
     /// Those that are WebSockets.
     pub(super) websockets: u32,
+    /// The threads that run a WSGI application.
+    pub(super) threads: Option<Threads>,
     /// Resident memory.
     pub(super) resident: Option<Size>,
     /// The oldest request in flight.
@@ -197,6 +201,7 @@ fn describe(worker: &Worker, now: Moment, observed: Option<Observed>) -> documen
         active,
         connections,
         websockets,
+        threads: observed.as_ref().and_then(|seen| seen.threads.clone()),
         rss_bytes: observed
             .as_ref()
             .and_then(|seen| seen.resident.map(Size::bytes)),

@@ -8,9 +8,11 @@ import signal
 import socket
 import stat
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from harness.server import Server, clean_environment
@@ -89,6 +91,66 @@ def test_document_names_every_worker(serve: Serve, control: Path) -> None:
         assert worker["phase"] == "serving"
         assert worker["rss_bytes"] > 1_000_000
         assert 0 <= worker["silent_s"] < worker["uptime_s"] + 1
+
+
+WAITS = """
+import os
+import time
+
+
+def app(environ, start_response):
+    while environ["PATH_INFO"] == "/wait" and not os.path.exists(environ["QUERY_STRING"]):
+        time.sleep(0.01)
+    start_response("200 OK", [])
+    return [b"here"]
+"""
+
+
+def test_the_wait_for_a_thread_is_shown(
+    serve: Serve, module: Module, tmp_path: Path, control: Path
+) -> None:
+    module("waits", WAITS)
+    server = serve("waits:app", "--app-dir", str(tmp_path), "--control-socket", str(control))
+
+    def threads() -> Document:
+        [worker] = ask(control)["workers"]
+        found: Document = worker["threads"]
+        return found
+
+    assert server.get("/").status == 200
+    settled = {"count": 1, "idle": 1, "queued": 0, "waits": 1, "waited_s": ANY}
+    eventually(lambda: threads() == settled, "the first request is counted")
+    with server.connections(3) as connections:
+        for connection in connections:
+            connection.send(b"GET /wait?%s HTTP/1.1\r\nHost: x\r\n\r\n" % bytes(tmp_path / "go"))
+        eventually(lambda: threads()["queued"] == 2, "two requests wait")
+        assert (threads()["count"], threads()["idle"]) == (1, 0)
+        shown = rsgunctl("status", "--socket", str(control)).stdout
+        assert "1 of 1 threads are busy, 2 requests wait for one; the average wait was" in shown
+        seen = time.monotonic()
+        eventually(lambda: time.monotonic() - seen > 0.2, "some time passes")
+        waited = time.monotonic() - seen
+        (tmp_path / "go").touch()
+        for connection in connections:
+            assert connection.response().status == 200
+    eventually(lambda: threads()["waits"] == 4, "all are counted")
+    assert 2 * waited < threads()["waited_s"] < 60
+    totals = ask(control)["totals"]
+    assert (totals["waits"], totals["waited_s"]) == (4, threads()["waited_s"])
+    # Workers that have ended count.
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_generation(2, 1)
+    totals = ask(control)["totals"]
+    assert totals["waits"] == 4
+    assert totals["waited_s"] > 2 * waited
+
+
+def test_an_asgi_worker_has_no_threads(serve: Serve, control: Path) -> None:
+    server = serve("lab:app", "--control-socket", str(control))
+    assert server.get("/ping").status == 200
+    [worker] = ask(control)["workers"]
+    assert worker["threads"] is None
+    assert "threads" not in rsgunctl("status", "--socket", str(control)).stdout
 
 
 def test_counts_of_the_dead_are_kept(serve: Serve, control: Path) -> None:

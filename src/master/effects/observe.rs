@@ -9,7 +9,7 @@ use rsgun_core::ipc::WorkerId;
 use rsgun_core::scoreboard::{Scoreboard, now_ms};
 
 use super::Effects;
-use crate::control::document::{Request, Status, Totals};
+use crate::control::document::{Request, Status, Threads, Totals};
 use crate::master::event::Reading;
 use crate::master::memory;
 use crate::master::moment::Moment;
@@ -80,6 +80,7 @@ impl Effects {
             active: board.active.load(Relaxed),
             connections: board.connections.load(Relaxed),
             websockets: board.websockets.load(Relaxed),
+            threads: threads(board),
             resident: pid.and_then(memory::resident),
             oldest: oldest.map(|request| Request {
                 line: request.line.unwrap_or_else(|| "a request".to_owned()),
@@ -96,6 +97,23 @@ impl Effects {
     }
 }
 
+/// The threads of a worker that runs a WSGI application, which has at least one of them.
+fn threads(board: &Scoreboard) -> Option<Threads> {
+    let count = board.threads.load(Relaxed);
+    (count > 0).then(|| Threads {
+        count,
+        idle: board.idle_threads.load(Relaxed),
+        queued: board.queued.load(Relaxed),
+        waits: board.waits.load(Relaxed),
+        waited_s: waited(board),
+    })
+}
+
+/// How long the requests of a worker have waited for a thread.
+fn waited(board: &Scoreboard) -> f64 {
+    Duration::from_micros(board.wait_sum_us.load(Relaxed)).as_secs_f64()
+}
+
 /// Adds what a worker has done. Its memory is its own to write: sums may wrap, and
 /// nothing else can happen.
 fn add(totals: &mut Totals, board: &Scoreboard) {
@@ -105,6 +123,8 @@ fn add(totals: &mut Totals, board: &Scoreboard) {
     sum(&mut totals.requests, &board.requests);
     sum(&mut totals.bytes_in, &board.bytes_in);
     sum(&mut totals.bytes_out, &board.bytes_out);
+    sum(&mut totals.waits, &board.waits);
+    totals.waited_s += waited(board);
     for (total, counter) in totals.status.iter_mut().zip(&board.status) {
         sum(total, counter);
     }

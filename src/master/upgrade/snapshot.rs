@@ -74,7 +74,7 @@ impl Luggage {
 }
 
 /// What a master is and has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(in crate::master) struct Snapshot {
     /// What it knows and has decided.
     pub(in crate::master) state: StateRecord,
