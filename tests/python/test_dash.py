@@ -80,5 +80,5 @@ def test_a_live_page_and_a_reload(browser: Browser, serve: Serve) -> None:
         page.run("document.querySelector('#more').click()")
         page.eventually(f"{words} === '3: 30 words'", "the words of the next worker")
     connected = [line for line in server.lines("stdout") if '"WebSocket /_dash-ws' in line]
-    assert len(connected) == 2
+    assert len(connected) >= 2
     assert not [line for line in server.lines("stdout") if "_dash-update-component" in line]

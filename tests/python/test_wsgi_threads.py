@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from harness.server import Server
@@ -78,6 +79,42 @@ class TestSlowClients:
             assert len(reader.response().body) == 8 << 20
 
 
+CACHED = """
+import django
+from django.conf import settings
+
+settings.configure(
+    ALLOWED_HOSTS=["*"],
+    ROOT_URLCONF=__name__,
+    CACHES={"default": {"BACKEND": "cached.Connected"}},
+)
+django.setup()
+
+from django.core.cache import caches
+from django.core.cache.backends.dummy import DummyCache
+from django.core.wsgi import get_wsgi_application
+from django.http import HttpResponse
+from django.urls import path
+
+
+class Connected(DummyCache):
+    connections = 0
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        Connected.connections += 1
+
+
+def look(request):
+    caches["default"].get("x")
+    return HttpResponse(str(Connected.connections))
+
+
+urlpatterns = [path("", look)]
+application = get_wsgi_application()
+"""
+
+
 class TestThreads:
     def test_they_grow_when_none_is_idle(self, serve: Serve) -> None:
         server = serve("wsgi_lab:bare", "--threads", "3")
@@ -105,6 +142,12 @@ class TestThreads:
             for connection in connections:
                 connection.request("/sleep?0.02")
             assert [connection.response().body for connection in connections] == [b"slept"] * 30
+
+    def test_each_keeps_its_context(self, serve: Serve, module: Callable[[str, str], Path]) -> None:
+        """Django keeps what its caches have connected to in a context variable."""
+        place = module("cached", CACHED).parent
+        server = serve("cached:application", "--app-dir", str(place), "--threads", "1")
+        assert {server.get("/").body for _ in range(5)} == {b"1"}
 
     def test_chunks_of_a_stream_arrive_while_it_waits(self, serve: Serve) -> None:
         server = serve("wsgi_lab:bare", "--threads", "2")
