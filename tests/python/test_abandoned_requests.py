@@ -84,6 +84,25 @@ def test_a_request_is_cancelled_when_its_client_leaves(start: Start, path: str) 
     assert not [line for line in server.lines("stderr") if "exception" in line]
 
 
+UNREAD = {
+    "incomplete": b"Content-Length: 1000\r\n\r\nabc",
+    "complete": b"Content-Length: 300000\r\n\r\n" + bytes(300_000),
+    "unfinished": b"Content-Length: 9000000\r\n\r\n" + bytes(300_000),
+    "expected": b"Content-Length: 1000\r\nExpect: 100-continue\r\n\r\n",
+}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("body", UNREAD)
+def test_whose_body_was_not_read(start: Start, body: str) -> None:
+    server = start("--cancel-on-disconnect")
+    with server.connect() as connection:
+        connection.send(b"POST /sleep HTTP/1.1\r\nHost: test\r\n" + UNREAD[body])
+        server.wait_for_line("^start sleep$")
+    server.wait_for_line("^cancelled sleep$")
+    assert server.get("/quick").text == "done"
+
+
 @pytest.mark.timeout(600)
 def test_a_client_that_left_before_its_request_began(start: Start) -> None:
     server = start("--cancel-on-disconnect")

@@ -35,6 +35,12 @@ def test_length_given(connection: Connection) -> None:
     assert response.body == b"pong"
 
 
+@pytest.mark.parametrize("code", [299, 499, 600, 999])
+def test_a_status_without_a_usual_phrase(connection: Connection, code: int) -> None:
+    response = connection.get(f"/status?{code}")
+    assert (response.status, response.reason) == (code, "")
+
+
 def test_length_not_given(connection: Connection) -> None:
     """Framed one way or the other; the connection can be used again."""
     response = connection.get("/no-length")

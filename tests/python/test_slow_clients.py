@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from apps.large import body
@@ -94,6 +95,54 @@ class TestAnswer:
                 assert parts[-1], "the stream breaks off"
             size = sum(map(len, parts))
             assert size > SIZE
+
+
+def test_an_upload_that_is_not_wanted(serve: Serve, tmp_path: Path) -> None:
+    """The client is in the middle of it when it is answered, and reads that afterwards."""
+    (tmp_path / "main.py").write_text(
+        """
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 413, "headers": []})
+        await send({"type": "http.response.body", "body": b"too large"})
+"""
+    )
+    server = serve("main:app", "--app-dir", str(tmp_path))
+    with server.connect() as connection:
+        connection.send(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 5000000\r\n\r\n")
+        for _ in range(5):
+            let_pass(0.6)
+            connection.send(bytes(1_000_000))
+        response = connection.response()
+        assert (response.status, response.body) == (413, b"too large")
+
+
+def test_waits_that_are_cancelled_leave_nothing_behind(serve: Serve, tmp_path: Path) -> None:
+    """As those of Starlette's ``request.is_disconnected()`` in the loop of a stream."""
+    (tmp_path / "main.py").write_text(
+        """
+import asyncio
+import gc
+
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        return
+    await receive()
+    before = sum(isinstance(thing, asyncio.Future) for thing in gc.get_objects())
+    for _ in range(1000):
+        waits = asyncio.ensure_future(receive())
+        await asyncio.sleep(0)
+        waits.cancel()
+        await asyncio.wait([waits])
+    del waits
+    gc.collect()
+    after = sum(isinstance(thing, asyncio.Future) for thing in gc.get_objects())
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"%d" % (after - before)})
+"""
+    )
+    server = serve("main:app", "--app-dir", str(tmp_path), "--loop", "asyncio")
+    assert int(server.get("/").body) < 10
 
 
 @pytest.mark.parametrize("app", APPS)

@@ -254,7 +254,9 @@ class TestResponse:
                 response = connection.get(path, method="HEAD")
                 assert (response.status, response.body) == (200, b"")
                 assert response.header("content-length") == length
-            assert connection.get("/generated", method="HEAD").body == b""
+            response = connection.get("/generated", method="HEAD")
+            # How long the answer to a GET would be is not known.
+            assert (response.body, response.header("content-length")) == (b"", None)
             assert connection.get("/file", method="HEAD").header("content-length") == str(len(BIG))
             assert connection.get("/ping").body == b"pong"
 

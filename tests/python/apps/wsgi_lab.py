@@ -94,6 +94,9 @@ def writes(environ, start_response):
 
 def generated(environ, start_response):
     start_response("200 OK", TEXT)
+    if environ["REQUEST_METHOD"] == "HEAD":
+        # As Werkzeug does.
+        return []
     return Parts("generated", [b"", b"a", b"", b"b", b"c"])
 
 

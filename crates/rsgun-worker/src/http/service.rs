@@ -11,6 +11,7 @@ use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue};
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use hyper::ext::ReasonPhrase;
 use hyper::service::Service;
 use rsgun_http::policy;
 use rsgun_websocket::handshake::{self, Handshake, Refusal};
@@ -167,7 +168,16 @@ impl Future for Answer {
             return Poll::Ready(Err(Aborted));
         };
         let mut response = ready!(tracker.exchange.poll_response(cx))?;
-        let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let status = response.status();
+        if status.canonical_reason().is_none()
+            && response.extensions().get::<ReasonPhrase>().is_none()
+        {
+            // hyper would make one up.
+            response
+                .extensions_mut()
+                .insert(ReasonPhrase::from_static(b""));
+        }
+        let is_upgrade = status == StatusCode::SWITCHING_PROTOCOLS;
         if !is_upgrade && tracker.shared.common.closes_after_answer() {
             response
                 .headers_mut()

@@ -10,6 +10,7 @@ use std::cell::{Cell, RefCell};
 
 use http::{Method, Uri};
 use pyo3::prelude::*;
+use rsgun_core::log::access::escape;
 
 use super::{Reactor, clock};
 use crate::asgi::cycle::Cycle;
@@ -92,7 +93,8 @@ impl Timeouts {
                 if let Some(cycle) = &watched.cycle {
                     due.push(Overdue {
                         entry,
-                        request: format!("{} {}", watched.method, watched.uri.path()),
+                        request: escape(&format!("{} {}", watched.method, watched.uri.path()))
+                            .into_owned(),
                         age_ms: now.saturating_sub(watched.started_ms),
                         cancelled: watched.cancelled,
                         cycle: cycle.clone_ref(py),

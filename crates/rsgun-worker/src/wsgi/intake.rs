@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
+use rsgun_core::log::access::escape;
 use rsgun_core::scoreboard;
 
 use super::pool::{Body, Finished, Job, Pool};
@@ -181,7 +182,7 @@ impl Intake {
         tracing::error!(
             "the body of {} {} cannot be kept on disk: {error}; is there room in {}? (TMPDIR)",
             request.parts.method,
-            request.parts.uri.path(),
+            escape(request.parts.uri.path()),
             std::env::temp_dir().display()
         );
         let exchange = &request.exchange;
@@ -218,7 +219,7 @@ impl Intake {
             exchange: Arc::clone(&exchange),
             log,
             request: if self.limit_ms > 0 {
-                format!("{} {}", parts.method, parts.uri.path())
+                escape(&format!("{} {}", parts.method, parts.uri.path())).into_owned()
             } else {
                 String::new()
             },
