@@ -57,6 +57,9 @@ class Settings(TypedDict, total=False):
     fd: int | None
     """The number of a listening socket that the parent process passes on."""
 
+    limit_request_body: Text | None
+    """The size above which a request body is refused, such as 10M."""
+
     backlog: int | None
     """Connections that may wait to be accepted."""
 

@@ -274,3 +274,40 @@ def test_silence_is_not_taken_for_the_end_of_a_body(server: Server) -> None:
         assert connection.silent(QUIET)
         connection.send(b"llo")
         assert connection.response().body == b"hello"
+
+
+@pytest.mark.parametrize("app", ["large:asgi", "large:wsgi"])
+class TestLimit:
+    """--limit-request-body."""
+
+    @pytest.fixture
+    def server(self, shared: Serve, app: str) -> Server:
+        return shared(app, "--limit-request-body", "1000")
+
+    def test_what_fits(self, server: Server) -> None:
+        with server.connect() as connection:
+            for framing in (b"Content-Length: 1000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"):
+                chunked = b"chunked" in framing
+                body = b"3e8\r\n" + bytes(1000) + b"\r\n0\r\n\r\n" if chunked else bytes(1000)
+                connection.send(b"POST /echo HTTP/1.1\r\nHost: test\r\n" + framing + body)
+                assert connection.response().body == bytes(1000)
+
+    @pytest.mark.parametrize("expect", ["", "Expect: 100-continue\r\n"])
+    def test_what_is_announced_is_refused_at_once(self, server: Server, expect: str) -> None:
+        with server.connect() as connection:
+            head = f"POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 1001\r\n{expect}\r\n"
+            connection.send(head.encode())
+            response = connection.response()
+            assert (response.status, response.closes) == (413, True)
+            assert connection.ended()
+
+    def test_what_becomes_too_much_is_refused_then(self, server: Server) -> None:
+        with server.connect() as connection:
+            connection.send(
+                b"POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
+            )
+            connection.send(b"3e8\r\n" + bytes(1000) + b"\r\n")
+            assert connection.silent()
+            connection.send(b"1\r\nx\r\n")
+            response = connection.response()
+            assert (response.status, response.closes) == (413, True)

@@ -307,6 +307,18 @@ declare! {
                       in this time, a body that stops coming is answered with 408, and a \
                       connection whose client takes nothing of its answer is reset.",
         }
+        /// The size above which a request body is refused, such as 10M.
+        limit_request_body: Option<Size> = value::optional_size, {
+            name: "limit-request-body",
+            section: Section::Listening,
+            placeholder: "SIZE",
+            otherwise: "no limit",
+            example: "\"10M\"",
+            details: "The answer is 413: to what a request announces before any of it is read, \
+                      otherwise when it has become too much. A WSGI application gets a request \
+                      when its body is complete, and a large one is on disk (`TMPDIR`) by then: \
+                      without this limit, or that of a proxy in front, a client decides how much.",
+        }
         /// Seconds that a worker has from its start until it serves; 0 means no limit.
         boot_timeout: u32 = value::seconds, {
             name: "boot-timeout",

@@ -44,6 +44,8 @@ pub(crate) struct Common {
     /// How long a client may send and take nothing of what is on its way, milliseconds;
     /// `None`: for ever.
     pub(crate) client_timeout_ms: Option<u64>,
+    /// Bytes that a request body may have.
+    pub(crate) body_max: Option<u64>,
     /// When the worker began to drain, milliseconds of the reactor's clock.
     pub(crate) draining_since: Cell<Option<u64>>,
     /// The worker is about to drain: no connection is kept for another request.

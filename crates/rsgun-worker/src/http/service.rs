@@ -19,7 +19,7 @@ use rsgun_websocket::handshake::{self, Handshake, Refusal};
 use super::body::ResponseBody;
 use super::connection::Shared;
 use super::io::Io;
-use crate::asgi::exchange::{Aborted, Exchange, SharedExchange};
+use crate::asgi::exchange::{Aborted, Exchange, RequestBody, SharedExchange};
 use crate::asgi::session::Session;
 use crate::reactor::queue::{self, Work};
 use crate::reactor::{self, clock};
@@ -48,6 +48,20 @@ impl Service<Request<Incoming>> for Exchanges {
             );
             return refuse(version, unfit.status(), &unfit, HeaderMap::new());
         }
+        let body_max = self.shared.common.body_max;
+        if body_max.is_some_and(|most| body.size_hint().lower() > most) {
+            tracing::warn!(
+                "request of {} refused: its body is larger than limit-request-body",
+                self.shared.peer.label()
+            );
+            let status = StatusCode::PAYLOAD_TOO_LARGE;
+            return refuse(
+                version,
+                status,
+                &"the request body is too large",
+                HeaderMap::new(),
+            );
+        }
         let handshake = match self.examine(&parts) {
             Ok(handshake) => handshake,
             Err(refusal) => {
@@ -66,8 +80,7 @@ impl Service<Request<Incoming>> for Exchanges {
                 .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let exchange = Arc::new(Exchange::new(
             &parts.method,
-            body,
-            wants_continue,
+            RequestBody::new(body, body_max, wants_continue),
             clock::now_us(),
         ));
         let session =

@@ -41,6 +41,8 @@ pub(crate) struct Parts {
     pub(crate) keep_alive_ms: u64,
     /// 0: no limit.
     pub(crate) client_timeout_ms: u64,
+    /// Bytes that a request body may have.
+    pub(crate) body_max: Option<u64>,
     /// `None`: WebSockets are not served.
     pub(crate) websocket: Option<Limits>,
 }
@@ -80,6 +82,7 @@ impl Engine {
             common: Rc::new(Common {
                 keep_alive_ms: parts.keep_alive_ms,
                 client_timeout_ms: (parts.client_timeout_ms > 0).then_some(parts.client_timeout_ms),
+                body_max: parts.body_max,
                 draining_since: Cell::new(None),
                 stops_soon: Cell::new(false),
                 websocket: parts.websocket,

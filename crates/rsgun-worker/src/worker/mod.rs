@@ -22,7 +22,7 @@ use std::time::Duration;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use rsgun_core::config::{Lifespan, Settings, WorkerCount};
+use rsgun_core::config::{Lifespan, Settings, Size, WorkerCount};
 use rsgun_core::ipc::{
     ChannelError, DRAIN_MARGIN_MS, DrainReason, FromWorker, Identity, Role, ToWorker,
 };
@@ -676,6 +676,7 @@ impl Worker {
                 gate,
                 keep_alive_ms: u64::from(settings.keep_alive) * 1000,
                 client_timeout_ms: u64::from(settings.client_timeout) * 1000,
+                body_max: settings.limit_request_body.map(Size::bytes),
                 websocket: Limits::of(settings),
             },
             bridge,
@@ -721,6 +722,7 @@ impl Worker {
                 gate,
                 keep_alive_ms: u64::from(settings.keep_alive) * 1000,
                 client_timeout_ms: u64::from(settings.client_timeout) * 1000,
+                body_max: settings.limit_request_body.map(Size::bytes),
                 websocket: None,
             },
             quota: self.quota(settings),

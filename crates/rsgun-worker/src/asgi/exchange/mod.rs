@@ -14,11 +14,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 
 use http::Method;
-use hyper::body::Incoming;
 use pyo3::{Py, PyAny};
 
-pub(crate) use self::request::Received;
-use self::request::RequestBody;
+pub(crate) use self::request::{Received, RequestBody};
 use self::response::ResponseState;
 pub(crate) use self::response::{Aborted, Stage};
 
@@ -64,15 +62,10 @@ pub(crate) struct State {
 }
 
 impl Exchange {
-    pub(crate) fn new(
-        method: &Method,
-        incoming: Incoming,
-        wants_continue: bool,
-        started_us: u64,
-    ) -> Self {
+    pub(crate) fn new(method: &Method, request: RequestBody, started_us: u64) -> Self {
         Self {
             state: Mutex::new(State {
-                request: RequestBody::new(incoming, wants_continue),
+                request,
                 response: ResponseState::new(),
                 collects: false,
                 receivers: Vec::new(),

@@ -18,6 +18,8 @@ const BODY_HIGH_WATER: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct RequestBody {
     incoming: Option<Incoming>,
+    /// Bytes that may follow.
+    room: u64,
     /// Reading makes hyper send `100 Continue`, so it must wait for `receive()`.
     wants_continue: bool,
     chunks: VecDeque<Bytes>,
@@ -73,6 +75,11 @@ impl Exchange {
                     if let Ok(data) = frame.into_data()
                         && !data.is_empty()
                     {
+                        let Some(room) = state.request.room.checked_sub(data.len() as u64) else {
+                            state.break_off(self.is_head, StatusCode::PAYLOAD_TOO_LARGE);
+                            break;
+                        };
+                        state.request.room = room;
                         state.request.buffered += data.len();
                         state.request.chunks.push_back(data);
                     }
@@ -188,9 +195,11 @@ impl State {
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming, wants_continue: bool) -> Self {
+    /// A body of at most `most` bytes.
+    pub(crate) fn new(incoming: Incoming, most: Option<u64>, wants_continue: bool) -> Self {
         Self {
             incoming: (!incoming.is_end_stream()).then_some(incoming),
+            room: most.unwrap_or(u64::MAX),
             wants_continue,
             chunks: VecDeque::new(),
             buffered: 0,
