@@ -13,7 +13,6 @@ use super::generation::{Cause, Generation, Standing};
 use super::moment::Moment;
 use super::notice::Notice;
 use super::state::State;
-use super::stop::Urgency;
 use super::worker::{Label, Reason, Stage};
 
 impl State {
@@ -312,12 +311,6 @@ impl State {
             }
             Standing::Former | Standing::Rejected => {}
         }
-    }
-
-    pub(super) fn boot_failed(&mut self, now: Moment, cause: Cause) {
-        let code = cause.code;
-        self.notify(Notice::BootFailed { cause });
-        self.begin_stop(now, Urgency::Quick, code);
     }
 
     pub(super) fn forget_worker(&mut self, id: WorkerId) {

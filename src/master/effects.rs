@@ -24,12 +24,12 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::Level;
 
 use self::generations::anchored;
-use super::MasterError;
 use super::cgroup::OomCounter;
 use super::daemon::Launcher;
 use super::evaluation::Early;
 use super::event::{Action, Asked, ConfigurationFile, Event, Policy};
 use super::exit::Exit;
+use super::generation::Cause;
 use super::link::Link;
 use super::notice::Notice;
 use super::pidfile::PidFile;
@@ -39,6 +39,7 @@ use super::terminal::Terminal;
 use super::upgrade::Invocation;
 use super::upgrade::exec::Companion;
 use super::upgrade::snapshot::FromCandidate;
+use super::{Authority, MasterError};
 use super::{processors, stacks};
 use crate::control::document::Totals;
 use crate::control::socket::ControlSocket;
@@ -219,6 +220,12 @@ impl Effects {
         Ok((effects, policy))
     }
 
+    /// Whose signals count.
+    pub(super) fn authority(&self) -> Authority {
+        self.heir
+            .map_or(Authority::Anybody(self.terminal), Authority::Master)
+    }
+
     /// Carries out an action. Returns what is known about it at once.
     pub(super) fn perform(&mut self, action: Action) -> Option<Event> {
         match action {
@@ -390,7 +397,13 @@ impl Effects {
                     master.send(FromCandidate::Failed(cause.clone()), Vec::new());
                     return;
                 }
-                Notice::Stopping { .. } | Notice::Finished => return,
+                // By the master, which has closed the channel then, or by hand.
+                Notice::Stopping { .. } => {
+                    let cause = Cause::boot("it was told to end".to_owned());
+                    master.send(FromCandidate::Failed(cause), Vec::new());
+                    return;
+                }
+                Notice::Finished => return,
                 _ => {}
             }
         }

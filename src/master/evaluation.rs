@@ -23,13 +23,12 @@ use rsgun_core::config::{Configured, PythonFile, Settings, Source};
 use rsgun_core::ipc::{ChannelError, FromForkServer, ToForkServer};
 use rsgun_core::sys::signals::SignalQueue;
 
-use super::MasterError;
 use super::deaths::ended_early;
 use super::effects::interpreter;
 use super::event::Command;
 use super::exit::Exit;
 use super::spawn::{Interpreter, ServerChannel};
-use super::terminal::Terminal;
+use super::{Authority, MasterError};
 use crate::python::Surroundings;
 
 /// A fork server that has evaluated the configuration and waits for its settings.
@@ -55,7 +54,7 @@ enum Outcome {
 /// Who is listened to while the loop does not run yet.
 pub(super) struct Watch<'a> {
     pub(super) signals: &'a SignalQueue,
-    pub(super) terminal: Option<Terminal>,
+    pub(super) authority: Authority,
     /// What was asked for that can wait.
     pub(super) postponed: &'a mut Vec<Command>,
 }
@@ -317,7 +316,7 @@ impl Watch<'_> {
     /// Takes note of the signals that have come; whether one of them ends the server.
     fn stop_wanted(&mut self) -> Result<bool, String> {
         while let Some(arrived) = self.signals.next().map_err(refused)? {
-            match super::command(arrived, self.terminal) {
+            match super::command(arrived, self.authority) {
                 Some(Command::Stop | Command::StopQuickly) => return Ok(true),
                 Some(command) => self.postponed.push(command),
                 None => {}

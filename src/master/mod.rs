@@ -176,7 +176,7 @@ fn boot(source: Source, invocation: Invocation) -> Result<u8, MasterError> {
     let mut prepare = |terminal, in_background| {
         let mut watch = Watch {
             signals: &signals,
-            terminal,
+            authority: Authority::Anybody(terminal),
             postponed: &mut postponed,
         };
         evaluation::prepare(&source, &surroundings, &mut watch, 1, in_background)
@@ -403,7 +403,8 @@ async fn serve(
                             known.extend(effects.reap());
                         }
                         Some(arrived) => {
-                            known.extend(command(arrived, effects.terminal).map(Event::Command));
+                            let command = command(arrived, effects.authority());
+                            known.extend(command.map(Event::Command));
                         }
                     }
                 }
@@ -441,19 +442,29 @@ fn at_hand(
         return Ok(Some(event));
     }
     while let Some(arrived) = signals.get_ref().next()? {
-        if let Some(command) = command(arrived, effects.terminal) {
+        if let Some(command) = command(arrived, effects.authority()) {
             return Ok(Some(Event::Command(command)));
         }
     }
     Ok(None)
 }
 
-/// What a signal asks for, depending on the terminal of a master in the foreground.
-fn command(arrived: Arrived, terminal: Option<Terminal>) -> Option<Command> {
-    match (arrived.signal, terminal) {
-        (Signal::SIGHUP, Some(terminal)) => terminal.hang_up(arrived.sender),
+/// Whose signals count.
+#[derive(Debug, Clone, Copy)]
+enum Authority {
+    /// Everybody's, and those of the terminal that a master in the foreground has.
+    Anybody(Option<Terminal>),
+    /// Those of the master whose candidate this is.
+    Master(i32),
+}
+
+/// What a signal asks for.
+fn command(arrived: Arrived, authority: Authority) -> Option<Command> {
+    match (arrived.signal, authority) {
+        (_, Authority::Master(pid)) => upgrade::candidate::command(arrived, pid),
+        (Signal::SIGHUP, Authority::Anybody(Some(terminal))) => terminal.hang_up(arrived.sender),
         // It has another size.
-        (Signal::SIGWINCH, Some(_)) => None,
+        (Signal::SIGWINCH, Authority::Anybody(Some(_))) => None,
         (signal, _) => signals::command(signal),
     }
 }

@@ -67,7 +67,8 @@ impl State {
             .policy()
             .map_or(Duration::ZERO, |policy| policy.drain_delay);
         let Lifecycle::Stopping(stop) = &mut self.lifecycle else {
-            let may_wait = wanted == Urgency::Graceful && !self.is_booting();
+            let is_server = !self.is_booting() && self.candidate.is_none();
+            let may_wait = wanted == Urgency::Graceful && is_server;
             if may_wait && !delay.is_zero() && self.departs_at.is_none() {
                 self.stop_later(now, delay);
                 return;
@@ -137,8 +138,10 @@ impl State {
 
     /// Gives every process the order that suits the urgency.
     fn hasten(&mut self, now: Moment, urgency: Urgency) {
-        if urgency == Urgency::Now {
-            self.kill_candidate();
+        match urgency {
+            Urgency::Graceful => {}
+            Urgency::Quick => self.hurry_candidate(now),
+            Urgency::Now => self.kill_candidate(),
         }
         let workers: Vec<WorkerId> = self.workers.keys().copied().collect();
         for id in workers {
@@ -175,10 +178,12 @@ impl State {
                 let within = within.unwrap_or_default();
                 self.leave(now, id);
                 let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-                let order = ToWorker::Drain {
-                    within_ms,
-                    reason: DrainReason::Stop,
+                let reason = if self.candidate.is_some() {
+                    DrainReason::Replaced
+                } else {
+                    DrainReason::Stop
                 };
+                let order = ToWorker::Drain { within_ms, reason };
                 self.act(Action::Tell { id, order });
             }
             (Urgency::Quick, stage) => {

@@ -111,6 +111,27 @@ def test_address_is_free_within_a_second(start: Serve, what: str, manner: tuple[
     assert any(takes() < 1 for _ in range(3))
 
 
+def test_address_is_free_after_an_upgrade(start: Serve) -> None:
+    """The only worker was started by another process than the master, and hangs."""
+
+    def takes() -> float:
+        server = start("-t", "0", "--graceful-timeout", "10")
+        (first,) = server.wait_for_workers(1)
+        server.send_signal(signal.SIGUSR2)
+        server.wait_for_line("Upgrade complete", deadline=30)
+        assert wait_gone(first.pid)
+        with server.connect() as connection:
+            connection.request("/sleep-in-c")
+            server.wait_for_line("serving /sleep-in-c")
+            began = kill_master(server)
+            eventually(lambda: port_is_free(server.port), "the address is free")
+            ended = time.monotonic()
+        server.kill()
+        return ended - began
+
+    assert any(takes() < 1 for _ in range(3))
+
+
 @pytest.mark.parametrize("path", ["/endless", "/sleep-in-c"])
 def test_graceful_timeout_bounds_what_is_left(start: Serve, path: str) -> None:
     server = start("-t", "0", "--graceful-timeout", "2")

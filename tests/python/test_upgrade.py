@@ -10,8 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from harness import processes
@@ -146,6 +148,119 @@ def test_nothing_is_lost_under_load(
     for account in (load.keep_alive, load.one_shot):
         assert not account.lost, str(account)
         assert account.answers["first"] and account.answers["version-3"], str(account)
+
+
+@contextmanager
+def load_on(server: Server, *, is_stopped: bool = False) -> Iterator[Load]:
+    """Clients of both kinds while the block runs; nothing of theirs may be lost. Where the
+    server is stopped, they may be refused."""
+    load = Load(server.port, "/slow?30", keep_alive=8, one_shot=8)
+    thread = Thread(target=lambda: asyncio.run(load.run()))
+    thread.start()
+    try:
+        yield load
+    finally:
+        load.stop()
+        thread.join()
+    for account in (load.keep_alive, load.one_shot):
+        lost = [how for how in account.lost if not (is_stopped and "Refused" in how)]
+        assert account.answered and not lost, str(account)
+
+
+def wait_for_service(load: Load, version: str) -> None:
+    """Waits until a worker of this version answers new clients."""
+    answers = load.one_shot.answers
+    eventually(lambda: answers[version] > 10, f"{version} serves", 30)
+
+
+ENDS_OF_CANDIDATES = {
+    "its fork server is killed": (r"^rsgun: fork server \[gen 2\]", signal.SIGKILL, "SIGKILL"),
+    "it is killed": (r"^rsgun: candidate", signal.SIGKILL, "SIGKILL"),
+    "it is told to end": (r"^rsgun: candidate", signal.SIGTERM, "it was told to end"),
+}
+
+
+@pytest.mark.parametrize("how", ENDS_OF_CANDIDATES)
+def test_worker_of_a_candidate_that_fails_answers_its_requests(
+    start: Start, module: Module, how: str
+) -> None:
+    """It serves beside the others already, on their listeners."""
+    server = start("--no-access-log", "--reload-probation", "60")
+    before = {process.pid for process in server.family()}
+    module("main", versioned("second"))
+    with load_on(server) as load:
+        since = upgrade(server)
+        wait_for_service(load, "second")
+        title, number, reason = ENDS_OF_CANDIDATES[how]
+        (victim,) = server.titled(title)
+        os.kill(victim.pid, number)
+        server.wait_for_line(f"{FAILED}.*{reason}", since=since)
+        eventually(lambda: {p.pid for p in server.family()} == before, "the candidate is gone")
+        answered = load.one_shot.answered
+        eventually(lambda: load.one_shot.answered > answered + 50, "the others go on")
+
+
+def test_long_request_of_a_candidate_that_fails(
+    start: Start, module: Module, tmp_path: Path
+) -> None:
+    """As long as it takes the candidate is there, and another upgrade waits."""
+    server = start("--reload-probation", "60")
+    module("main", versioned("second"))
+    since = upgrade(server)
+    with ExitStack() as stack:
+
+        def second_waits() -> bool:
+            connection = stack.enter_context(server.connect())
+            if not connection.get("/").text.startswith("second "):
+                return False
+            connection.request("/wait")
+            waiting.append(connection)
+            return True
+
+        waiting: list[Connection] = []
+        eventually(second_waits, "a request to the new program")
+        (victim,) = server.titled(r"^rsgun: fork server \[gen 2\]")
+        os.kill(victim.pid, signal.SIGKILL)
+        server.wait_for_line(FAILED, since=since)
+        module("main", versioned("third"))
+        server.wait_for_line(r"Upgrade asked for; it follows", since=upgrade(server))
+        server.wait_for_line(r"^WARNING: .*Upgrade refused", since=upgrade(server))
+        assert server.titled(r"^rsgun: candidate")
+        (tmp_path / "released").touch()
+        assert waiting[0].response().text.startswith("second ")
+    eventually(lambda: server.get().text.startswith("third "), "the next upgrade", 30)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_quick_stop_does_not_wait_for_the_requests_of_a_candidate(
+    start: Start, module: Module, number: signal.Signals
+) -> None:
+    server = start("--reload-probation", "60")
+    module("main", versioned("second"))
+    upgrade(server)
+    with ExitStack() as stack:
+
+        def second_waits() -> bool:
+            connection = stack.enter_context(server.connect())
+            if not connection.get("/").text.startswith("second "):
+                return False
+            connection.request("/wait")
+            return True
+
+        eventually(second_waits, "a request to the new program")
+        assert server.stop(number, 10) == 0
+    assert not server.leftovers(1)
+
+
+def test_stop_while_the_candidate_serves_loses_nothing(start: Start, module: Module) -> None:
+    server = start("--no-access-log", "--reload-probation", "60")
+    module("main", versioned("second"))
+    with load_on(server, is_stopped=True) as load:
+        upgrade(server)
+        wait_for_service(load, "second")
+        server.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert not server.leftovers(1)
 
 
 def test_five_upgrades_leave_no_descriptor_behind(start: Start) -> None:

@@ -1,10 +1,13 @@
 //! The candidate's side: it boots one worker with what the master has given it, and hands
 //! everything over.
 //!
-//! It is the child of a master that serves. Only that one has signals, pidfile and
-//! terminal; when its channel ends, the candidate ends everything that it has started.
-//! The listeners are the master's: the candidate never shuts one down. Its workers know
-//! the master as the heir of their parent, and do not mind when that changes.
+//! It is the child of a master that serves. Only that one has pidfile and terminal; when
+//! its channel ends, the candidate ends everything that it has started. The listeners are
+//! the master's: the candidate never shuts one down. Its workers know the master as the
+//! heir of their parent, and do not mind when that changes.
+//!
+//! Signals that the whole group gets are the master's business, which passes on what they
+//! mean. Only TERM, which ends an upgrade by hand, counts from anybody.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -17,7 +20,7 @@ use rsgun_core::listeners;
 use rsgun_core::log;
 use rsgun_core::log::output::Files;
 use rsgun_core::sys::shared::Shared;
-use rsgun_core::sys::signals::SignalQueue;
+use rsgun_core::sys::signals::{Arrived, Sender, SignalQueue};
 use rsgun_core::sys::{handover, process, title};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
@@ -30,13 +33,21 @@ use crate::master::generation::Cause;
 use crate::master::link::Link;
 use crate::master::moment::Moment;
 use crate::master::state::State;
-use crate::master::{MasterError, run_loop, runtime};
+use crate::master::{Authority, MasterError, run_loop, runtime};
 use crate::python::Surroundings;
 
 /// How long the first order may take, milliseconds.
 const ORDER_LIMIT_MS: u16 = 30_000;
 /// What a boot takes besides fork server and worker.
 const MARGIN: Duration = Duration::from_secs(5);
+/// What would end a program that handles nothing, and the end of children.
+const HANDLED: [Signal; 5] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+    Signal::SIGCHLD,
+];
 
 type Master = Channel<FromCandidate, ToCandidate>;
 
@@ -49,7 +60,7 @@ pub(in crate::master) fn run(
     invocation: Invocation,
     channel: OwnedFd,
 ) -> Result<u8, MasterError> {
-    let signals = SignalQueue::install(&[Signal::SIGCHLD]).map_err(MasterError::System)?;
+    let signals = SignalQueue::install(&HANDLED).map_err(MasterError::System)?;
     let master = Master::new(channel);
     let (sender, queue) = unbounded_channel();
     let prepared = prepare(&master, &signals, source, invocation, sender.clone());
@@ -67,7 +78,7 @@ pub(in crate::master) fn run(
         master,
         sender,
         |_| Event::Tick,
-        Event::Command(Command::StopQuickly),
+        Event::Command(Command::Stop),
     )
     .map_err(MasterError::System)?;
     let within = policy
@@ -76,6 +87,7 @@ pub(in crate::master) fn run(
     let boots = FromCandidate::Boots {
         version: rsgun_core::VERSION.to_owned(),
         within_ms: within.and_then(|within| u64::try_from(within.as_millis()).ok()),
+        grace_ms: u64::try_from(policy.graceful_timeout.as_millis()).unwrap_or(u64::MAX),
     };
     link.send(boots, Vec::new());
     effects.role = Role::Candidate(link);
@@ -99,7 +111,7 @@ fn prepare(
     let (snapshot, luggage, identity) = order(master).map_err(refused)?;
     let mut watch = Watch {
         signals,
-        terminal: None,
+        authority: Authority::Master(getppid().as_raw()),
         postponed: &mut Vec::new(),
     };
     // A master in the background stays there, and so this process is.
@@ -190,6 +202,15 @@ fn order(master: &Master) -> Result<(Snapshot, Luggage, Identity), String> {
 }
 
 const RESTART: &str = "restart the server to change to it";
+
+/// What a signal asks the candidate of this master for.
+pub(in crate::master) fn command(arrived: Arrived, master: i32) -> Option<Command> {
+    match arrived.signal {
+        Signal::SIGTERM => Some(Command::Stop),
+        Signal::SIGINT if arrived.sender == Sender::Process(master) => Some(Command::StopQuickly),
+        _ => None,
+    }
+}
 
 /// Waits until a candidate has told the master why it ends.
 pub(in crate::master) async fn last_words(effects: &Effects) {

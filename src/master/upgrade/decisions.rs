@@ -30,8 +30,8 @@ use crate::master::state::State;
 const FIRST_WORDS: Duration = Duration::from_secs(30);
 /// What a candidate has beyond the limits that it keeps itself.
 const MARGIN: Duration = Duration::from_secs(10);
-/// How long a candidate may take to end when it is no longer wanted: longer than a quick
-/// stop takes.
+/// How long a candidate may take to end when it is no longer wanted, beyond the time that
+/// its worker has for requests in flight: longer than a quick stop takes.
 const END_LIMIT: Duration = Duration::from_secs(8);
 /// How long its exit and the end of its channel may be apart.
 const CLOSED_LIMIT: Duration = Duration::from_secs(2);
@@ -47,6 +47,8 @@ pub(in crate::master) struct Upgrade {
     /// The worker with which the candidate is to prove itself.
     identity: Identity,
     pid: Option<i32>,
+    /// What its worker may take to finish requests in flight.
+    grace: Duration,
     /// Its channel has ended.
     closed: bool,
     stage: Stage,
@@ -89,6 +91,8 @@ pub(in crate::master) enum UpgradeEvent {
         version: String,
         /// How long it gives its processes; `None`: no limit.
         within: Option<Duration>,
+        /// What its worker may take to finish requests in flight.
+        grace: Duration,
     },
     /// It has failed, or refuses, and ends.
     Failed(Cause),
@@ -105,9 +109,14 @@ pub(in crate::master) enum UpgradeEvent {
 
 impl State {
     pub(in crate::master) fn upgrade_ordered(&mut self) {
-        if self.upgrade.is_some() || self.upgrade_waits || self.is_exchanging() {
+        let is_under_way = self.upgrade.is_some() && !self.candidate_leaves();
+        if is_under_way || self.upgrade_waits || self.is_exchanging() {
             self.notify(Notice::UpgradeRefused);
-        } else if !self.announced || self.reload.is_some() || self.reload_waits {
+        } else if !self.announced
+            || self.reload.is_some()
+            || self.reload_waits
+            || self.upgrade.is_some()
+        {
             self.upgrade_waits = true;
             self.notify(Notice::UpgradeWaits);
         } else {
@@ -163,6 +172,7 @@ impl State {
         self.upgrade = Some(Upgrade {
             identity,
             pid: None,
+            grace: Duration::ZERO,
             closed: false,
             // Until it runs there is nothing to wait for.
             stage: Stage::Booting { by: None },
@@ -190,7 +200,15 @@ impl State {
             | (UpgradeEvent::NotReplaced { reason }, Stage::Executing) => {
                 self.upgrade_failed(now, Cause::boot(reason));
             }
-            (UpgradeEvent::Boots { version, within }, Stage::Booting { .. }) => {
+            (
+                UpgradeEvent::Boots {
+                    version,
+                    within,
+                    grace,
+                },
+                Stage::Booting { .. },
+            ) => {
+                upgrade.grace = grace;
                 let by = within.map(|within| now + within + MARGIN);
                 upgrade.stage = Stage::Booting { by };
                 let pid = upgrade.pid.unwrap_or_default();
@@ -274,15 +292,36 @@ impl State {
         self.notify(Notice::UpgradeFailed { cause });
     }
 
-    /// Ends the candidate with everything that it has started.
+    /// Ends the candidate with everything that it has started. Its worker may serve
+    /// already, and then answers what it has.
     pub(in crate::master) fn end_candidate(&mut self, now: Moment) {
         if let Some(upgrade) = &mut self.upgrade
             && matches!(upgrade.stage, Stage::Booting { .. })
         {
-            let by = now + END_LIMIT;
+            let by = now + upgrade.grace + END_LIMIT;
             upgrade.stage = Stage::Leaving { by };
             self.act(Action::EndCandidate);
         }
+    }
+
+    /// Lets a candidate that ends wait for no request any more.
+    pub(in crate::master) fn hurry_candidate(&mut self, now: Moment) {
+        if let Some(upgrade) = &mut self.upgrade
+            && let Stage::Leaving { by } = &mut upgrade.stage
+        {
+            *by = (*by).min(now + END_LIMIT);
+            if let Some(pid) = upgrade.pid {
+                let signal = Signal::SIGINT;
+                self.act(Action::Kill { pid, signal });
+            }
+        }
+    }
+
+    /// Whether there is a candidate only because it has not ended yet.
+    fn candidate_leaves(&self) -> bool {
+        self.upgrade
+            .as_ref()
+            .is_some_and(|upgrade| matches!(upgrade.stage, Stage::Leaving { .. } | Stage::Killed))
     }
 
     /// Kills a candidate that takes too long.
@@ -406,27 +445,6 @@ impl State {
     pub(in crate::master) fn go_on(&mut self, now: Moment, reason: String) -> Vec<Action> {
         self.upgrade_failed(now, Cause::boot(reason));
         self.settle(now)
-    }
-
-    /// Whether any failure is the end: nothing has been proved yet.
-    pub(in crate::master) fn is_unproven(&self) -> bool {
-        self.is_booting() || self.candidate.is_some()
-    }
-
-    /// The worker of a candidate is ready, and its probation begins.
-    pub(in crate::master) fn candidate_ready(&mut self, now: Moment) {
-        let probation = self.policy().map(|policy| policy.reload_probation);
-        if self.candidate.is_some() {
-            self.proved_at = Some(now + probation.unwrap_or_default());
-        }
-    }
-
-    /// Hands over when the probation of the candidate's worker is over.
-    pub(in crate::master) fn settle_candidate(&mut self, now: Moment) {
-        if !self.is_stopping() && self.proved_at.is_some_and(|at| at <= now) {
-            self.proved_at = None;
-            self.act(Action::HandOver);
-        }
     }
 
     /// Keeps a wish for the new program, if it is about to take over.

@@ -175,9 +175,14 @@ pub(super) fn written(text: &[u8]) -> io::Result<OwnedFd> {
 /// What the candidate says, as an event; what it hands over is put aside.
 fn heard(message: Message<FromCandidate>, into: &Mutex<Option<Handed>>) -> UpgradeEvent {
     match message.body {
-        FromCandidate::Boots { version, within_ms } => UpgradeEvent::Boots {
+        FromCandidate::Boots {
+            version,
+            within_ms,
+            grace_ms,
+        } => UpgradeEvent::Boots {
             version,
             within: within_ms.map(Duration::from_millis),
+            grace: Duration::from_millis(grace_ms),
         },
         FromCandidate::Failed(cause) => UpgradeEvent::Failed(cause),
         FromCandidate::Ready { snapshot } => {

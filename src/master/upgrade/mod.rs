@@ -22,7 +22,9 @@
 //! a candidate that cannot be started, refuses, fails, or takes too long is ended, the
 //! log says why, and that is all. The candidate (`candidate.rs`) is a master like any
 //! other with three differences: it has no signals and no pidfile, the listeners are not
-//! its own, and it wants one worker only.
+//! its own, and it wants one worker only (`trial.rs`). That worker serves beside the
+//! others while it is on probation; so whichever way a candidate ends, it answers what
+//! it has accepted.
 //!
 //! The exec (`exec.rs`) is short. No link reads any more, signals are held back by the
 //! kernel, children that end wait to be reaped; so whatever happens meanwhile is found
@@ -45,6 +47,7 @@ pub(super) mod snapshot;
 pub(super) mod successor;
 #[cfg(test)]
 mod tests;
+mod trial;
 #[cfg(test)]
 pub(super) mod world;
 

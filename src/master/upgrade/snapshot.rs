@@ -172,6 +172,8 @@ pub(in crate::master) enum FromCandidate {
         version: String,
         /// What it gives its processes at most, milliseconds; `None`: no limit.
         within_ms: Option<u64>,
+        /// What its worker may take to finish requests in flight, milliseconds.
+        grace_ms: u64,
     },
     /// It has failed, or refuses, and ends.
     Failed(Cause),

@@ -91,6 +91,23 @@ fn a_second_one_is_refused_until_the_last_worker_is_new() {
 }
 
 #[test]
+fn another_one_waits_for_a_candidate_that_ends() {
+    let mut world = World::booted(2, false);
+    world.command(Command::Upgrade);
+    world.candidate_reacts();
+    world.candidate_fails();
+    // Its worker may have answers to give, for as long as the graceful time-out.
+    world.pass(Duration::from_secs(30));
+    world.command(Command::Upgrade);
+    assert_eq!(count(&world, |n| *n == Notice::UpgradeWaits), 1);
+    world.command(Command::Upgrade);
+    assert_eq!(count(&world, |n| *n == Notice::UpgradeRefused), 1);
+    assert!(world.candidate.is_some());
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [3, 3]);
+}
+
+#[test]
 fn a_reload_waits_for_the_new_program() {
     let mut world = World::booted(2, false);
     world.command(Command::Upgrade);

@@ -1,6 +1,8 @@
 //! Upgrades in the pretended world of the tests: a candidate that does what it should
 //! when a test lets it, and an exec that exchanges the state machine.
 
+use std::time::Duration;
+
 use rsgun_core::ipc::{FromForkServer, FromWorker, Identity};
 
 use super::UpgradeEvent;
@@ -63,7 +65,8 @@ impl World {
             candidate.boots = true;
             self.happen(Event::Upgrade(UpgradeEvent::Boots {
                 version: "2.0".to_owned(),
-                within: Some(std::time::Duration::from_secs(120)),
+                within: Some(Duration::from_secs(120)),
+                grace: self.policy.graceful_timeout,
             }));
         }
         true

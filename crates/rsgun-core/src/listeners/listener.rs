@@ -17,6 +17,8 @@ pub enum Origin {
     Created,
     /// The parent process has; its name and options are not ours to change.
     Inherited,
+    /// A master has, for whose workers it is what it would be to its own.
+    Lent,
 }
 
 /// An open listening socket: close-on-exec, non-blocking.

@@ -42,15 +42,17 @@ impl Record {
     }
 
     /// The listener as one that belongs to another process, which serves on it: it is
-    /// never shut down, and its file is not removed.
+    /// not this process that shuts it down, or removes its file.
     #[must_use]
     pub fn lent(self, fd: OwnedFd) -> Listener {
-        Self {
-            inherited: true,
-            file: None,
-            ..self
+        let listener = Self { file: None, ..self }.with(fd);
+        Listener {
+            origin: match listener.origin {
+                Origin::Created => Origin::Lent,
+                other => other,
+            },
+            ..listener
         }
-        .with(fd)
     }
 
     /// The listener again. Its file, if it has one, is this process's to remove.

@@ -84,6 +84,18 @@ pub fn limit(parent: Pid, heir: Option<Pid>, grace: Duration) -> io::Result<bool
     Ok(getppid() == parent)
 }
 
+/// Whether the parent may change without anything being wrong.
+pub fn has_heir() -> bool {
+    HEIR.load(Ordering::Relaxed) != NONE
+}
+
+/// Whether a process with an heir is in good hands: those of the parent that it had at
+/// first, or of the heir.
+pub fn is_provided_for() -> bool {
+    let parent = getppid().as_raw();
+    parent == PARENT.load(Ordering::Relaxed) || parent == HEIR.load(Ordering::Relaxed)
+}
+
 /// Names the listeners that the handler shuts down; they must stay open until
 /// [`forget_listeners`]. Inherited sockets do not belong here: they are others' too.
 pub fn watch_listeners(listeners: &[BorrowedFd<'_>]) {
@@ -116,8 +128,7 @@ fn make_timer(signal: libc::c_int) -> io::Result<*mut libc::c_void> {
 
 extern "C" fn on_parent_death(_: libc::c_int) {
     // The signal can be anybody's.
-    let now = getppid().as_raw();
-    if now == PARENT.load(Ordering::Relaxed) || now == HEIR.load(Ordering::Relaxed) {
+    if is_provided_for() {
         return;
     }
     let first = !ORPHANED.swap(true, Ordering::Relaxed);

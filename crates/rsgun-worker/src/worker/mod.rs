@@ -52,6 +52,10 @@ use crate::wsgi::service::{self as wsgi, Service};
 
 /// Seconds that a worker with a SIGTERM of its own waits for an order of the master.
 const HEARSAY: f64 = 0.3;
+/// Seconds after the end of its channel in which a worker of a candidate comes to know
+/// whether the master is gone as well: a process closes its channels before its children
+/// get another parent.
+const INHERITANCE: f64 = 0.1;
 /// How long a new worker waits to become the master's child, milliseconds.
 const REPARENTING_MS: u32 = 1_000;
 
@@ -460,9 +464,10 @@ impl Worker {
     }
 
     /// Reads what the master has sent.
-    fn _on_message(&self, py: Python<'_>) {
-        let Keeper::Master(master) = &*self.keeper else {
-            return;
+    fn _on_message(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let Keeper::Master(master) = &*this.keeper else {
+            return Ok(());
         };
         loop {
             let order = match master.try_recv() {
@@ -473,9 +478,9 @@ impl Worker {
                         continue;
                     }
                     ToWorker::StopsSoon => {
-                        if let Some(service) = self.service(py) {
+                        if let Some(service) = this.service(py) {
                             service.get().announce_stop();
-                        } else if let Ok(reactor) = self.reactor() {
+                        } else if let Ok(reactor) = this.reactor() {
                             reactor.engine.announce_stop();
                         }
                         continue;
@@ -488,16 +493,11 @@ impl Worker {
                     },
                 },
                 Ok(None) => {
-                    self.stop_listening(py, master.as_raw_fd());
-                    tracing::warn!("the master is gone: finishing what is left, then leaving");
-                    Order::Drain {
-                        within_ms: orphan_drain_ms(self.graceful_ms),
-                        sweep: false,
-                        orphaned: true,
-                    }
+                    this.stop_listening(py, master.as_raw_fd());
+                    return Self::abandoned(slf);
                 }
                 Err(ChannelError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    return;
+                    return Ok(());
                 }
                 Err(ChannelError::Format(error)) => {
                     tracing::error!("the master has sent something unknown: {error}");
@@ -505,16 +505,17 @@ impl Worker {
                 }
                 Err(ChannelError::Io(error)) => {
                     tracing::error!("the channel to the master is broken: {error}");
-                    self.stop_listening(py, master.as_raw_fd());
-                    return;
+                    this.stop_listening(py, master.as_raw_fd());
+                    return Ok(());
                 }
             };
-            let orphaned = matches!(order, Order::Drain { orphaned: true, .. });
-            self.carry_out(py, order);
-            if orphaned {
-                return;
-            }
+            this.carry_out(py, order);
         }
+    }
+
+    /// The moment of [`Self::abandoned`] is over.
+    fn _drain_abandoned(&self, py: Python<'_>) {
+        self.drain_abandoned(py);
     }
 
     /// In a process that the application has forked: lets go of what is the worker's.
@@ -533,6 +534,40 @@ impl Worker {
 }
 
 impl Worker {
+    /// The channel has ended. The worker of a candidate waits a moment: the server may go
+    /// on without the candidate.
+    fn abandoned(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let event_loop = (this.lock().ends.as_ref())
+            .filter(|_| parent_death::has_heir())
+            .map(|(event_loop, _)| event_loop.clone_ref(py));
+        match event_loop {
+            Some(event_loop) => {
+                let drain = slf.getattr("_drain_abandoned")?;
+                event_loop.call_method1(py, "call_later", (INHERITANCE, drain))?;
+            }
+            None => this.drain_abandoned(py),
+        }
+        Ok(())
+    }
+
+    /// Finishes what is left: nobody is there any more who could give orders. Unless the
+    /// whole server has lost its master, others go on with the listeners.
+    fn drain_abandoned(&self, py: Python<'_>) {
+        let orphaned = !(parent_death::has_heir() && parent_death::is_provided_for());
+        if orphaned {
+            tracing::warn!("the master is gone: finishing what is left, then leaving");
+        }
+        self.carry_out(
+            py,
+            Order::Drain {
+                within_ms: orphan_drain_ms(self.graceful_ms),
+                sweep: false,
+                orphaned,
+            },
+        );
+    }
+
     /// A worker that serves `app` as soon as serve.py says so.
     pub(crate) fn new(
         py: Python<'_>,
