@@ -174,7 +174,7 @@ impl State {
                 let label = worker.label();
                 self.notify(Notice::WorkerDebugged { worker: label });
             }
-            FromWorker::Ready => {}
+            FromWorker::Ready => self.ready_too_late(now, id),
         }
     }
 }

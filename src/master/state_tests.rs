@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use rsgun_core::ipc::{FromForkServer, FromWorker, WorkerId};
+use rsgun_core::ipc::{FromForkServer, FromWorker, ToWorker, WorkerId};
 
 use super::event::{Command, Event};
 use super::exit::Exit;
@@ -360,6 +360,31 @@ fn ttin_and_ttou_change_the_number_and_one_worker_remains() {
         2,
         "what had no effect does not count"
     );
+}
+
+#[test]
+fn a_worker_that_was_ready_before_it_was_unwanted_answers_what_it_has() {
+    for reads_it in [true, false] {
+        let mut world = World::booted(1, false);
+        world.command(Command::More);
+        let id = world.starting()[0];
+        world.worker_hello(id);
+        world.command(Command::Fewer);
+        let order = world.workers[&id].order;
+        let drains = matches!(
+            order,
+            Some(ToWorker::Drain {
+                within_ms: 30_000,
+                ..
+            })
+        );
+        assert!(drains, "{order:?}");
+        if reads_it {
+            world.worker_ready(id);
+        }
+        world.pass(Duration::from_secs(29));
+        assert_eq!(world.is_killed(id), !reads_it);
+    }
 }
 
 #[test]

@@ -400,7 +400,7 @@ impl World {
         } = order
         {
             let slot = self.workers[&id].identity.slot;
-            assert!(self.workers[&id].ready);
+            let serves = self.workers[&id].ready;
             let replaced = self.workers.values().any(|other| {
                 other.identity.id != id
                     && other.identity.slot == slot
@@ -410,7 +410,7 @@ impl World {
             });
             let may_be_missing = self.state.slots_without_service() <= self.may_be_missing();
             assert!(
-                replaced || slot > self.state.target() || may_be_missing,
+                !serves || replaced || slot > self.state.target() || may_be_missing,
                 "worker {id:?} of slot {slot} drains without a replacement"
             );
         }

@@ -136,6 +136,11 @@ impl State {
         self.hasten(now, urgency);
     }
 
+    /// Whether requests in flight do not count any more.
+    pub(super) fn stops_quickly(&self) -> bool {
+        matches!(&self.lifecycle, Lifecycle::Stopping(stop) if stop.urgency > Urgency::Graceful)
+    }
+
     /// Gives every process the order that suits the urgency.
     fn hasten(&mut self, now: Moment, urgency: Urgency) {
         match urgency {

@@ -76,20 +76,18 @@ impl State {
             return;
         };
         if worker.is_serving() {
-            let within = self.graceful_timeout(worker);
             self.leave(now, id);
-            let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-            let order = ToWorker::Drain {
-                within_ms,
-                reason: DrainReason::Replaced,
-            };
+            let order = self.order_to_leave(id);
             self.act(Action::Tell { id, order });
         } else if worker.is_starting() {
             self.cancel(now, id);
         }
     }
 
-    /// Makes a worker end that is not ready and no longer wanted.
+    /// Makes a worker end that is not ready, as far as is known, and no longer wanted.
+    ///
+    /// Its word that it is ready may be on the way; then it has accepted requests, which it
+    /// answers, and has the time for it ([`Self::ready_too_late`]).
     pub(super) fn cancel(&mut self, now: Moment, id: WorkerId) {
         self.release(id);
         let Some(worker) = self.workers.get_mut(&id) else {
@@ -106,15 +104,39 @@ impl State {
         };
         // Without a pid the order waits until its first words are in: it is killed then.
         if let Some(pid) = worker.pid.filter(|_| !worker.ending.has_exited()) {
-            self.act(Action::Tell {
-                id,
-                order: ToWorker::Quit,
-            });
+            let order = self.order_to_leave(id);
+            self.act(Action::Tell { id, order });
             // It reads no order while it imports.
             self.act(Action::Kill {
                 pid,
                 signal: Signal::SIGTERM,
             });
+        }
+    }
+
+    /// What a worker is told that is to make room.
+    fn order_to_leave(&self, id: WorkerId) -> ToWorker {
+        if self.stops_quickly() {
+            return ToWorker::Quit;
+        }
+        let within = (self.workers.get(&id)).map(|worker| self.graceful_timeout(worker));
+        let within = within.unwrap_or_default();
+        ToWorker::Drain {
+            within_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
+            reason: DrainReason::Replaced,
+        }
+    }
+
+    /// A worker was ready when it was told to make room as one that is not.
+    pub(super) fn ready_too_late(&mut self, now: Moment, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id)
+            && matches!(worker.stage, Stage::Leaving { .. })
+            && !worker.was_ready
+        {
+            worker.was_ready = true;
+            if !self.stops_quickly() {
+                self.leave(now, id);
+            }
         }
     }
 

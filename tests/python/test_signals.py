@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from harness.server import Server
-from harness.sources import versioned
+from harness.sources import answer, versioned
 from harness.target import rsgun_only
 from harness.waiting import eventually
+from harness.wire import Connection
 
 pytestmark = rsgun_only
 
@@ -90,6 +92,32 @@ async def app(scope, receive, send):
     server.wait_for_line(rf"\b{worker.pid}\b.* drains, without having been told to; replacing it")
     eventually(lambda: worker.pid not in [each.pid for each in server.workers()], "it has left")
     assert server.get().body == b"computed"
+
+
+def test_worker_that_serves_before_the_master_knows_answers_what_it_has(
+    serve: Serve, module: Module, tmp_path: Path
+) -> None:
+    """The server stops when its word that it is ready is still on the way."""
+    module("main", versioned("only", startup="await asyncio.sleep(0.5)"))
+    server = serve("main:app", "--app-dir", str(tmp_path))
+    (first,) = server.wait_for_workers(1)
+    server.send_signal(signal.SIGTTIN)
+    eventually(lambda: len(server.workers()) == 2, "the second worker")
+    server.send_signal(signal.SIGSTOP)
+    with ExitStack() as stack:
+
+        def second_is_asked() -> Connection | None:
+            connection = stack.enter_context(server.connect())
+            if answer(connection.get("/").text)[1] == first.pid:
+                return None
+            connection.request("/slow?1500")
+            return connection
+
+        asked = eventually(second_is_asked, "a request to the second worker")
+        server.send_signal(signal.SIGTERM)
+        server.send_signal(signal.SIGCONT)
+        assert asked.response().text.startswith("only ")
+    assert server.wait() == 0
 
 
 def test_sigchld_from_nobody_changes_nothing(serve: Serve) -> None:
