@@ -64,12 +64,7 @@ def row(name: str, account: Account | None, remark: str) -> str:
     if account is None:
         return f"| {name} | | | | | | {remark} |"
     done = ", ".join(f"{count} {what}" for what, count in sorted(account.done.items()))
-    ways = {reason.split(" at ")[0] for reason in account.lost}
-    counts = [
-        (sum(n for key, n in account.lost.items() if key.startswith(way)), way)
-        for way in sorted(ways)
-    ]
-    lost = "; ".join(f"{count} {way}" for count, way in counts)
+    lost = "; ".join(f"{count} {way}" for way, count in sorted(account.lost.items()))
     return (
         f"| {name} | {account.answered.total():,} | {account.lost.total():,} | {account.killed} "
         f"| {account.slowest * 1000:,.0f} | {done} | {lost}{remark} |"

@@ -1,7 +1,8 @@
 """Chaos: signals, deaths, and recycling at random under every kind of load.
 
 ``RSGUN_CHAOS_SECONDS`` is how long each case lasts and ``RSGUN_CHAOS_SEED`` what happens
-in which order; the seed is printed. ``make soak`` goes on for hours.
+in which order; the seed is printed. ``make soak`` goes on for hours. What is lost is
+reported with what was done and what the server wrote at that time.
 """
 
 from __future__ import annotations
@@ -25,10 +26,16 @@ SEED = int(os.environ.get("RSGUN_CHAOS_SEED", "0")) or random.randrange(1, 1 << 
 pytestmark = [rsgun_only, pytest.mark.slow, pytest.mark.timeout(SECONDS * 2 + 180)]
 
 
+@pytest.fixture(autouse=True)
+def _tell_the_seed() -> None:
+    print(f"RSGUN_CHAOS_SEED={SEED}")
+
+
 def verdict(account: Account, servers: list[Server]) -> None:
-    print(f"RSGUN_CHAOS_SEED={SEED}: {account}")
+    print(account)
+    log = [line for server in servers for line in server.output.timed()]
     try:
-        assert not account.lost, str(account)
+        assert not account.lost, f"{account}\n{account.around_losses(log)}"
         assert account.answered.total() > 100
         for server in servers:
             assert not server.leftovers(40)

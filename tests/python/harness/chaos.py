@@ -18,8 +18,8 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from .ownership import other_ends, sockets_of
 from .processes import look
@@ -31,6 +31,10 @@ from chaos_app import parts
 
 ANSWER_LIMIT = 30.0 * PATIENCE
 """Seconds after which an answer is taken for lost."""
+
+BEFORE_LOSS = 3.0
+AFTER_LOSS = 1.0
+"""Seconds around a loss of which a report tells."""
 
 FAILURES = (OSError, ValueError, EOFError, TimeoutError)
 
@@ -49,6 +53,29 @@ class Account:
     slowest: float = 0.0
     done: Counter[str] = field(default_factory=Counter)
     """What was done to the server."""
+    diary: list[tuple[float, str]] = field(default_factory=list, repr=False)
+    """Whatever was done or lost, each with its time."""
+    losses: list[float] = field(default_factory=list, repr=False)
+    """When something was lost."""
+
+    def lose(self, what: str) -> None:
+        """Counts a request as lost."""
+        self.lost[what] += 1
+        self.losses.append(self.note(f"lost: {what}"))
+
+    def note(self, what: str) -> float:
+        """Adds to the diary; returns the time."""
+        now = time.monotonic()
+        self.diary.append((now, what))
+        return now
+
+    def around_losses(self, log: list[tuple[float, str]]) -> str:
+        """What was done and what the server wrote right before and after each loss."""
+        return "\n".join(
+            f"{at - self.diary[0][0]:8.3f} {text}"
+            for at, text in sorted([*self.diary, *log])
+            if any(loss - BEFORE_LOSS <= at <= loss + AFTER_LOSS for loss in self.losses)
+        )
 
     def __str__(self) -> str:
         return (
@@ -91,8 +118,7 @@ class Client:
                 elif self.doomed:
                     account.killed += 1
                 else:
-                    moment = f" at {time.monotonic() - self.chaos.began:.2f} s"
-                    account.lost[f"{self.name}, {step}: {describe(error)}{moment}"] += 1
+                    account.lose(f"{self.name}, {step}: {describe(error)}")
                 closes = True
             else:
                 account.answered[self.name] += 1
@@ -201,7 +227,7 @@ class Chaos:
         self.pause = pause
         self.over = False
         self.may_be_gone = False
-        self.began = time.monotonic()
+        self.account.note("begin")
         addresses = [tcp, *([unix] if unix else [])]
         self.clients = [
             Client(self, kind, address, self.random.randrange(1 << 30))
@@ -228,6 +254,7 @@ class Chaos:
         names = sorted(actions)
         while time.monotonic() < end:
             name = self.random.choice(names)
+            self.account.note(name)
             if actions[name]() is not False:
                 self.account.done[name] += 1
             await asyncio.sleep(self.random.uniform(0.1, 1.2))
@@ -252,14 +279,19 @@ class Chaos:
         except (ProcessLookupError, FileNotFoundError):
             return False
         open_ones = {client.socket: client for client in self.clients if client.socket}
-        for one, inode in other_ends(list(open_ones)).items():
-            if inode in held:
-                open_ones[one].doomed = True
-        os.kill(pid, signal.SIGKILL)
+        doomed = [
+            open_ones[one] for one, inode in other_ends(list(open_ones)).items() if inode in held
+        ]
+        for client in doomed:
+            client.doomed = True
+        with suppress(ProcessLookupError):
+            # The server may have killed it in the same moment.
+            os.kill(pid, signal.SIGKILL)
+        self.account.note(f"killed {pid}, which held {len(doomed)} connections")
         return True
 
     def _wait_until_stopped(self, pid: int) -> None:
         while (found := look(pid)) and found.state not in "TZX":
             time.sleep(0.0005)
-        if not Path(f"/proc/{pid}/fd").exists():
+        if not found or not found.alive:
             raise ProcessLookupError(pid)

@@ -108,6 +108,10 @@ class Contestant:
             pids = sorted(process.pid for process in self.server.fork_servers())
             return bool(pids) and chaos.kill(chaos.random.choice(pids))
 
+        def kill_candidate() -> bool:
+            pids = [process.pid for process in self.server.titled("^rsgun: candidate")]
+            return bool(pids) and chaos.kill(pids[0])
+
         found: Actions = {
             "HUP": lambda: self.server.send_signal(signal.SIGHUP),
             "worker killed": kill_worker,
@@ -116,6 +120,8 @@ class Contestant:
             found |= {"TTIN": ttin, "TTOU": ttou}
         if self.name.startswith("rsgun"):
             found["fork server killed"] = kill_fork_server
+            found["candidate killed"] = kill_candidate
+            found["USR2"] = lambda: self.server.send_signal(signal.SIGUSR2)
         return found
 
     def lives(self) -> bool:

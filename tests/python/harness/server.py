@@ -49,10 +49,12 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of output and the stream that it came on."""
+    """A line of output, the stream that it came on, and when it came."""
 
     stream: str
     text: str
+    at: float
+    """On the clock of ``time.monotonic``."""
 
 
 class Output:
@@ -74,7 +76,8 @@ class Output:
     def _read(self, stream: str, pipe: IO[bytes]) -> None:
         with pipe:
             for raw in pipe:
-                line = Line(stream, raw.decode(errors="backslashreplace").rstrip("\n"))
+                text = raw.decode(errors="backslashreplace").rstrip("\n")
+                line = Line(stream, text, time.monotonic())
                 with self._changed:
                     self._lines.append(line)
                     self._changed.notify_all()
@@ -91,6 +94,11 @@ class Output:
         """The lines so far."""
         with self._changed:
             return [line.text for line in self._lines[since:] if stream in (None, line.stream)]
+
+    def timed(self) -> list[tuple[float, str]]:
+        """The lines so far, each with its time."""
+        with self._changed:
+            return [(line.at, line.text) for line in self._lines]
 
     def wait_for(
         self, pattern: str | re.Pattern[str], deadline: float, stream: str | None, since: int
