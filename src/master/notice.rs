@@ -61,7 +61,7 @@ pub(super) enum Notice {
         /// When the next one is started; `None` if none is.
         retry_in: Option<Duration>,
     },
-    /// A worker drains without having been told to.
+    /// A worker leaves without having been told to.
     WorkerLeaves {
         /// Which one.
         worker: Label,

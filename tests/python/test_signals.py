@@ -12,7 +12,7 @@ import pytest
 from harness.server import Server
 from harness.sources import answer, versioned
 from harness.target import rsgun_only
-from harness.waiting import eventually
+from harness.waiting import eventually, wait_gone
 from harness.wire import Connection
 
 pytestmark = rsgun_only
@@ -22,8 +22,6 @@ Module = Callable[[str, str], Path]
 
 OF_THE_MASTER = [
     signal.SIGHUP,
-    signal.SIGINT,
-    signal.SIGQUIT,
     signal.SIGUSR2,
     signal.SIGTTIN,
     signal.SIGTTOU,
@@ -48,7 +46,7 @@ def gated(version: str, gate: Path) -> str:
 
 @pytest.mark.parametrize("number", OF_THE_MASTER, ids=lambda number: number.name)
 def test_worker_and_fork_server_ignore_what_is_the_masters(serve: Serve, number: int) -> None:
-    """A terminal, or an operator, may send it to the whole group."""
+    """An operator may send it to the whole group."""
     server = serve("lab:app")
     (worker,) = server.wait_for_workers(1)
     (fork_server,) = server.fork_servers()
@@ -61,6 +59,97 @@ def test_worker_and_fork_server_ignore_what_is_the_masters(serve: Serve, number:
     assert server.get("/ping").body == b"pong"
     assert [process.pid for process in server.workers()] == [worker.pid]
     assert [process.pid for process in server.fork_servers()] == [fork_server.pid]
+
+
+QUICK = [signal.SIGINT, signal.SIGQUIT]
+
+ENDLESS = {
+    "asgi": """
+import asyncio
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    print("serving", flush=True)
+    await asyncio.sleep(60)
+""",
+    "wsgi": """
+import time
+
+def app(environ, start_response):
+    print("serving", flush=True)
+    time.sleep(60)
+""",
+}
+
+
+@pytest.mark.parametrize("number", QUICK, ids=lambda number: number.name)
+@pytest.mark.parametrize("interface", ENDLESS)
+def test_worker_stops_quickly_and_is_replaced(
+    serve: Serve, module: Module, tmp_path: Path, number: int, interface: str
+) -> None:
+    module("main", ENDLESS[interface])
+    server = serve("main:app", "--app-dir", str(tmp_path))
+    (worker,) = server.wait_for_workers(1)
+    with server.connect() as connection:
+        connection.request("/")
+        server.wait_for_line("^serving")
+        since = server.output.mark()
+        os.kill(worker.pid, number)
+        server.wait_for_line(rf"{worker.pid}\b.* leaves, without having been told to; replacing it")
+        assert wait_gone(worker.pid)
+        server.wait_for_line(r"Worker 1 started", since=since)
+    server.wait_for_workers(1)
+
+
+FORKS = """
+import os
+import time
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    child = os.fork()
+    if child == 0:
+        print("forked", flush=True)
+        while True:
+            time.sleep(60)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": str(child).encode()})
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, *QUICK], ids=lambda number: number.name)
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_signal_to_a_process_that_the_application_has_forked(
+    serve: Serve, module: Module, tmp_path: Path, number: int, loop: str
+) -> None:
+    """It is not the worker's, whose handlers the process has inherited."""
+    module("main", FORKS)
+    server = serve("main:app", "--app-dir", str(tmp_path), "--loop", loop)
+    (worker,) = server.wait_for_workers(1)
+    with server.connect() as connection:
+        child = int(connection.get("/").text)
+        server.wait_for_line("^forked")
+        since = server.output.mark()
+        os.kill(child, number)
+        if number == signal.SIGTERM:
+            assert wait_gone(child)
+        assert connection.silent(0.5)
+    if number != signal.SIGTERM:
+        os.kill(child, signal.SIGKILL)
+    assert not [line for line in server.lines(since=since) if "leaves" in line]
+    assert [each.pid for each in server.titled("^rsgun: worker")] == [worker.pid]
+
+
+@pytest.mark.parametrize("number", QUICK, ids=lambda number: number.name)
+def test_fork_server_leaves_a_quick_stop_to_the_master(serve: Serve, number: int) -> None:
+    server = serve("lab:app")
+    (fork_server,) = server.fork_servers()
+    os.kill(fork_server.pid, number)
+    before = [worker.pid for worker in server.wait_for_workers(1)]
+    server.send_signal(signal.SIGTTIN)
+    server.wait_for_workers(2)
+    assert [process.pid for process in server.fork_servers()] == [fork_server.pid]
+    assert before[0] in [worker.pid for worker in server.workers()]
 
 
 def test_worker_that_computes_answers_term_afterwards(
@@ -89,7 +178,7 @@ async def app(scope, receive, send):
         server.wait_for_line("computing")
         os.kill(worker.pid, signal.SIGTERM)
         assert connection.response().body == b"computed"
-    server.wait_for_line(rf"\b{worker.pid}\b.* drains, without having been told to; replacing it")
+    server.wait_for_line(rf"\b{worker.pid}\b.* leaves, without having been told to; replacing it")
     eventually(lambda: worker.pid not in [each.pid for each in server.workers()], "it has left")
     assert server.get().body == b"computed"
 

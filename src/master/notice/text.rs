@@ -75,7 +75,7 @@ impl Notice {
             Self::WorkerLeaves { worker } => (
                 Level::INFO,
                 format!(
-                    "{} drains, without having been told to; replacing it",
+                    "{} leaves, without having been told to; replacing it",
                     full_name(*worker)
                 ),
             ),

@@ -242,8 +242,24 @@ def _attach(worker):
     stopped = loop.create_future()
     worker.attach(loop, stopped)
     loop.add_signal_handler(signal.SIGTERM, worker.terminate)
+    loop.add_signal_handler(signal.SIGINT, worker.interrupt)
+    loop.add_signal_handler(signal.SIGQUIT, worker.interrupt)
     loop.add_signal_handler(signal.SIGUSR1, worker.reopen_logs)
+    terminates = signal.getsignal(signal.SIGTERM)
+    os.register_at_fork(after_in_child=lambda: _let_go_of_signals(terminates))
     return stopped
+
+
+def _let_go_of_signals(terminates):
+    """In a process that the application has forked, makes its signals its own.
+
+    TERM ends it, and the event loop of the worker, whose descriptor it has inherited, is
+    told of none.
+    """
+    with contextlib.suppress(ValueError):
+        signal.set_wakeup_fd(-1)
+    if signal.getsignal(signal.SIGTERM) is terminates:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 async def _serve(worker, app, version, lifespan_mode):

@@ -14,6 +14,7 @@ pub(crate) mod callbacks;
 pub(crate) mod heartbeat;
 pub(crate) mod keeper;
 
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,7 +51,7 @@ use crate::reactor::{self, Parts, Reactor};
 use crate::wsgi::environ::Plan;
 use crate::wsgi::service::{self as wsgi, Service};
 
-/// Seconds that a worker with a SIGTERM of its own waits for an order of the master.
+/// Seconds that a worker with a signal of its own waits for an order of the master.
 const HEARSAY: f64 = 0.3;
 /// Seconds after the end of its channel in which a worker of a candidate comes to know
 /// whether the master is gone as well: a process closes its channels before its children
@@ -170,6 +171,8 @@ pub(crate) fn main(
         }
         Served::Wsgi => serve.call_method1("main_of_wsgi", (&worker,)),
     };
+    // The event loop has put the handlers back that Python has.
+    process::ignore_master_signals()?;
     match result {
         Ok(_) => Ok(0),
         Err(error) => Ok(report(py, &keeper, &error)),
@@ -297,6 +300,8 @@ struct State {
     order: Option<Order>,
     /// What serves a WSGI application, once it is started.
     service: Option<Py<Service>>,
+    /// Requests in flight are cancelled.
+    quits: bool,
 }
 
 /// What makes a worker stop.
@@ -407,17 +412,25 @@ impl Worker {
     /// about to say so, and knows what is to become of waiting connections; if it was
     /// for this worker alone, it drains, and the master replaces it.
     fn terminate(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let ends = slf
-            .get()
-            .lock()
-            .ends
-            .as_ref()
-            .map(|(event_loop, _)| event_loop.clone_ref(slf.py()));
-        if let Some(event_loop) = ends {
-            let drain = slf.getattr("_drain_alone")?;
-            event_loop.call_method1(slf.py(), "call_later", (HEARSAY, drain))?;
+        Self::call_later(slf, HEARSAY, "_drain_alone")
+    }
+
+    /// SIGINT or SIGQUIT was sent to this worker: a key in the terminal sends it to the
+    /// whole group, and the master as well. Otherwise this worker alone stops quickly.
+    fn interrupt(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::call_later(slf, HEARSAY, "_quit_alone")
+    }
+
+    /// The master has not said anything about the SIGINT.
+    fn _quit_alone(&self, py: Python<'_>) {
+        if self.lock().quits {
+            return;
         }
-        Ok(())
+        if self.service(py).is_some() || self.reactor().is_ok() {
+            // The master starts the next one already.
+            self.tell(&FromWorker::Draining);
+        }
+        self.carry_out(py, Order::Quit);
     }
 
     /// The master has not said anything about the SIGTERM, or only that the server
@@ -525,29 +538,37 @@ impl Worker {
         } else if let Ok(reactor) = self.reactor() {
             reactor.engine.gate.drop_listeners();
         }
-        if let Keeper::Master(master) = &*self.keeper
-            && let Err(error) = process::blank_out(master.as_fd())
-        {
-            tracing::debug!("a forked process keeps the channel of its worker: {error}");
+        if let Keeper::Master(master) = &*self.keeper {
+            let alone = process::blank_out(master.as_fd());
+            // Python's handlers for the others stand for the worker.
+            if let Err(error) = alone.and_then(|()| process::ignore_master_signals()) {
+                tracing::debug!("a forked process keeps what is its worker's: {error}");
+            }
         }
     }
 }
 
 impl Worker {
+    /// Calls a method after so many seconds.
+    fn call_later(slf: &Bound<'_, Self>, seconds: f64, method: &str) -> PyResult<()> {
+        let py = slf.py();
+        let ends = slf.get().lock();
+        let event_loop = ends.ends.as_ref().map(|(it, _)| it.clone_ref(py));
+        drop(ends);
+        if let Some(event_loop) = event_loop {
+            let method = slf.getattr(method)?;
+            event_loop.call_method1(py, "call_later", (seconds, method))?;
+        }
+        Ok(())
+    }
+
     /// The channel has ended. The worker of a candidate waits a moment: the server may go
     /// on without the candidate.
     fn abandoned(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let (py, this) = (slf.py(), slf.get());
-        let event_loop = (this.lock().ends.as_ref())
-            .filter(|_| parent_death::has_heir())
-            .map(|(event_loop, _)| event_loop.clone_ref(py));
-        match event_loop {
-            Some(event_loop) => {
-                let drain = slf.getattr("_drain_abandoned")?;
-                event_loop.call_method1(py, "call_later", (INHERITANCE, drain))?;
-            }
-            None => this.drain_abandoned(py),
+        if parent_death::has_heir() {
+            return Self::call_later(slf, INHERITANCE, "_drain_abandoned");
         }
+        slf.get().drain_abandoned(slf.py());
         Ok(())
     }
 
@@ -591,6 +612,7 @@ impl Worker {
                 ends: None,
                 order: None,
                 service: None,
+                quits: false,
             }),
         })
     }
@@ -627,6 +649,7 @@ impl Worker {
     fn carry_out(&self, py: Python<'_>, order: Order) {
         let service = self.service(py);
         if order == Order::Quit
+            && !mem::replace(&mut self.lock().quits, true)
             && (service.is_some() || self.reactor().is_ok())
             && let Some(hooks) = &self.hooks
         {
