@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::signal::kill;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, User, geteuid};
 
 /// How often the steps are repeated when another process interferes.
 const TRIES: usize = 8;
@@ -45,13 +45,27 @@ pub enum PidFileError {
         path: PathBuf,
     },
     /// It cannot be read or written.
-    #[error("--pid: cannot write the pidfile {}: {source}", path.display())]
+    #[error(
+        "--pid: cannot write the pidfile {}: {source}\n\
+         Whoever is to stop this server by it would find nothing, so it does not start. Name a \
+         file in a directory that exists, where {} may write and the disk has room.",
+        path.display(), user()
+    )]
     Io {
         /// The file.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
     },
+}
+
+/// Who writes.
+fn user() -> String {
+    let uid = geteuid();
+    match User::from_uid(uid) {
+        Ok(Some(user)) => user.name,
+        _ => format!("the user {uid}"),
+    }
 }
 
 /// The pidfile of this process, which is removed when this is dropped.
@@ -294,9 +308,9 @@ mod tests {
     #[test]
     fn a_directory_that_is_not_there_is_an_error() {
         let error = PidFile::create(Path::new("/nowhere/app.pid")).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "--pid: cannot write the pidfile /nowhere/app.pid: No such file or directory (os error 2)"
-        );
+        assert!(error.to_string().starts_with(
+            "--pid: cannot write the pidfile /nowhere/app.pid: No such file or directory (os error \
+             2)\nWhoever"
+        ));
     }
 }

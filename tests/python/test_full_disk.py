@@ -99,12 +99,13 @@ def test_disk_that_fills_and_is_emptied(serve: Serve, small_disk: Path) -> None:
 
 
 def test_pidfile(launch: Launch, small_disk: Path) -> None:
-    """It would be empty, and name nobody: the start fails and leaves nothing."""
+    """It would be empty, and name nobody: the start fails, says why, and leaves nothing."""
     ballast = fill(small_disk)
     path = small_disk / "pid"
     server = launch(serving("lab:app", "--pid", str(path)))
     assert server.wait() == 1
     server.wait_for_line(f"^ERROR: +--pid: cannot write the pidfile {path}: No space left")
+    server.wait_for_line("Name a file in a directory .* where root may write and the disk has room")
     assert [entry.name for entry in small_disk.iterdir()] == [ballast.name]
 
 
