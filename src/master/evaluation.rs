@@ -136,7 +136,8 @@ pub(super) fn prepare(
         Configured::But { file, known } => (file, known),
     };
     let mut interpreter = interpreter(&known, surroundings)?;
-    interpreter.quiet = in_background;
+    // A candidate has the streams of its master, which has left the terminal if it should.
+    interpreter.quiet = in_background && !matches!(watch.authority, Authority::Master(_));
     let outcome =
         evaluate(interpreter, &file, &known, generation, watch).map_err(MasterError::Evaluation)?;
     let early = match outcome {

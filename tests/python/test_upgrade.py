@@ -395,6 +395,51 @@ def test_configuration_is_read_anew(start: Start, tmp_path: Path) -> None:
     assert server.get().text.startswith("first ")
 
 
+CONF = """
+workers = {workers}
+raw_env = ["RELEASE={version}"]
+
+def pre_exec(server):
+    print("pre_exec of {version}", flush=True)
+
+def post_fork(server, worker):
+    print("post_fork of {version}", flush=True)
+"""
+
+
+def test_configuration_in_python_is_evaluated_anew(
+    launch: Launch, module: Module, program: Path, tmp_path: Path
+) -> None:
+    """Its settings, its variables, and its hooks; or nothing changes."""
+    module("main", versioned("", top="VERSION = os.environ['RELEASE']"))
+    file = tmp_path / "gunicorn.conf.py"
+    file.write_text(CONF.format(version="one", workers=1))
+    command = [str(program), "main:app", "--app-dir", str(tmp_path), "-c", str(file)]
+    server = launch([*command, *python(), "--port", "0"])
+    server.wait_until_running()
+    before = {process.pid for process in server.family()}
+    server.wait_for_line("^post_fork of one")
+    assert server.get().text.startswith("one ")
+
+    for text, reason in (("import no_such_module\n", "no_such_module"), ("timeout = 'x'\n", "`x`")):
+        file.write_text(text)
+        since = upgrade(server)
+        server.wait_for_line(FAILED, since=since)
+        server.tolerates_tracebacks = True
+        eventually(lambda: {p.pid for p in server.family()} == before, "the candidate is gone")
+        assert reason in "\n".join(server.lines("stderr", since))
+        assert server.get().text.startswith("one ")
+
+    file.write_text(CONF.format(version="two", workers=2))
+    since = upgrade(server)
+    server.wait_for_line("^pre_exec of one", since=since)
+    server.wait_for_line(COMPLETE, since=since, deadline=30)
+    server.wait_for_generation(4, 2)
+    assert server.lines(since=since).count("post_fork of two") == 2
+    assert server.lines(since=since).count("post_fork of one") == 0
+    assert server.get().text.startswith("two ")
+
+
 def test_changed_listeners_follow_the_last_worker(
     launch: Launch, module: Module, program: Path, tmp_path: Path
 ) -> None:
