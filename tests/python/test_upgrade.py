@@ -335,6 +335,53 @@ def test_program_that_cannot_take_over_runs_the_old_one_again(start: Start, prog
     server.wait_for_line(COMPLETE, since=upgrade(server), deadline=30)
 
 
+OTHER_FORMAT = """#!{python}
+import json
+import os
+import socket
+import subprocess
+import sys
+
+master = socket.socket(fileno=3)
+message, descriptors, _, _ = socket.recv_fds(master, 1 << 20, 250)
+# A byte that says how it was sent comes first.
+order = json.loads(message[1:])
+order["Begin"]["format"] += 1
+order["Begin"]["version"] = "99.0"
+ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+os.dup2(theirs.fileno(), 9)
+ours.set_inheritable(False)
+theirs.close()
+os.dup2(master.fileno(), 8, inheritable=False)
+os.dup2(9, 3)
+master.detach()
+program = subprocess.Popen(["{program}", *sys.argv[1:]], pass_fds=[3])
+for number in (3, 9):
+    os.close(number)
+socket.send_fds(ours, [message[:1], json.dumps(order).encode()], descriptors)
+answer = ours.recv(1 << 20)
+socket.socket(fileno=8).send(answer)
+sys.exit(program.wait())
+"""
+
+
+def test_another_format_of_the_state_is_refused(start: Start, program: Path) -> None:
+    """The new program gets an order as a version with another format would give it."""
+    server = start()
+    before = {process.pid for process in server.family()}
+    program.unlink()
+    program.write_text(OTHER_FORMAT.format(python=sys.executable, program=binary().resolve()))
+    program.chmod(0o755)
+    since = upgrade(server)
+    server.wait_for_line(
+        FAILED + r".*the new program refuses: rsgun \S+ cannot take over from rsgun 99\.0, whose "
+        r"state has the format 2 and not 1; restart the server to change to it$",
+        since=since,
+    )
+    eventually(lambda: {p.pid for p in server.family()} == before, "the candidate is gone")
+    assert server.get().text.startswith("first ")
+
+
 BROKEN_APPLICATIONS = {
     "import error": ("import no_such_module_here\n", "no_such_module_here"),
     "attribute missing": ("application = None\n", "app"),
