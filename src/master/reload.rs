@@ -22,6 +22,7 @@
 use std::time::Duration;
 
 use rsgun_core::ipc::WorkerId;
+use serde::{Deserialize, Serialize};
 
 use super::event::{Action, Policy};
 use super::generation::{Cause, Generation, Standing};
@@ -78,7 +79,7 @@ enum ReloadStage {
 }
 
 /// How a reload went.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Outcome {
     /// The generation that it was to bring.
     pub(super) generation: u32,

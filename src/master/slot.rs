@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rsgun_core::ipc::WorkerId;
+use serde::{Deserialize, Serialize};
 
 use super::moment::Moment;
 
@@ -19,7 +20,7 @@ pub(super) struct Slot {
 }
 
 /// The end of a worker that should have gone on.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Loss {
     /// When.
     pub(super) at: Moment,
@@ -60,7 +61,7 @@ const SHORTEST_LIFE: Duration = Duration::from_secs(2);
 
 /// When to try again. The first failure costs no time; failures in a row, without
 /// a fair time of service between them, cost twice as much each.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Backoff {
     failures: u32,
     retry_at: Option<Moment>,
@@ -83,6 +84,11 @@ impl Backoff {
     /// Tries again without delay, as if nothing had happened.
     pub(super) fn reset(&mut self) {
         *self = Self::default();
+    }
+
+    /// Tries again without delay, but as what has failed so far.
+    pub(super) fn hurry(&mut self) {
+        self.retry_at = None;
     }
 
     /// Forgets a delay that has passed.

@@ -10,6 +10,7 @@ use std::mem;
 use rsgun_core::config::Size;
 use rsgun_core::ipc::WorkerId;
 use rsgun_core::scoreboard::Phase as Announced;
+use serde::{Deserialize, Serialize};
 
 use super::event::Action;
 use super::generation::Generation;
@@ -26,9 +27,10 @@ use crate::control::document::{
 const FAILURES: u32 = 2;
 
 /// Whether the server is degraded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) enum Condition {
     /// It is not.
+    #[default]
     Sound,
     /// It is.
     Degraded,

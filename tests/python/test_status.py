@@ -222,6 +222,55 @@ def test_failed_reload_is_kept_with_its_traceback(
     assert (last["generation"], last["ok"], last["message"]) == (3, True, None)
 
 
+def test_past_is_kept_over_an_upgrade(
+    serve: Serve, module: Module, tmp_path: Path, control: Path
+) -> None:
+    """As long as its own workers are not all there, the last reload is the one before."""
+    module("main", versioned("first"))
+    arguments = ("--app-dir", str(tmp_path), "-w", "2", "--control-socket", str(control))
+    server = serve("main:app", *arguments)
+    server.tolerates_tracebacks = True
+    victim = server.wait_for_workers(2)[0]
+    since = server.output.mark()
+    os.kill(victim.pid, signal.SIGKILL)
+    server.wait_for_line("Worker . started", since=since)
+    assert ask(control)["totals"]["restarts"] == 1
+    module("main", "import no_such_module\n")
+    server.send_signal(signal.SIGHUP)
+    eventually(lambda: ask(control)["last_reload"], "the reload has failed")
+    before = ask(control)
+
+    gate = tmp_path / "gate"
+    wait = f"while os.path.exists({str(gate)!r}): await asyncio.sleep(0.01)"
+    module("main", versioned("second", startup=wait))
+    server.send_signal(signal.SIGUSR2)
+    server.wait_for_line(r"Worker 1 started .* generation 3")
+    gate.touch()
+    server.wait_for_line("has taken over from")
+
+    def asked() -> Document | None:
+        try:
+            return ask(control)
+        except OSError:
+            # The new program opens the socket anew.
+            return None
+
+    after = eventually(asked, "the control socket is there again")
+    assert after is not None
+    assert after["phase"] == "reloading"
+    assert after["last_reload"]["message"] == before["last_reload"]["message"]
+    assert "no_such_module" in after["last_reload"]["traceback"]
+    assert after["last_reload"]["seconds_ago"] > before["last_reload"]["seconds_ago"]
+    assert after["uptime_s"] > before["uptime_s"]
+    gate.unlink()
+    server.wait_for_line("Upgrade complete", deadline=30)
+    after = ask(control)
+    assert after["last_reload"]["ok"] and after["last_reload"]["generation"] == 3
+    assert after["totals"]["restarts"] == 1
+    (slot,) = [slot for slot in after["slots"] if slot["restarts"]]
+    assert slot["last_exit"]["reason"] == "was killed by SIGKILL"
+
+
 def test_worker_that_cannot_be_replaced_degrades_the_server(
     serve: Serve, module: Module, tmp_path: Path, control: Path
 ) -> None:

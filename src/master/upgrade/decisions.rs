@@ -20,7 +20,7 @@ use rsgun_core::ipc::{Identity, WorkerId};
 
 use crate::master::event::{Action, Command};
 use crate::master::exit::Exit;
-use crate::master::generation::{Cause, Standing};
+use crate::master::generation::Cause;
 use crate::master::moment::Moment;
 use crate::master::notice::Notice;
 use crate::master::reload::Reload;
@@ -273,7 +273,7 @@ impl State {
     }
 
     /// Forgets the upgrade, of which no process is left.
-    fn upgrade_failed(&mut self, now: Moment, cause: Cause) {
+    pub(super) fn upgrade_failed(&mut self, now: Moment, cause: Cause) {
         self.upgrade = None;
         self.act(Action::EndCandidate);
         self.notify(Notice::UpgradeFailed { cause });
@@ -281,7 +281,7 @@ impl State {
     }
 
     /// Does what was wanted since the new program was to take over.
-    fn replay(&mut self, now: Moment) {
+    pub(super) fn replay(&mut self, now: Moment) {
         for command in mem::take(&mut self.kept) {
             self.on_command(now, command);
         }
@@ -398,53 +398,6 @@ impl State {
     /// The seat that the candidate's worker has.
     pub(in crate::master) fn reserved_seat(&self) -> Option<u32> {
         Some(self.upgrade.as_ref()?.identity.seat)
-    }
-
-    /// Goes on with what the candidate has handed over, in the new program: `self` is
-    /// the state of the program before, with the policies of this one.
-    pub(in crate::master) fn succeed(&mut self, now: Moment, candidate: Self) -> Vec<Action> {
-        let new = candidate.current;
-        let former: Vec<u32> = self.generations.keys().copied().collect();
-        for number in former {
-            if let Some(generation) = self.generations.get_mut(&number) {
-                generation.standing = Standing::Former;
-            }
-            self.close_server(now, number);
-        }
-        let starting: Vec<WorkerId> = self
-            .workers
-            .values()
-            .filter(|worker| worker.is_starting())
-            .map(|worker| worker.identity.id)
-            .collect();
-        for id in starting {
-            self.cancel(now, id);
-        }
-        self.upgrade = None;
-        self.current = new;
-        self.last_generation = self.last_generation.max(candidate.last_generation);
-        self.last_worker = self.last_worker.max(candidate.last_worker);
-        self.generations.extend(candidate.generations);
-        self.reload = Some(Reload::committed(new));
-        for (id, worker) in candidate.workers {
-            let slot = self.slots.entry(worker.identity.slot).or_default();
-            let replaced = worker
-                .is_serving()
-                .then(|| slot.current.replace(id))
-                .flatten();
-            self.workers.insert(id, worker);
-            if let Some(old) = replaced {
-                self.retire(now, old);
-            }
-        }
-        self.replay(now);
-        self.settle(now)
-    }
-
-    /// Goes on as before, in the old program, which the new one has run again.
-    pub(in crate::master) fn go_on(&mut self, now: Moment, reason: String) -> Vec<Action> {
-        self.upgrade_failed(now, Cause::boot(reason));
-        self.settle(now)
     }
 
     /// Keeps a wish for the new program, if it is about to take over.

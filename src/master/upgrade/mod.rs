@@ -44,6 +44,7 @@ mod pack;
 mod program;
 pub(super) mod record;
 pub(super) mod snapshot;
+mod succession;
 pub(super) mod successor;
 #[cfg(test)]
 mod tests;

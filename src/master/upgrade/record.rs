@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 use crate::master::event::{Command, Policy};
 use crate::master::generation::{Generation, Standing};
 use crate::master::moment::Moment;
-use crate::master::slot::Slot;
+use crate::master::reload::Outcome;
+use crate::master::slot::{Backoff, Loss, Slot};
 use crate::master::state::{Lifecycle, State};
+use crate::master::status::Condition;
 use crate::master::worker::{Stage, Worker};
 
 /// A [`State`] as another program can read it.
@@ -30,6 +32,18 @@ pub(in crate::master) struct StateRecord {
     generations: Vec<GenerationRecord>,
     workers: Vec<WorkerRecord>,
     slots: Vec<SlotRecord>,
+    #[serde(default)]
+    past: PastRecord,
+}
+
+/// What is told of the time so far.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct PastRecord {
+    started_at: Option<Moment>,
+    condition: Condition,
+    losses: u64,
+    last_reload: Option<Outcome>,
+    server_backoff: Backoff,
 }
 
 /// A generation.
@@ -72,6 +86,10 @@ struct SlotRecord {
     current: Option<WorkerId>,
     replacement: Option<WorkerId>,
     losses: u64,
+    #[serde(default)]
+    last_loss: Option<Loss>,
+    #[serde(default)]
+    backoff: Backoff,
 }
 
 impl StateRecord {
@@ -101,8 +119,17 @@ impl StateRecord {
                     current: slot.current,
                     replacement: slot.replacement,
                     losses: slot.losses,
+                    last_loss: slot.last_loss.clone(),
+                    backoff: slot.backoff.clone(),
                 })
                 .collect(),
+            past: PastRecord {
+                started_at: Some(state.started_at),
+                condition: state.condition,
+                losses: state.losses,
+                last_reload: state.last_reload.clone(),
+                server_backoff: state.server_backoff.clone(),
+            },
         }
     }
 
@@ -129,6 +156,11 @@ impl StateRecord {
         state.reload_waits = self.reload_waits;
         state.seed = self.seed;
         state.kept = self.kept;
+        state.started_at = self.past.started_at.unwrap_or(now);
+        state.condition = self.past.condition;
+        state.losses = self.past.losses;
+        state.last_reload = self.past.last_reload;
+        state.server_backoff = self.past.server_backoff;
         for record in self.generations {
             let policy = policy(&record);
             let number = record.number;
@@ -145,7 +177,8 @@ impl StateRecord {
                 current: record.current,
                 replacement: record.replacement,
                 losses: record.losses,
-                ..Slot::default()
+                last_loss: record.last_loss,
+                backoff: record.backoff,
             };
             state.slots.insert(record.number, slot);
         }

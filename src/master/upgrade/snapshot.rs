@@ -24,6 +24,8 @@ use crate::master::terminal::Terminal;
 /// The number of the format: of what is in this file and in `record.rs`, of the layout of
 /// scoreboards and roster up to what is appended to them, and of the messages that a
 /// worker of another version must understand to be ended. Another number is refused.
+///
+/// What is new needs no other number if it may be missing: `#[serde(default)]`.
 pub(in crate::master) const FORMAT: u32 = 1;
 
 /// The place of a descriptor in the luggage.
@@ -173,6 +175,7 @@ pub(in crate::master) enum FromCandidate {
         /// What it gives its processes at most, milliseconds; `None`: no limit.
         within_ms: Option<u64>,
         /// What its worker may take to finish requests in flight, milliseconds.
+        #[serde(default)]
         grace_ms: u64,
     },
     /// It has failed, or refuses, and ends.

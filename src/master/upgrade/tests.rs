@@ -9,7 +9,8 @@ use crate::master::event::Command;
 use crate::master::exit::Exit;
 use crate::master::moment::Moment;
 use crate::master::notice::Notice;
-use crate::master::state_world::{KILLED, World, count};
+use crate::master::state_world::{KILLED, World, count, import_error};
+use crate::master::status::Condition;
 
 fn failures(world: &World) -> usize {
     count(world, |notice| {
@@ -232,7 +233,8 @@ fn the_messages_that_end_a_worker_are_frozen() {
     );
 }
 
-/// If this fails, the format of the state has changed: raise `snapshot::FORMAT`.
+/// If this fails, the format of the state has changed: raise `snapshot::FORMAT`, unless
+/// what is new may be missing.
 #[test]
 fn the_format_of_the_state_has_not_changed() {
     let world = World::booted(1, false);
@@ -252,7 +254,14 @@ fn the_format_of_the_state_has_not_changed() {
             "stage": {"Serving": {"since": 1_000_000}},
             "was_ready": true, "stopped_accepting": false, "retire_at": null, "closed": false,
         }],
-        "slots": [{"number": 1, "current": 1, "replacement": null, "losses": 0}],
+        "slots": [{
+            "number": 1, "current": 1, "replacement": null, "losses": 0, "last_loss": null,
+            "backoff": {"failures": 0, "retry_at": null},
+        }],
+        "past": {
+            "started_at": 1_000_000, "condition": "Sound", "losses": 0, "last_reload": null,
+            "server_backoff": {"failures": 0, "retry_at": null},
+        },
     });
     assert_eq!(record, expected);
     let again: StateRecord = serde_json::from_value(record).unwrap();
@@ -262,4 +271,73 @@ fn the_format_of_the_state_has_not_changed() {
             generation.promised(&world.policy)
         });
     assert_eq!(StateRecord::of(&state), again);
+}
+
+#[test]
+fn what_came_later_may_be_missing() {
+    let world = World::booted(1, false);
+    let whole = StateRecord::of(&world.state);
+    let mut older = serde_json::to_value(&whole).unwrap();
+    older.as_object_mut().unwrap().remove("past");
+    let slot = older["slots"][0].as_object_mut().unwrap();
+    slot.remove("last_loss");
+    slot.remove("backoff");
+    let policy = world.policy.clone();
+    let state = serde_json::from_value::<StateRecord>(older)
+        .unwrap()
+        .restore(world.now, |_| policy.clone());
+    assert_eq!(StateRecord::of(&state), whole);
+}
+
+#[test]
+fn the_past_is_remembered() {
+    for exec_fails in [false, true] {
+        let mut world = degraded_after_a_failed_reload();
+        world.exec_fails = exec_fails;
+        let past = |world: &World| {
+            let status = world.state.status(world.now, |_, _| None);
+            let reload = status.last_reload.map(|last| (last.ok, last.message));
+            let restarts = (status.totals.restarts, status.slots[1].restarts);
+            (status.uptime_s.to_bits(), reload, restarts, status.degraded)
+        };
+        let before = past(&world);
+        assert_eq!(before.3.len(), 1, "{:?}", before.3);
+        let retry_at = world.state.slots[&2].backoff.deadline();
+        world.command(Command::Upgrade);
+        while world.state.upgrade.is_some() {
+            world.candidate_reacts();
+        }
+        assert_eq!(past(&world), before);
+        assert_eq!(world.shown, Condition::Degraded);
+        let retry_after = world.state.slots[&2].backoff.deadline();
+        assert_eq!(retry_after, retry_at.filter(|_| exec_fails));
+        world.pass(Duration::from_secs(30));
+        world.cooperate();
+        assert_eq!(world.shown, Condition::Sound);
+        assert_eq!(world.serving().len(), 2);
+    }
+}
+
+/// The second worker of two has died, and the next ones cannot start.
+fn degraded_after_a_failed_reload() -> World {
+    let mut world = World::booted(2, false);
+    world.command(Command::Reload);
+    while world.starting().is_empty() {
+        world.one_reaction();
+    }
+    let canary = world.starting()[0];
+    world.worker_hello(canary);
+    world.worker_fails(canary, import_error());
+    world.cooperate();
+    let second = world.serving()[1];
+    world.worker_dies(second, KILLED);
+    while world.shown == Condition::Sound {
+        while world.starting().is_empty() {
+            world.pass(Duration::from_millis(400));
+        }
+        let next = world.starting()[0];
+        world.worker_hello(next);
+        world.worker_fails(next, import_error());
+    }
+    world
 }
