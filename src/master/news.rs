@@ -97,6 +97,8 @@ impl State {
                     });
                 }
             }
+            // It was born all the same, if it has said so.
+            FromForkServer::SpawnFailed { id, .. } if self.is_born(id) => {}
             FromForkServer::SpawnFailed { id, error } => {
                 let cause = Cause::boot(format!("no new worker process: {error}"));
                 self.start_failed(now, id, cause);
@@ -108,6 +110,10 @@ impl State {
             | FromForkServer::Unsuitable { .. }
             | FromForkServer::Failed(_) => {}
         }
+    }
+
+    fn is_born(&self, id: WorkerId) -> bool {
+        (self.workers.get(&id)).is_some_and(|worker| worker.pid.is_some())
     }
 
     pub(super) fn on_worker(&mut self, now: Moment, id: WorkerId, message: FromWorker) {

@@ -84,13 +84,7 @@ pub fn limit(parent: Pid, heir: Option<Pid>, grace: Duration) -> io::Result<bool
     Ok(getppid() == parent)
 }
 
-/// Whether the parent may change without anything being wrong.
-pub fn has_heir() -> bool {
-    HEIR.load(Ordering::Relaxed) != NONE
-}
-
-/// Whether a process with an heir is in good hands: those of the parent that it had at
-/// first, or of the heir.
+/// Whether the process has the parent that it had at first, or its heir.
 pub fn is_provided_for() -> bool {
     let parent = getppid().as_raw();
     parent == PARENT.load(Ordering::Relaxed) || parent == HEIR.load(Ordering::Relaxed)

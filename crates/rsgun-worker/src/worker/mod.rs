@@ -6,8 +6,8 @@
 //! the interpreter ends as usual, exit handlers included.
 //!
 //! The channel to the master is read by the event loop. Its end means that the master
-//! is gone: the worker closes the listeners at once, so that a new master can bind
-//! them, drains, and leaves.
+//! is gone, unless that is still the parent: the worker closes the listeners, so that a
+//! new master can bind them, drains, and leaves.
 
 mod breakpoint;
 pub(crate) mod callbacks;
@@ -53,9 +53,9 @@ use crate::wsgi::service::{self as wsgi, Service};
 
 /// Seconds that a worker with a signal of its own waits for an order of the master.
 const HEARSAY: f64 = 0.3;
-/// Seconds after the end of its channel in which a worker of a candidate comes to know
-/// whether the master is gone as well: a process closes its channels before its children
-/// get another parent.
+/// Seconds after the end of its channel in which a worker comes to know whether the master
+/// is gone: a process closes its channels before its children get another parent. If it is
+/// there still, it has given up this worker alone, or was only a candidate.
 const INHERITANCE: f64 = 0.1;
 /// How long a new worker waits to become the master's child, milliseconds.
 const REPARENTING_MS: u32 = 1_000;
@@ -507,7 +507,7 @@ impl Worker {
                 },
                 Ok(None) => {
                     this.stop_listening(py, master.as_raw_fd());
-                    return Self::abandoned(slf);
+                    return Self::call_later(slf, INHERITANCE, "_drain_abandoned");
                 }
                 Err(ChannelError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     return Ok(());
@@ -526,7 +526,7 @@ impl Worker {
         }
     }
 
-    /// The moment of [`Self::abandoned`] is over.
+    /// The channel has ended a moment ago.
     fn _drain_abandoned(&self, py: Python<'_>) {
         self.drain_abandoned(py);
     }
@@ -562,20 +562,10 @@ impl Worker {
         Ok(())
     }
 
-    /// The channel has ended. The worker of a candidate waits a moment: the server may go
-    /// on without the candidate.
-    fn abandoned(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if parent_death::has_heir() {
-            return Self::call_later(slf, INHERITANCE, "_drain_abandoned");
-        }
-        slf.get().drain_abandoned(slf.py());
-        Ok(())
-    }
-
     /// Finishes what is left: nobody is there any more who could give orders. Unless the
     /// whole server has lost its master, others go on with the listeners.
     fn drain_abandoned(&self, py: Python<'_>) {
-        let orphaned = !(parent_death::has_heir() && parent_death::is_provided_for());
+        let orphaned = !parent_death::is_provided_for();
         if orphaned {
             tracing::warn!("the master is gone: finishing what is left, then leaving");
         }
