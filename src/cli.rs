@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command as Parser};
 use rsgun_core::config::{
-    DECLARATIONS, Declaration, Environment, FOREIGN, Kind, Layer, Origin, Section, Source,
+    DECLARATIONS, Declaration, Environment, Foreign, Kind, Layer, Origin, Section, Source, Value,
 };
 
 /// What the command line asks for.
@@ -48,12 +48,11 @@ pub fn parse(
     environment: impl Environment + 'static,
     directory: PathBuf,
 ) -> Result<Command, CliError> {
-    match parser().try_get_matches_from(arguments).and_then(refuse) {
-        Ok(matches) => Ok(Command::Serve(Source::new(
-            layer(&matches),
-            environment,
-            directory,
-        ))),
+    let matches = parser().try_get_matches_from(arguments);
+    match matches.and_then(|matches| Ok((needless(&matches)?, matches))) {
+        Ok((notes, matches)) => Ok(Command::Serve(
+            Source::new(layer(&matches), environment, directory).with_notes(notes),
+        )),
         Err(error) => {
             let text = error.render().to_string();
             match error.kind() {
@@ -93,7 +92,7 @@ fn parser() -> Parser {
     }
     let title = Section::Configuration.title();
     parser
-        .args(refused())
+        .args(Foreign::all().flat_map(foreign_flags))
         .arg(
             Arg::new("help")
                 .short('h')
@@ -113,34 +112,53 @@ fn parser() -> Parser {
         )
 }
 
-/// Flags of gunicorn that rsgun will not have, each with why.
-fn refusals() -> impl Iterator<Item = (&'static [&'static str], &'static str)> {
-    FOREIGN
-        .iter()
-        .filter(|foreign| !foreign.flags.is_empty())
-        .map(|foreign| (foreign.flags, foreign.advice))
-}
-
-fn refused() -> impl Iterator<Item = Arg> {
-    refusals().flat_map(|(flags, _)| flags).map(|name| {
-        Arg::new(*name)
-            .long(*name)
-            .num_args(0..=1)
+/// The flags of a setting of another server, which [`needless`] judges.
+fn foreign_flags(foreign: &'static Foreign) -> impl Iterator<Item = Arg> {
+    foreign.flags.iter().map(|name| {
+        let flag = match single_letter(name) {
+            Some(letter) => Arg::new(*name).short(letter),
+            None => Arg::new(*name).long(*name),
+        };
+        // A missing value must not hide what there is to say, and the application that
+        // follows a switch is no value.
+        flag.num_args(0..=1)
+            .require_equals(foreign.is_switch)
+            .allow_negative_numbers(true)
             .action(ArgAction::Append)
             .hide(true)
     })
 }
 
-/// Turns one of these flags into an error with its reason.
-fn refuse(matches: ArgMatches) -> Result<ArgMatches, clap::Error> {
-    for (flags, reason) in refusals() {
-        if let Some(name) = flags.iter().find(|name| matches.contains_id(name)) {
-            let text =
-                format!("--{name} is an option of gunicorn that rsgun does not have: {reason}");
-            return Err(parser().error(ErrorKind::UnknownArgument, text));
+fn single_letter(name: &str) -> Option<char> {
+    let mut letters = name.chars();
+    letters.next().filter(|_| letters.next().is_none())
+}
+
+/// A note for each flag of another server that asks for nothing; an error for the first
+/// that asks for something.
+fn needless(matches: &ArgMatches) -> Result<Vec<String>, clap::Error> {
+    let mut notes = Vec::new();
+    for foreign in Foreign::all() {
+        let given = |name: &&&str| matches.contains_id(name);
+        for name in foreign.flags.iter().filter(given) {
+            let option = match single_letter(name) {
+                Some(letter) => format!("-{letter}"),
+                None => format!("--{name}"),
+            };
+            let advice = foreign.advice;
+            let given: Vec<&String> = matches.get_many(name).into_iter().flatten().collect();
+            let value = match given.last() {
+                Some(text) => Value::Text((*text).clone()),
+                None => Value::Switch(!name.starts_with("no-")),
+            };
+            if foreign.is_missed(&value) {
+                let text = format!("{option} is an option that rsgun does not have: {advice}");
+                return Err(parser().error(ErrorKind::UnknownArgument, text));
+            }
+            notes.push(format!("{option} is accepted, and not needed: {advice}"));
         }
     }
-    Ok(matches)
+    Ok(notes)
 }
 
 /// The arguments of a setting: two for a switch, else one.
@@ -364,19 +382,52 @@ mod tests {
     }
 
     #[test]
-    fn what_will_not_be_is_refused_with_the_reason() {
+    fn what_other_servers_have_is_refused_with_what_to_do() {
         for (flag, reason) in [
             ("--spew", "every line"),
             ("--paster app.ini", "Paste Deploy"),
             ("--strip-header-spaces", "smuggled"),
+            ("-R", "--capture-output"),
+            ("--reload", "kill -HUP"),
+            ("--proxy-headers", "ProxyHeadersMiddleware"),
+            ("--forwarded-allow-ips=*", "SECURE_PROXY_SSL_HEADER"),
+            ("--ssl-keyfile", "nginx"),
+            ("--certfile /etc/cert.pem", "Caddy"),
+            ("--http zttp", "HTTP/2"),
+            ("--no-date-header", "always sent"),
+            ("--worker-connections 5000", "ulimit -n"),
+            ("--limit-request-line -1", "64 KiB"),
+            ("--pid-file /run/x", "use --pid"),
         ] {
-            let text = error(&format!("main:app {flag}"));
-            assert!(
-                text.contains(reason) && !text.contains("unexpected"),
-                "{text}"
-            );
+            for line in [format!("main:app {flag}"), format!("{flag} main:app")] {
+                let text = error(&line);
+                let name = flag.split([' ', '=']).next().unwrap();
+                assert!(
+                    text.contains(&format!("{name} is an option that rsgun does not have"))
+                        && text.contains(reason)
+                        && !text.contains("unexpected"),
+                    "{text}"
+                );
+            }
         }
         assert!(!printed("--help").contains("spew"));
+    }
+
+    #[test]
+    fn what_asks_for_nothing_is_accepted_with_a_note() {
+        let line = "--worker-connections 1000 --http auto --no-proxy-headers --date-header \
+                    --no-server-header --reload-engine=poll --no-sendfile main:app";
+        let Ok(Command::Serve(source)) = run(line, &[]) else {
+            panic!("nothing is missing");
+        };
+        assert_eq!(source.notes().len(), 7, "{:?}", source.notes());
+        let note = source.notes().iter().find(|note| note.contains("--http"));
+        assert_eq!(
+            note.unwrap(),
+            "--http is accepted, and not needed: requests are read by rsgun itself, as HTTP/1.1; \
+             for HTTP/2 let nginx, Caddy or HAProxy speak it in front"
+        );
+        assert_eq!(settings(line).app, "main:app");
     }
 
     #[test]

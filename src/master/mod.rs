@@ -219,6 +219,9 @@ fn boot(source: Source, invocation: Invocation) -> Result<u8, MasterError> {
         set_umask(mask);
     }
     let logs = start_logging(&settings, &directory, launcher.as_ref())?;
+    for note in source.notes() {
+        tracing::info!("{note}");
+    }
     for warning in warnings {
         tracing::warn!("{warning}");
     }

@@ -373,6 +373,26 @@ class TestCommandLine:
         refused(run("lab:app", flag, "1"), 2, flag, nearest)
 
     @pytest.mark.parametrize(
+        ("flags", "advice"),
+        [
+            (("--reload",), "kill -HUP"),
+            (("--reload-dir", "src"), "kill -HUP"),
+            (("--proxy-headers",), "ProxyHeadersMiddleware"),
+            (("--forwarded-allow-ips", "*"), "SECURE_PROXY_SSL_HEADER"),
+            (("--ssl-keyfile", "key.pem"), "nginx, Caddy or HAProxy"),
+            (("--keyfile", "key.pem"), "nginx, Caddy or HAProxy"),
+            (("--log-config", "log.ini"), "logging.config.dictConfig"),
+            (("--http", "zttp"), "HTTP/2"),
+            (("--env-file", ".env"), "--env NAME=VALUE"),
+        ],
+    )
+    def test_flag_of_another_server(self, run: Run, flags: tuple[str, ...], advice: str) -> None:
+        text = refused(
+            run("lab:app", *flags), 2, f"{flags[0]} is an option that rsgun does not have", advice
+        )
+        assert "similar" not in text
+
+    @pytest.mark.parametrize(
         ("option", "value"),
         [
             ("--workers", "many"),

@@ -331,11 +331,21 @@ def test_other_signals_wait_for_the_end_of_the_evaluation(
 
 
 def test_settings_without_effect_are_named(conf: Callable[[str], Path], start: Launch) -> None:
-    path = conf("bind = '127.0.0.1:0'\nstatsd_host = 'localhost:8125'\nsendfile = False\n")
+    path = conf(
+        "bind = '127.0.0.1:0'\nstatsd_host = 'localhost:8125'\nsendfile = False\n"
+        "forwarded_allow_ips = '127.0.0.1'\ntmp_upload_dir = '/data'\n"
+    )
     server = start("-c", path, "main:app")
     warnings = [line for line in server.lines("stderr") if line.startswith("WARNING")]
-    assert len(warnings) == 1
-    assert "gunicorn.conf.py, line 2: statsd_host is a setting of gunicorn" in warnings[0]
+    expected = [
+        ("line 2: statsd_host", "no statistics"),
+        ("line 4: forwarded_allow_ips", "ProxyHeadersMiddleware"),
+        ("line 5: tmp_upload_dir", "set TMPDIR"),
+    ]
+    assert len(warnings) == len(expected)
+    for warning, (setting, words) in zip(warnings, expected, strict=True):
+        assert f"gunicorn.conf.py, {setting} is a setting of gunicorn" in warning
+        assert words in warning
 
 
 def test_another_kind_of_file(start: Launch, tmp_path: Path) -> None:

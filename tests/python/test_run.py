@@ -142,7 +142,15 @@ def ended(program: Program, source: str, **more: object) -> tuple[int, str]:
         ('rsgun.run("main:fails", port=0, lifespan="on")', 3, "the lifespan startup raised"),
         ("rsgun.run(42, port=0)", 3, "the application is an int and cannot be called"),
         ('rsgun.run("main:app", wrokers=4)', 1, "did you mean `workers`?"),
-        ("rsgun.run(app, reload=True)", 1, "TypeError: unexpected keyword argument `reload`"),
+        (
+            "rsgun.run(app, reload=True)",
+            1,
+            "TypeError: unexpected keyword argument `reload`: files",
+        ),
+        ('rsgun.run("main:app", reload=True)', 1, "`kill -HUP` the process id of the master"),
+        ("rsgun.run(app, log_config={'version': 1})", 1, "call logging.config.dictConfig"),
+        ('rsgun.run(app, headers=[("a", "b")])', 1, "argument `headers`: headers are added by"),
+        ("rsgun.run(app, workers={})", 1, "ConfigError: the argument workers is an object of type"),
         ('rsgun.run("main:app", port="many")', 1, "ConfigError: the argument port: `many`"),
         ("rsgun.run(app, port=True)", 1, "ConfigError: the argument port is true or false"),
         ("rsgun.run(app, workers=4)", 1, "pass an import string"),
@@ -178,6 +186,13 @@ def test_a_call_without_a_guard_is_explained(program: Program) -> None:
     code, text = ended(program, f'{GREETER}\nrsgun.run("main:app", port=0)\n')
     assert code == 3
     assert 'if __name__ == "__main__"' in text
+
+
+@pytest.mark.parametrize("source", [THE_SEED, WITH_AN_OBJECT], ids=["string", "object"])
+def test_arguments_of_uvicorn_that_ask_for_nothing(program: Program, source: str) -> None:
+    more = 'port=0, reload=False, reload_dirs=[], http="auto", headers=[], use_colors=True'
+    server = program(source.replace("port=0", more))
+    assert server.get().status == 200
 
 
 def test_the_environment_counts_less_than_arguments(program: Program) -> None:

@@ -349,6 +349,18 @@ class TestPrecedence:
             assert server.close() == []
 
 
+@rsgun_only
+class TestWhatOthersRead:
+    """What is meant for another server is named once, when this one starts."""
+
+    def test_flags_that_ask_for_nothing(self, serve: Serve) -> None:
+        server = serve("lab:app", "--http", "auto", "--no-proxy-headers")
+        assert server.get("/ping").body == b"pong"
+        notes = [line for line in server.lines("stderr") if "is accepted, and not needed" in line]
+        assert [note.split()[1] for note in notes] == ["--http", "--no-proxy-headers"]
+        assert all(note.startswith("INFO") for note in notes)
+
+
 class TestLogLevel:
     @pytest.mark.parametrize("level", ["critical", "error", "warning"])
     def test_quiet(self, serve: Serve, level: str) -> None:

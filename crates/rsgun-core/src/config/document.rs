@@ -1,5 +1,6 @@
 //! The files that are generated from the declarations: `docs/settings.md`,
-//! `config/rsgun.toml`, and the keyword arguments in `python/rsgun/_settings.pyi`.
+//! `config/rsgun.toml`, and the keyword arguments in `python/rsgun/_settings.pyi`; and the
+//! means to keep parts of other files so.
 //!
 //! The tests compare them with what is in the repository; with `RSGUN_BLESS` set they
 //! write them instead.
@@ -225,7 +226,7 @@ fn literal(declaration: &Declaration) -> String {
     }
 }
 
-fn wrap(text: &str, prefix: &str, width: usize) -> String {
+pub(super) fn wrap(text: &str, prefix: &str, width: usize) -> String {
     let mut lines = String::new();
     let mut line = prefix.to_owned();
     for word in text.split(' ') {
@@ -244,20 +245,37 @@ fn wrap(text: &str, prefix: &str, width: usize) -> String {
 }
 
 fn check(path: &str, generated: &str) {
-    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
-        .join(path);
-    if std::env::var_os("RSGUN_BLESS").is_some() {
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, generated).unwrap();
-    }
-    let stored = std::fs::read_to_string(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let stored = stored(path);
+    let stored = match std::fs::read_to_string(&stored) {
+        _ if std::env::var_os("RSGUN_BLESS").is_some() => {
+            std::fs::create_dir_all(stored.parent().unwrap()).unwrap();
+            std::fs::write(&stored, generated).unwrap();
+            return;
+        }
+        Ok(text) => text,
+        Err(error) => panic!("{path}: {error}"),
+    };
     assert!(
         stored == generated,
-        "{} is not what the declarations say; run `RSGUN_BLESS=1 cargo test -p rsgun-core`",
-        path.display()
+        "{path} is not what the declarations say; run `RSGUN_BLESS=1 cargo test -p rsgun-core`"
     );
+}
+
+/// Checks what stands between the comments that name this part of a file.
+pub(super) fn check_part(path: &str, part: &str, generated: &str) {
+    let text = std::fs::read_to_string(stored(path)).unwrap();
+    let begin = format!("<!-- generated: {part} -->\n");
+    let (before, rest) = text.split_once(&begin).expect("the part begins");
+    let end = rest.find("<!-- end -->").expect("the part ends");
+    // The comment may be indented.
+    let end = rest[..end].rfind('\n').map_or(0, |line| line + 1);
+    check(path, &format!("{before}{begin}{generated}{}", &rest[end..]));
+}
+
+fn stored(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .join(path)
 }
 
 #[test]

@@ -142,6 +142,14 @@ pub enum ConfigError {
         /// The setting that may have been meant, as Python writes it.
         nearest: Option<String>,
     },
+    /// A Python program gives an argument that only other servers have.
+    #[error("unexpected keyword argument `{name}`: {advice}")]
+    ForeignArgument {
+        /// The argument.
+        name: String,
+        /// Why it is not there, and what to do.
+        advice: &'static str,
+    },
     /// A Python program gives a setting twice, by its name and by another one.
     #[error("the argument {name} sets the same as another one, {setting}; keep one of them")]
     DuplicateArgument {
@@ -169,7 +177,7 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
     },
-    /// The file has a setting of gunicorn that rsgun does not have.
+    /// The file has a setting of another server that rsgun does not have.
     #[error("{origin} is a setting that rsgun does not have: {advice}")]
     Foreign {
         /// Where it stands.

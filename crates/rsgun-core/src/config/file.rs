@@ -7,6 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::declaration::{Declaration, Kind};
 use super::error::ConfigError;
+use super::foreign::Foreign;
 use super::layer::{Layer, Origin};
 
 /// Reads the file that `named_by` names.
@@ -42,6 +43,12 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Layer, ConfigError> {
         let declaration = match Declaration::find(&key) {
             Some(declaration) if declaration.in_file => declaration,
             _ => {
+                if let Some(foreign) = Foreign::find_argument(&key) {
+                    return Err(ConfigError::Foreign {
+                        origin: Box::new(Origin::File { path, line, key }),
+                        advice: foreign.advice,
+                    });
+                }
                 let nearest = Declaration::nearest(&key);
                 return Err(ConfigError::UnknownKey {
                     path,
@@ -196,6 +203,11 @@ mod tests {
         ] {
             assert_eq!(message(text), expected, "{text}");
         }
+        let reload = message("reload = true");
+        assert!(
+            reload.contains("line 1: reload is a setting that rsgun does not have: files are"),
+            "{reload}"
+        );
         let syntax = message("app = \"main:app\"\nworkers = \n");
         assert!(
             syntax.starts_with("/etc/rsgun.toml, line 2: not valid TOML: "),

@@ -30,6 +30,8 @@ mod file;
 mod foreign;
 mod layer;
 mod listen;
+#[cfg(test)]
+mod migration;
 pub mod program;
 mod python_file;
 mod run_as;
@@ -44,7 +46,7 @@ pub use choice::{
 pub use declaration::{Declaration, Kind, Section};
 pub use environment::{Environment, ProcessEnvironment};
 pub use error::ConfigError;
-pub use foreign::{Consequence, FOREIGN, Foreign};
+pub use foreign::{Consequence, Foreign};
 pub use layer::{Layer, Origin};
 pub use python_file::{Assigned, OWN_PREFIX, PythonFile, Value, names};
 pub use settings::{DECLARATIONS, Settings};

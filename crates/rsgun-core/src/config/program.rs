@@ -8,28 +8,16 @@
 
 use super::declaration::{Declaration, Kind};
 use super::error::ConfigError;
+use super::foreign::Foreign;
 use super::layer::{Layer, Origin};
+use super::python_file::Value;
 use super::settings::DECLARATIONS;
 
-/// A value as Python has it.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Value {
-    /// `str`, or a path.
-    Text(String),
-    /// `int`, in decimal digits.
-    Integer(String),
-    /// `float`.
-    Decimal(f64),
-    /// `bool`.
-    Switch(bool),
-    /// `list` or `tuple` of strings.
-    List(Vec<String>),
-}
-
-/// The layer of a program that serves `app` with these arguments.
+/// The layer of a program that serves `app` with these arguments. Those that other servers
+/// have are accepted if they ask for nothing.
 ///
 /// # Errors
-/// [`ConfigError::UnknownArgument`], `DuplicateArgument`, `WrongType`, or `Invalid`, each
+/// [`ConfigError::UnknownArgument`], `ForeignArgument`, `DuplicateArgument`, `WrongType`, or `Invalid`, each
 /// of which names the argument.
 pub fn layer(
     app: &str,
@@ -38,6 +26,13 @@ pub fn layer(
     let mut layer = Layer::default();
     for (name, value) in given {
         let Some(declaration) = find(&name) else {
+            if let Some(foreign) = Foreign::find_argument(&name).or_else(|| Foreign::find(&name)) {
+                if foreign.is_missed(&value) {
+                    let advice = foreign.advice;
+                    return Err(ConfigError::ForeignArgument { name, advice });
+                }
+                continue;
+            }
             let nearest = Declaration::nearest(&name).map(|name| name.replace('-', "_"));
             return Err(ConfigError::UnknownArgument { name, nearest });
         };
@@ -53,7 +48,7 @@ pub fn layer(
             Err(found) => {
                 return Err(ConfigError::WrongType {
                     origin: Box::new(origin),
-                    found: found.to_owned(),
+                    found,
                     wanted: wanted(declaration.kind),
                 });
             }
@@ -80,18 +75,21 @@ fn find(name: &str) -> Option<&'static Declaration> {
 }
 
 /// The value as texts, or what it is if its type does not fit.
-fn texts(kind: Kind, value: Value) -> Result<Vec<String>, &'static str> {
-    match (kind, value) {
-        (_, Value::Text(text)) => Ok(vec![text]),
-        (Kind::Switch, Value::Switch(on)) => Ok(vec![on.to_string()]),
-        (Kind::Number | Kind::Count | Kind::Decimal, Value::Integer(digits)) => Ok(vec![digits]),
-        (Kind::Decimal, Value::Decimal(number)) => Ok(vec![number.to_string()]),
-        (Kind::List, Value::List(list)) => Ok(list),
-        (_, Value::Integer(_)) => Err("a whole number"),
-        (_, Value::Decimal(_)) => Err("a number with a fraction"),
-        (_, Value::Switch(_)) => Err("true or false"),
-        (_, Value::List(_)) => Err("a list"),
-    }
+fn texts(kind: Kind, value: Value) -> Result<Vec<String>, String> {
+    let found = match (kind, value) {
+        (Kind::Switch, Value::Switch(on)) => return Ok(vec![on.to_string()]),
+        (_, Value::Text(text))
+        | (Kind::Number | Kind::Count | Kind::Decimal, Value::Number(text))
+        | (Kind::Decimal, Value::Decimal(text)) => return Ok(vec![text]),
+        (Kind::List, Value::List(list)) => return Ok(list),
+        (_, Value::Nothing) => "None",
+        (_, Value::Number(_)) => "a whole number",
+        (_, Value::Decimal(_)) => "a number with a fraction",
+        (_, Value::Switch(_)) => "true or false",
+        (_, Value::List(_)) => "a list",
+        (_, Value::Other(kind)) => return Err(format!("an object of type {kind}")),
+    };
+    Err(found.to_owned())
 }
 
 fn wanted(kind: Kind) -> &'static str {
@@ -172,8 +170,8 @@ mod tests {
     #[test]
     fn arguments_become_a_command_line() {
         let layer = arguments([
-            ("port", Value::Integer("5000".to_owned())),
-            ("timeout_keep_alive", Value::Integer("9".to_owned())),
+            ("port", Value::Number("5000".to_owned())),
+            ("timeout_keep_alive", Value::Number("9".to_owned())),
             ("access_log", Value::Switch(false)),
             ("factory", Value::Switch(true)),
             ("env", Value::List(vec!["A=1".to_owned(), "B=2".to_owned()])),
@@ -200,7 +198,7 @@ mod tests {
     #[test]
     fn a_wrong_argument_is_named() {
         assert_eq!(
-            error([("wrokers", Value::Integer("4".to_owned()))]),
+            error([("wrokers", Value::Number("4".to_owned()))]),
             "unexpected keyword argument `wrokers`; did you mean `workers`?"
         );
         assert!(error([("app", text("x:y"))]).starts_with("unexpected keyword argument `app`"));
@@ -210,7 +208,7 @@ mod tests {
              word"
         );
         assert_eq!(
-            error([("umask", Value::Integer("23".to_owned()))]),
+            error([("umask", Value::Number("23".to_owned()))]),
             "the argument umask is a whole number, but must be a string, such as \"027\""
         );
         assert_eq!(
@@ -220,8 +218,8 @@ mod tests {
             Some("the argument log_level: `loud`")
         );
         let twice = [
-            ("keep_alive", Value::Integer("1".to_owned())),
-            ("timeout_keep_alive", Value::Integer("2".to_owned())),
+            ("keep_alive", Value::Number("1".to_owned())),
+            ("timeout_keep_alive", Value::Number("2".to_owned())),
         ];
         assert_eq!(
             error(twice),
@@ -231,16 +229,60 @@ mod tests {
     }
 
     #[test]
+    fn what_other_servers_have_is_refused_if_it_asks_for_something() {
+        let strange = || Value::Other("dict".to_owned());
+        for (name, value, words) in [
+            ("reload", Value::Switch(true), "kill -HUP"),
+            ("reload_dirs", Value::List(vec!["src".to_owned()]), "HUP"),
+            ("proxy_headers", Value::Switch(true), "ProxyFix"),
+            ("ssl_keyfile", text("key.pem"), "Caddy"),
+            ("http", text("zttp"), "HTTP/2"),
+            ("headers", Value::Other("list".to_owned()), "middleware"),
+            (
+                "limit_concurrency",
+                Value::Number("9".to_owned()),
+                "limit_conn",
+            ),
+            ("log_config", strange(), "dictConfig"),
+            ("logconfig_dict", strange(), "dictConfig"),
+            ("env_file", text(".env"), "dotenv"),
+            ("date_header", Value::Switch(false), "always"),
+        ] {
+            let message = error([(name, value)]);
+            assert!(
+                message.starts_with(&format!("unexpected keyword argument `{name}`: "))
+                    && message.contains(words),
+                "{message}"
+            );
+        }
+        let nothing = arguments([
+            ("reload", Value::Switch(false)),
+            ("reload_dirs", Value::List(Vec::new())),
+            ("http", text("auto")),
+            ("date_header", Value::Switch(true)),
+            ("server_header", Value::Switch(false)),
+            ("use_colors", Value::Switch(true)),
+            ("timeout_worker_healthcheck", Value::Number("5".to_owned())),
+        ]);
+        assert_eq!(nothing.unwrap().to_arguments(), ["--", "main:app"]);
+        assert_eq!(
+            error([("workers", strange())]),
+            "the argument workers is an object of type dict, but must be a whole number, such as \
+             4, or a word"
+        );
+    }
+
+    #[test]
     fn what_needs_a_master_is_refused_without_one() {
-        let one = arguments([("workers", Value::Integer("1".to_owned()))]).unwrap();
+        let one = arguments([("workers", Value::Number("1".to_owned()))]).unwrap();
         assert!(one.without_master().is_ok());
-        let four = arguments([("workers", Value::Integer("4".to_owned()))]).unwrap();
+        let four = arguments([("workers", Value::Number("4".to_owned()))]).unwrap();
         let text = four.without_master().unwrap_err().to_string();
         assert!(
             text.contains("workers") && text.contains("MODULE:ATTRIBUTE"),
             "{text}"
         );
-        let plain = arguments([("port", Value::Integer("1".to_owned()))]).unwrap();
+        let plain = arguments([("port", Value::Number("1".to_owned()))]).unwrap();
         assert!(plain.without_master().is_ok());
     }
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::declaration::{Declaration, Kind};
 use super::error::ConfigError;
 use super::file;
-use super::foreign::{Consequence, FOREIGN, Foreign};
+use super::foreign::{Consequence, Foreign};
 use super::layer::{Layer, Origin};
 use super::settings::DECLARATIONS;
 use crate::hooks::HookSet;
@@ -66,8 +66,8 @@ pub enum Value {
 /// The names that a file may set and that mean something.
 pub fn names() -> impl Iterator<Item = &'static str> {
     let declared = DECLARATIONS.iter().map(|declaration| declaration.gunicorn);
-    let foreign = FOREIGN.iter().map(|foreign| foreign.name);
-    declared.filter(|name| !name.is_empty()).chain(foreign)
+    let foreign = Foreign::all().map(|foreign| foreign.name);
+    declared.chain(foreign).filter(|name| !name.is_empty())
 }
 
 /// What the file says about the settings, and warnings about what it says in vain.
@@ -82,7 +82,7 @@ pub(super) fn layer(file: &PythonFile) -> Result<(Layer, Vec<String>), ConfigErr
                 layer.set(declaration, texts, origin());
             }
         } else if let Some(foreign) = Foreign::find(name)
-            && asks_for_something(foreign, &assigned.value)
+            && foreign.is_missed(&assigned.value)
         {
             match foreign.consequence {
                 Consequence::Refusal => {
@@ -91,14 +91,13 @@ pub(super) fn layer(file: &PythonFile) -> Result<(Layer, Vec<String>), ConfigErr
                         advice: foreign.advice,
                     });
                 }
-                Consequence::Warning => {
+                Consequence::Warning | Consequence::Nothing => {
                     let origin = origin();
                     let advice = foreign.advice;
                     warnings.push(format!(
                         "{origin} is a setting of gunicorn that has no effect: {advice}"
                     ));
                 }
-                Consequence::Nothing => {}
             }
         }
     }
@@ -134,16 +133,6 @@ fn declaration(
             origin: Box::new(origin(&file.path, assigned)),
             nearest: Declaration::nearest(own),
         }),
-    }
-}
-
-fn asks_for_something(foreign: &Foreign, value: &Value) -> bool {
-    let is_usual = |text: &str| text.is_empty() || foreign.harmless.contains(&text);
-    match value {
-        Value::Nothing | Value::Switch(false) => false,
-        Value::Number(text) | Value::Decimal(text) | Value::Text(text) => !is_usual(text),
-        Value::List(list) => !list.is_empty(),
-        Value::Switch(true) | Value::Other(_) => true,
     }
 }
 
@@ -289,19 +278,31 @@ mod tests {
         }
         let (_, warnings) = layer(&file(&[
             ("statsd_host", text("localhost:8125")),
+            ("forwarded_allow_ips", text("127.0.0.1")),
+            ("tmp_upload_dir", text("/data")),
+            ("worker_connections", number("1000")),
             ("spew", Value::Switch(false)),
             ("certfile", Value::Nothing),
             ("reload", Value::Switch(false)),
             ("protocol", text("http")),
         ]))
         .unwrap();
-        assert_eq!(
-            warnings,
-            [
-                "/srv/gunicorn.conf.py, line 1: statsd_host is a setting of gunicorn that has no \
-              effect: no statistics are sent"
-            ]
-        );
+        let expected = [
+            ("statsd_host", "no statistics are sent"),
+            ("forwarded_allow_ips", "ProxyHeadersMiddleware for ASGI"),
+            ("tmp_upload_dir", "set TMPDIR"),
+        ];
+        assert_eq!(warnings.len(), expected.len(), "{warnings:?}");
+        for ((name, words), (line, warning)) in expected.iter().zip((1..).zip(&warnings)) {
+            let start = format!(
+                "/srv/gunicorn.conf.py, line {line}: {name} is a setting of gunicorn that has no \
+                 effect: "
+            );
+            assert!(
+                warning.starts_with(&start) && warning.contains(words),
+                "{warning}"
+            );
+        }
     }
 
     #[test]
@@ -312,8 +313,5 @@ mod tests {
         }
         // Of the 100 settings of gunicorn 27, and its hook for TLS.
         assert_eq!(seen.len(), 101);
-        for foreign in FOREIGN {
-            assert!(!foreign.advice.is_empty(), "{}", foreign.name);
-        }
     }
 }

@@ -22,6 +22,8 @@ pub struct Source {
     /// The current directory when the source was made: paths on the command line are
     /// relative to it also after the process has gone elsewhere.
     directory: PathBuf,
+    /// About what was given and is not needed.
+    notes: Vec<String>,
 }
 
 /// The settings, as far as they are known without Python.
@@ -63,7 +65,21 @@ impl Source {
             command_line,
             environment: Box::new(environment),
             directory,
+            notes: Vec::new(),
         }
+    }
+
+    /// Keeps what is to be told about the command line, for [`Self::notes`].
+    #[must_use]
+    pub fn with_notes(mut self, notes: Vec<String>) -> Self {
+        self.notes = notes;
+        self
+    }
+
+    /// What the user should know about the command line.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Reads environment and file and resolves all layers, as far as that goes without

@@ -2,11 +2,9 @@
 
 use std::path::PathBuf;
 
-use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
-use rsgun_core::config::program::{self, Value};
-use rsgun_core::config::{Layer, ProcessEnvironment, Settings, Source};
+use rsgun_core::config::{Layer, ProcessEnvironment, Settings, Source, Value, program};
 
 use super::config_error;
 
@@ -27,7 +25,7 @@ impl Arguments {
         for (name, value) in given {
             let name: String = name.extract()?;
             if !value.is_none() {
-                let value = self::value(&name, &value)?;
+                let value = self::value(&value)?;
                 values.push((name, value));
             }
         }
@@ -44,46 +42,48 @@ impl Arguments {
 impl Arguments {
     /// Resolves the settings of a process without a master.
     pub(super) fn settings(&self, py: Python<'_>) -> PyResult<Settings> {
-        let resolved = self.layer.without_master().and_then(|()| {
-            let directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
-            let source = Source::new(self.layer.clone(), ProcessEnvironment, directory);
-            source.look()?.without_python()
-        });
+        let resolved = self
+            .layer
+            .without_master()
+            .and_then(|()| self.source().look()?.without_python());
         resolved.map_err(|error| config_error(py, &error))
+    }
+
+    fn source(&self) -> Source {
+        let directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
+        Source::new(self.layer.clone(), ProcessEnvironment, directory)
     }
 }
 
-fn value(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Value> {
+/// A value as one of a setting. Whether there is a setting of that kind is another question.
+fn value(value: &Bound<'_, PyAny>) -> PyResult<Value> {
     if value.is_instance_of::<PyBool>() {
         return Ok(Value::Switch(value.extract()?));
     }
     if value.is_instance_of::<PyInt>() {
-        return Ok(Value::Integer(value.str()?.extract()?));
+        return Ok(Value::Number(value.str()?.extract()?));
     }
     if value.is_instance_of::<PyFloat>() {
-        return Ok(Value::Decimal(value.extract()?));
+        return Ok(Value::Decimal(value.extract::<f64>()?.to_string()));
     }
-    if value.is_instance_of::<PyList>() || value.is_instance_of::<PyTuple>() {
-        let texts = value.try_iter()?.map(|item| text(name, &item?));
-        return Ok(Value::List(texts.collect::<PyResult<_>>()?));
+    let list = value.is_instance_of::<PyList>() || value.is_instance_of::<PyTuple>();
+    let known = if list {
+        let items = value.try_iter()?.map(|item| item.map(|item| text(&item)));
+        items.collect::<PyResult<Option<_>>>()?.map(Value::List)
+    } else {
+        text(value).map(Value::Text)
+    };
+    match known {
+        Some(known) => Ok(known),
+        None => Ok(Value::Other(value.get_type().name()?.extract()?)),
     }
-    text(name, value).map(Value::Text)
 }
 
 /// A string, or the path of an `os.PathLike`.
-fn text(name: &str, value: &Bound<'_, PyAny>) -> PyResult<String> {
+fn text(value: &Bound<'_, PyAny>) -> Option<String> {
     if value.is_instance_of::<PyString>() {
-        return value.extract();
+        return value.extract().ok();
     }
-    let path: Option<PathBuf> = value.extract().ok();
-    match path
-        .map(PathBuf::into_os_string)
-        .map(std::ffi::OsString::into_string)
-    {
-        Some(Ok(path)) => Ok(path),
-        _ => Err(PyTypeError::new_err(format!(
-            "the argument {name} has a value of the type {}, which no setting has",
-            value.get_type().name()?
-        ))),
-    }
+    let path: PathBuf = value.extract().ok()?;
+    path.into_os_string().into_string().ok()
 }

@@ -47,7 +47,7 @@ fn is_served() -> bool {
 /// `rsgun.ConfigError`.
 fn config_error(py: Python<'_>, error: &ConfigError) -> PyErr {
     match error {
-        ConfigError::UnknownArgument { .. } => {
+        ConfigError::UnknownArgument { .. } | ConfigError::ForeignArgument { .. } => {
             pyo3::exceptions::PyTypeError::new_err(error.to_string())
         }
         _ => raised(py, "ConfigError", (error.to_string(),)),

@@ -1,68 +1,21 @@
-//! Settings of gunicorn that rsgun does not have.
-//!
-//! What rsgun has is known from its declarations. For everything else somebody who comes
-//! from gunicorn is told what to do instead: by an error where going on would serve
-//! something else than was meant, by a warning where it would not.
+//! Settings of gunicorn, with the flags that mean the same elsewhere.
 
-/// A setting of gunicorn without an equivalent.
-#[derive(Debug, Clone, Copy)]
-pub struct Foreign {
-    /// Its name in gunicorn's configuration file.
-    pub name: &'static str,
-    /// Its flags on gunicorn's command line, without the dashes, if they are recognised
-    /// there to be refused.
-    pub flags: &'static [&'static str],
-    /// What becomes of a file that sets it.
-    pub consequence: Consequence,
-    /// Values that ask for nothing, besides `None`, `False`, and what is empty.
-    pub harmless: &'static [&'static str],
-    /// Why it is not there, and what to do.
-    pub advice: &'static str,
-}
+use super::{Consequence, Foreign, LIMITS, LOGGING, NO_HTTP2, PROXIES, RELOAD, TLS};
 
-/// What becomes of a configuration file that uses a foreign setting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Consequence {
-    /// It is not used.
-    Refusal,
-    /// It is, with a warning.
-    Warning,
-    /// It is: nothing is missing.
-    Nothing,
-}
-
-impl Foreign {
-    const BASE: Self = Self {
-        name: "",
-        flags: &[],
-        consequence: Consequence::Warning,
-        harmless: &[],
-        advice: "",
-    };
-
-    /// Finds one by its name in the file.
-    pub(super) fn find(name: &str) -> Option<&'static Self> {
-        FOREIGN.iter().find(|foreign| foreign.name == name)
-    }
-}
-
-const TLS: &str = "connections are not encrypted by Python here, and not by rsgun yet: let nginx, \
-                   Caddy or HAProxy do it in front of it";
 const TLS_DETAIL: &str = "it is an option of Python's ssl module, which has no part in the \
                           connections here";
 const STRICT: &str = "such requests get 400, since proxies and servers read them differently";
-const LIMITS: &str = "the limits of rsgun hold";
-const LOGGING: &str = "rsgun writes its log itself: see --error-logfile, --access-logfile and \
-                       --log-level; for the application's own logging call \
-                       logging.config.dictConfig in the application";
-const STATISTICS: &str = "no statistics are sent";
+const STATISTICS: &str = "no statistics are sent; --control-socket and rsgunctl tell the state";
 const DIRTY: &str = "dirty arbiters are gunicorn's own; run such work in a process of its own";
-const PROXIES: &str = "headers of proxies are not evaluated; use a middleware such as uvicorn's \
-                       ProxyHeadersMiddleware";
+const SYSLOG: &str = "syslog is not spoken; systemd-journald or the container's runtime take \
+                      standard error";
+const PASTE: &str = "Paste Deploy files are not read; write a module with \
+                     `application = paste.deploy.loadapp(\"config:/path/to/file.ini\")` and serve \
+                     that";
 const NO_NEED: &str = "nothing needs to be set for it";
 
-/// All of them, in the order of gunicorn's documentation.
-pub const FOREIGN: &[Foreign] = &[
+/// In the order of gunicorn's documentation.
+pub(super) const SETTINGS: &[Foreign] = &[
     Foreign {
         name: "config",
         advice: "a configuration file cannot name another one; import from it instead",
@@ -70,47 +23,56 @@ pub const FOREIGN: &[Foreign] = &[
     },
     Foreign {
         name: "worker_connections",
+        flags: &["worker-connections"],
         harmless: &["1000"],
         advice: "the number of connections is limited by `ulimit -n` alone",
         ..Foreign::BASE
     },
     Foreign {
         name: "limit_request_line",
+        flags: &["limit-request-line"],
         harmless: &["4094"],
         advice: LIMITS,
         ..Foreign::BASE
     },
     Foreign {
         name: "limit_request_fields",
+        flags: &["limit-request-fields"],
         harmless: &["100"],
         advice: LIMITS,
         ..Foreign::BASE
     },
     Foreign {
         name: "limit_request_field_size",
+        flags: &["limit-request-field_size", "limit-request-field-size"],
         harmless: &["8190"],
         advice: LIMITS,
         ..Foreign::BASE
     },
     Foreign {
         name: "reload",
-        advice: "files are not watched; send HUP to the master when the code has changed",
+        flags: &["reload", "no-reload"],
+        is_switch: true,
+        advice: RELOAD,
         ..Foreign::BASE
     },
     Foreign {
         name: "reload_engine",
+        flags: &["reload-engine"],
         consequence: Consequence::Nothing,
         advice: NO_NEED,
         ..Foreign::BASE
     },
     Foreign {
         name: "reload_extra_files",
-        advice: "files are not watched; send HUP to the master when one has changed",
+        flags: &["reload-extra-file", "reload-extra-files"],
+        advice: RELOAD,
         ..Foreign::BASE
     },
     Foreign {
         name: "spew",
         flags: &["spew"],
+        is_switch: true,
         consequence: Consequence::Refusal,
         advice: "it writes out every line of Python that runs; `python -m trace` and debuggers do \
                  that for the lines that matter",
@@ -118,25 +80,32 @@ pub const FOREIGN: &[Foreign] = &[
     },
     Foreign {
         name: "check_config",
+        flags: &["check-config"],
+        is_switch: true,
         consequence: Consequence::Refusal,
-        advice: "there is no such check; it is an option for the command line in any case",
+        advice: "there is no such check: a mistake ends the start with its line, and at a reload the old \
+                 workers serve on",
         ..Foreign::BASE
     },
     Foreign {
         name: "print_config",
-        advice: "there is no such listing; it is an option for the command line in any case",
+        flags: &["print-config"],
+        is_switch: true,
+        advice: "there is no such listing; docs/settings.md lists all settings with their defaults",
         ..Foreign::BASE
     },
     Foreign {
         name: "sendfile",
+        flags: &["no-sendfile"],
+        is_switch: true,
         consequence: Consequence::Nothing,
         advice: NO_NEED,
         ..Foreign::BASE
     },
     Foreign {
         name: "tmp_upload_dir",
-        consequence: Consequence::Nothing,
-        advice: NO_NEED,
+        advice: "large bodies of requests are kept where the variable TMPDIR says, else in /tmp: set \
+                 TMPDIR",
         ..Foreign::BASE
     },
     Foreign {
@@ -146,29 +115,34 @@ pub const FOREIGN: &[Foreign] = &[
     },
     Foreign {
         name: "forwarded_allow_ips",
-        harmless: &["127.0.0.1,::1", "127.0.0.1"],
+        flags: &["forwarded-allow-ips"],
         advice: PROXIES,
         ..Foreign::BASE
     },
     Foreign {
         name: "disable_redirect_access_to_syslog",
+        flags: &["disable-redirect-access-to-syslog"],
+        is_switch: true,
         consequence: Consequence::Nothing,
         advice: NO_NEED,
         ..Foreign::BASE
     },
     Foreign {
         name: "access_log_format",
+        flags: &["access-logformat", "access-log-fmt"],
         advice: "the lines of the access log have the form of uvicorn's",
         ..Foreign::BASE
     },
     Foreign {
         name: "logger_class",
+        flags: &["logger-class"],
         harmless: &["gunicorn.glogging.Logger"],
         advice: LOGGING,
         ..Foreign::BASE
     },
     Foreign {
         name: "logconfig",
+        flags: &["log-config"],
         advice: LOGGING,
         ..Foreign::BASE
     },
@@ -179,36 +153,42 @@ pub const FOREIGN: &[Foreign] = &[
     },
     Foreign {
         name: "logconfig_json",
+        flags: &["log-config-json"],
         advice: LOGGING,
         ..Foreign::BASE
     },
     Foreign {
         name: "syslog",
-        advice: "syslog is not spoken; systemd-journald or the container's runtime take standard \
-                 error",
+        flags: &["log-syslog"],
+        is_switch: true,
+        advice: SYSLOG,
         ..Foreign::BASE
     },
     Foreign {
         name: "syslog_addr",
+        flags: &["log-syslog-to"],
         consequence: Consequence::Nothing,
         advice: NO_NEED,
         ..Foreign::BASE
     },
     Foreign {
         name: "syslog_prefix",
+        flags: &["log-syslog-prefix"],
         consequence: Consequence::Nothing,
         advice: NO_NEED,
         ..Foreign::BASE
     },
     Foreign {
         name: "syslog_facility",
+        flags: &["log-syslog-facility"],
         consequence: Consequence::Nothing,
         advice: NO_NEED,
         ..Foreign::BASE
     },
     Foreign {
         name: "enable_stdio_inheritance",
-        flags: &["enable-stdio-inheritance"],
+        flags: &["enable-stdio-inheritance", "R"],
+        is_switch: true,
         consequence: Consequence::Refusal,
         advice: "a daemon holds on to no terminal; name a file with --error-logfile and add \
                  --capture-output, or stay in the foreground",
@@ -216,23 +196,28 @@ pub const FOREIGN: &[Foreign] = &[
     },
     Foreign {
         name: "statsd_host",
+        flags: &["statsd-host"],
         advice: STATISTICS,
         ..Foreign::BASE
     },
     Foreign {
         name: "dogstatsd_tags",
+        flags: &["dogstatsd-tags"],
         consequence: Consequence::Nothing,
         advice: STATISTICS,
         ..Foreign::BASE
     },
     Foreign {
         name: "statsd_prefix",
+        flags: &["statsd-prefix"],
         consequence: Consequence::Nothing,
         advice: STATISTICS,
         ..Foreign::BASE
     },
     Foreign {
         name: "enable_backlog_metric",
+        flags: &["enable-backlog-metric"],
+        is_switch: true,
         advice: STATISTICS,
         ..Foreign::BASE
     },
@@ -246,18 +231,19 @@ pub const FOREIGN: &[Foreign] = &[
         name: "paste",
         flags: &["paste", "paster"],
         consequence: Consequence::Refusal,
-        advice: "Paste Deploy files are not read; write a module with \
-                 `application = paste.deploy.loadapp(\"config:/path/to/file.ini\")` and serve that",
+        advice: PASTE,
         ..Foreign::BASE
     },
     Foreign {
         name: "raw_paste_global_conf",
+        flags: &["paste-global"],
         consequence: Consequence::Refusal,
-        advice: "Paste Deploy files are not read",
+        advice: PASTE,
         ..Foreign::BASE
     },
     Foreign {
         name: "proxy_protocol",
+        flags: &["proxy-protocol"],
         consequence: Consequence::Refusal,
         harmless: &["off"],
         advice: "the PROXY protocol is not spoken: its first line would be taken for a request; \
@@ -266,12 +252,14 @@ pub const FOREIGN: &[Foreign] = &[
     },
     Foreign {
         name: "proxy_allow_ips",
+        flags: &["proxy-allow-from"],
         consequence: Consequence::Nothing,
         advice: NO_NEED,
         ..Foreign::BASE
     },
     Foreign {
         name: "protocol",
+        flags: &["protocol"],
         consequence: Consequence::Refusal,
         harmless: &["http"],
         advice: "only HTTP is spoken; have the proxy speak that",
@@ -279,29 +267,35 @@ pub const FOREIGN: &[Foreign] = &[
     },
     Foreign {
         name: "uwsgi_allow_ips",
+        flags: &["uwsgi-allow-from"],
         consequence: Consequence::Nothing,
         advice: NO_NEED,
         ..Foreign::BASE
     },
     Foreign {
         name: "keyfile",
+        flags: &["keyfile", "ssl-keyfile"],
         consequence: Consequence::Refusal,
         advice: TLS,
         ..Foreign::BASE
     },
     Foreign {
         name: "certfile",
+        flags: &["certfile", "ssl-certfile", "ssl-certificate"],
         consequence: Consequence::Refusal,
         advice: TLS,
         ..Foreign::BASE
     },
     Foreign {
         name: "ssl_version",
+        flags: &["ssl-version", "ssl-protocol-min"],
+        harmless: &["2", "17"],
         advice: TLS_DETAIL,
         ..Foreign::BASE
     },
     Foreign {
         name: "cert_reqs",
+        flags: &["cert-reqs", "ssl-cert-reqs"],
         consequence: Consequence::Refusal,
         harmless: &["0"],
         advice: TLS,
@@ -309,6 +303,7 @@ pub const FOREIGN: &[Foreign] = &[
     },
     Foreign {
         name: "ca_certs",
+        flags: &["ca-certs", "ssl-ca-certs", "ssl-ca"],
         consequence: Consequence::Refusal,
         advice: TLS,
         ..Foreign::BASE
@@ -316,6 +311,7 @@ pub const FOREIGN: &[Foreign] = &[
     Foreign {
         name: "suppress_ragged_eofs",
         flags: &["suppress-ragged-eofs"],
+        is_switch: true,
         consequence: Consequence::Nothing,
         advice: TLS_DETAIL,
         ..Foreign::BASE
@@ -323,11 +319,13 @@ pub const FOREIGN: &[Foreign] = &[
     Foreign {
         name: "do_handshake_on_connect",
         flags: &["do-handshake-on-connect"],
+        is_switch: true,
         advice: TLS_DETAIL,
         ..Foreign::BASE
     },
     Foreign {
         name: "ciphers",
+        flags: &["ciphers", "ssl-ciphers"],
         advice: TLS_DETAIL,
         ..Foreign::BASE
     },
@@ -339,48 +337,57 @@ pub const FOREIGN: &[Foreign] = &[
     },
     Foreign {
         name: "http_protocols",
+        flags: &["http-protocols"],
         harmless: &["h1"],
-        advice: "HTTP/1.1 is spoken; HTTP/2 is a proxy's work",
+        advice: NO_HTTP2,
         ..Foreign::BASE
     },
     Foreign {
         name: "http2_cleartext",
+        flags: &["http2-cleartext"],
         harmless: &["off"],
-        advice: "HTTP/1.1 is spoken; HTTP/2 is a proxy's work",
+        advice: NO_HTTP2,
         ..Foreign::BASE
     },
     Foreign {
         name: "http2_max_concurrent_streams",
+        flags: &["http2-max-concurrent-streams"],
         consequence: Consequence::Nothing,
         advice: NO_NEED,
         ..Foreign::BASE
     },
     Foreign {
         name: "http2_initial_window_size",
+        flags: &["http2-initial-window-size"],
         consequence: Consequence::Nothing,
         advice: NO_NEED,
         ..Foreign::BASE
     },
     Foreign {
         name: "http2_max_frame_size",
+        flags: &["http2-max-frame-size"],
         consequence: Consequence::Nothing,
         advice: NO_NEED,
         ..Foreign::BASE
     },
     Foreign {
         name: "http2_max_header_list_size",
+        flags: &["http2-max-header-list-size"],
         consequence: Consequence::Nothing,
         advice: NO_NEED,
         ..Foreign::BASE
     },
     Foreign {
         name: "permit_obsolete_folding",
+        flags: &["permit-obsolete-folding"],
+        is_switch: true,
         advice: STRICT,
         ..Foreign::BASE
     },
     Foreign {
         name: "strip_header_spaces",
         flags: &["strip-header-spaces"],
+        is_switch: true,
         consequence: Consequence::Refusal,
         advice: "a blank between the name of a header and the colon is read differently by proxies \
                  and servers, which lets requests be smuggled past a proxy; such requests get 400",
@@ -388,82 +395,100 @@ pub const FOREIGN: &[Foreign] = &[
     },
     Foreign {
         name: "permit_unconventional_http_method",
+        flags: &["permit-unconventional-http-method"],
+        is_switch: true,
         consequence: Consequence::Nothing,
         advice: NO_NEED,
         ..Foreign::BASE
     },
     Foreign {
         name: "permit_unconventional_http_version",
+        flags: &["permit-unconventional-http-version"],
+        is_switch: true,
         advice: STRICT,
         ..Foreign::BASE
     },
     Foreign {
         name: "casefold_http_method",
+        flags: &["casefold-http-method"],
+        is_switch: true,
         advice: "the application is told the method as the client has sent it",
         ..Foreign::BASE
     },
     Foreign {
         name: "forwarder_headers",
+        flags: &["forwarder-headers"],
         harmless: &["SCRIPT_NAME,PATH_INFO"],
         advice: "SCRIPT_NAME is not taken from a header; see --root-path",
         ..Foreign::BASE
     },
     Foreign {
         name: "header_map",
+        flags: &["header-map"],
         harmless: &["drop"],
         advice: "an ASGI application is given each header under its own name",
         ..Foreign::BASE
     },
     Foreign {
         name: "asgi_disconnect_grace_period",
+        flags: &["asgi-disconnect-grace-period"],
         consequence: Consequence::Nothing,
         advice: NO_NEED,
         ..Foreign::BASE
     },
     Foreign {
         name: "http_parser",
+        flags: &["http-parser"],
         consequence: Consequence::Nothing,
         advice: NO_NEED,
         ..Foreign::BASE
     },
     Foreign {
         name: "dirty_apps",
+        flags: &["dirty-app"],
         consequence: Consequence::Refusal,
         advice: DIRTY,
         ..Foreign::BASE
     },
     Foreign {
         name: "dirty_workers",
+        flags: &["dirty-workers"],
         consequence: Consequence::Refusal,
         advice: DIRTY,
         ..Foreign::BASE
     },
     Foreign {
         name: "dirty_timeout",
+        flags: &["dirty-timeout"],
         consequence: Consequence::Nothing,
         advice: DIRTY,
         ..Foreign::BASE
     },
     Foreign {
         name: "dirty_threads",
+        flags: &["dirty-threads"],
         consequence: Consequence::Nothing,
         advice: DIRTY,
         ..Foreign::BASE
     },
     Foreign {
         name: "dirty_graceful_timeout",
+        flags: &["dirty-graceful-timeout"],
         consequence: Consequence::Nothing,
         advice: DIRTY,
         ..Foreign::BASE
     },
     Foreign {
         name: "control_socket_mode",
+        flags: &["control-socket-mode"],
         consequence: Consequence::Nothing,
         advice: NO_NEED,
         ..Foreign::BASE
     },
     Foreign {
         name: "control_socket_disable",
+        flags: &["no-control-socket"],
+        is_switch: true,
         consequence: Consequence::Nothing,
         advice: NO_NEED,
         ..Foreign::BASE
