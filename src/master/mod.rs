@@ -222,7 +222,7 @@ fn boot(source: Source, invocation: Invocation) -> Result<u8, MasterError> {
     for note in source.notes() {
         tracing::info!("{note}");
     }
-    for warning in warnings {
+    for warning in source.unread().into_iter().chain(warnings) {
         tracing::warn!("{warning}");
     }
     title::set(&own_title(&settings));

@@ -191,8 +191,12 @@ def test_a_call_without_a_guard_is_explained(program: Program) -> None:
 @pytest.mark.parametrize("source", [THE_SEED, WITH_AN_OBJECT], ids=["string", "object"])
 def test_arguments_of_uvicorn_that_ask_for_nothing(program: Program, source: str) -> None:
     more = 'port=0, reload=False, reload_dirs=[], http="auto", headers=[], use_colors=True'
-    server = program(source.replace("port=0", more))
+    server = program(
+        source.replace("port=0", more), environment={"FORWARDED_ALLOW_IPS": "127.0.0.1"}
+    )
     assert server.get().status == 200
+    (warning,) = (line for line in server.lines("stderr") if line.startswith("WARNING"))
+    assert "FORWARDED_ALLOW_IPS has no effect" in warning
 
 
 def test_the_environment_counts_less_than_arguments(program: Program) -> None:

@@ -353,12 +353,54 @@ class TestPrecedence:
 class TestWhatOthersRead:
     """What is meant for another server is named once, when this one starts."""
 
+    @staticmethod
+    def warnings(server: Server) -> list[str]:
+        return [line for line in server.lines("stderr") if line.startswith("WARNING")]
+
     def test_flags_that_ask_for_nothing(self, serve: Serve) -> None:
         server = serve("lab:app", "--http", "auto", "--no-proxy-headers")
         assert server.get("/ping").body == b"pong"
         notes = [line for line in server.lines("stderr") if "is accepted, and not needed" in line]
         assert [note.split()[1] for note in notes] == ["--http", "--no-proxy-headers"]
         assert all(note.startswith("INFO") for note in notes)
+
+    @pytest.mark.parametrize(
+        ("variable", "value", "words"),
+        [
+            ("FORWARDED_ALLOW_IPS", "127.0.0.1", "ProxyHeadersMiddleware"),
+            ("GUNICORN_CMD_ARGS", "--workers 4", "a file that `-c` names"),
+            ("RSGUN_WORKER", "2", "did you mean RSGUN_WORKERS?"),
+        ],
+    )
+    def test_variable(self, serve: Serve, variable: str, value: str, words: str) -> None:
+        server = serve("lab:app", environment={variable: value})
+        since = server.output.mark()
+        server.send_signal(signal.SIGHUP)
+        server.wait_for_line("Reload complete", since=since)
+        (warning,) = self.warnings(server)
+        assert variable in warning
+        assert words in warning
+
+    def test_variables_of_a_service_in_kubernetes(self, serve: Serve) -> None:
+        service = {"RSGUN_SERVICE_HOST": "10.0.0.1", "RSGUN_PORT_80_TCP": "tcp://10.0.0.1:80"}
+        assert not self.warnings(serve("lab:app", environment=service))
+
+    def test_file_of_gunicorn_in_the_current_directory(
+        self, launch: Callable[..., Server], module: Module, tmp_path: Path
+    ) -> None:
+        from harness.target import command
+
+        module("main", versioned("1"))
+        (tmp_path / "gunicorn.conf.py").write_text("workers = 2\n")
+        server = launch(command("main:app", "--port", "0")).wait_until_running()
+        (warning,) = self.warnings(server)
+        assert f"{tmp_path}/gunicorn.conf.py is not read unless it is named" in warning
+        assert "`-c gunicorn.conf.py`" in warning
+        server.stop()
+        named = launch(command("main:app", "--port", "0", "-c", "gunicorn.conf.py"))
+        named.wait_until_running()
+        named.wait_for_workers(2)
+        assert not self.warnings(named)
 
 
 class TestLogLevel:

@@ -29,8 +29,8 @@ A setting can be given in four ways. The first one that has it wins:
 
 An empty variable counts as not set. A switch such as `--preload` has an opposite,
 `--no-preload`, which overrides what a variable or the file says. Unknown flags and keys
-are errors. A wrong command line ends rsgun with exit code 2, any other mistake in the
-configuration with 1.
+are errors, and an unknown variable that begins with `RSGUN_` is a warning. A wrong
+command line ends rsgun with exit code 2, any other mistake in the configuration with 1.
 
 In a Python program they are keyword arguments of `rsgun.run`, with `_` for `-`, which
 take the place of the command line: [in a Python program](programmatic.md).

@@ -13,6 +13,8 @@ use super::settings::DECLARATIONS;
 pub trait Environment: Debug + Send + Sync {
     /// The value of a variable.
     fn get(&self, name: &str) -> Option<OsString>;
+    /// The names of all variables, as far as they are text.
+    fn names(&self) -> Vec<String>;
 }
 
 /// The environment of this process.
@@ -23,11 +25,21 @@ impl Environment for ProcessEnvironment {
     fn get(&self, name: &str) -> Option<OsString> {
         std::env::var_os(name)
     }
+
+    fn names(&self) -> Vec<String> {
+        std::env::vars_os()
+            .filter_map(|(name, _)| name.into_string().ok())
+            .collect()
+    }
 }
 
 impl Environment for BTreeMap<String, OsString> {
     fn get(&self, name: &str) -> Option<OsString> {
         Self::get(self, name).cloned()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.keys().cloned().collect()
     }
 }
 

@@ -19,6 +19,7 @@
 //! server in between: [`Source::look`] tells what is known without it, and
 //! [`Source::complete`] adds what it has set.
 
+mod bystanders;
 mod choice;
 mod declaration;
 mod declare;

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use super::bystanders;
 use super::choice::Interface;
 use super::environment::{self, Environment};
 use super::error::ConfigError;
@@ -80,6 +81,17 @@ impl Source {
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// What the user may believe to be read, and is not.
+    #[must_use]
+    pub fn unread(&self) -> Vec<String> {
+        let names_file = environment::layer(&*self.environment).is_ok_and(|layer| {
+            Layers(&[&self.command_line, &layer])
+                .get("config")
+                .is_some()
+        });
+        bystanders::warnings(&*self.environment, &self.directory, names_file)
     }
 
     /// Reads environment and file and resolves all layers, as far as that goes without

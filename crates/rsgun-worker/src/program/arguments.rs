@@ -49,6 +49,11 @@ impl Arguments {
         resolved.map_err(|error| config_error(py, &error))
     }
 
+    /// What the user may believe to be read, and is not.
+    pub(super) fn unread(&self) -> Vec<String> {
+        self.source().unread()
+    }
+
     fn source(&self) -> Source {
         let directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
         Source::new(self.layer.clone(), ProcessEnvironment, directory)

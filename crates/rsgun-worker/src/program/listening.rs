@@ -42,6 +42,9 @@ impl Listening {
     fn new(py: Python<'_>, arguments: &Arguments, sockets: Option<Vec<RawFd>>) -> PyResult<Self> {
         let settings = arguments.settings(py)?;
         start_logging(&settings).map_err(|error| startup_error(py, &error, SYSTEM))?;
+        for warning in arguments.unread() {
+            tracing::warn!("{warning}");
+        }
         let opened = match sockets {
             None => {
                 let manner = Manner {
