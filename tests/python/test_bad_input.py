@@ -438,6 +438,18 @@ class TestCommandLine:
         path.write_text("workers = = 3\n")
         refused(run("lab:app", "-c", str(path)), 1, str(path), "line 1")
 
+    def test_configuration_file_without_quotes(self, run: Run, tmp_path: Path) -> None:
+        path = tmp_path / "rsgun.toml"
+        path.write_text("bind = 127.0.0.1\n")
+        refused(run("lab:app", "-c", str(path)), 1, "line 1", "bind must be a string")
+
+    def test_worker_class_of_ones_own(self, run: Run) -> None:
+        refused(run("lab:app", "-k", "main.MyWorker"), 2, "leave `worker-class` out", "middleware")
+
+    def test_directory_of_the_path_missing(self, run: Run) -> None:
+        result = run("lab:app", "--pythonpath", "/nowhere")
+        refused(result, 1, "--pythonpath: /nowhere is not a directory")
+
     def test_help(self) -> None:
         result = subprocess.run(
             [binary(), "--help"], capture_output=True, text=True, timeout=10, check=True

@@ -264,6 +264,7 @@ BAD = {
     "tls": ("certfile = '/etc/cert.pem'", ["certfile is a setting that rsgun does not have"]),
     "tls hook": ("def ssl_context(config, factory): ...", ["ssl_context", "not encrypted by"]),
     "spew": ("spew = True", ["spew", "python -m trace"]),
+    "worker class": ("worker_class = 'main.MyUvicornWorker'", ["leave `worker-class` out"]),
     "own name": ("rsgun_max_rs = '1G'", ["rsgun_max_rs", "did you mean `max-rss`?"]),
     "hook": ("post_fork = 5", ["post_fork is a hook", "not int"]),
     "arity": (

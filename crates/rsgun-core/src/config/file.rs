@@ -27,10 +27,18 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Layer, ConfigError> {
         let before = text.get(..span.start).unwrap_or(text);
         before.bytes().filter(|byte| *byte == b'\n').count() + 1
     };
-    let table = DeTable::parse(text).map_err(|error| ConfigError::FileSyntax {
-        path: path.to_owned(),
-        line: error.span().map_or(1, &line_of),
-        message: error.message().to_owned(),
+    let table = DeTable::parse(text).map_err(|error| {
+        let line = error.span().map_or(1, &line_of);
+        let hint = text
+            .lines()
+            .nth(line - 1)
+            .and_then(hint)
+            .unwrap_or_default();
+        ConfigError::FileSyntax {
+            path: path.to_owned(),
+            line,
+            message: format!("{}{hint}", error.message()),
+        }
     })?;
     let mut layer = Layer::default();
     // The table is sorted by key; errors come in the order of the file.
@@ -74,6 +82,14 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Layer, ConfigError> {
         }
     }
     Ok(layer)
+}
+
+/// What a line that is not TOML should have had after its key, which the parser cannot know.
+fn hint(line: &str) -> Option<String> {
+    let (key, _) = line.split_once('=')?;
+    let declaration = Declaration::find(key.trim())?;
+    let wanted = wanted(declaration.kind);
+    Some(format!("; {} must be {wanted}", declaration.name))
 }
 
 /// The value as texts, or `None` if its type does not fit.
@@ -203,6 +219,13 @@ mod tests {
         ] {
             assert_eq!(message(text), expected, "{text}");
         }
+        assert_eq!(
+            message("# comment\nbind = 127.0.0.1\n").split_once("; "),
+            Some((
+                "/etc/rsgun.toml, line 2: not valid TOML: invalid float, expected nothing",
+                "bind must be a string or a list of strings, such as [\"127.0.0.1:8000\"]"
+            ))
+        );
         let reload = message("reload = true");
         assert!(
             reload.contains("line 1: reload is a setting that rsgun does not have: files are"),

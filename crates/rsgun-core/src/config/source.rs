@@ -185,8 +185,8 @@ impl Source {
         layers: Layers<'_>,
         settings: &Settings,
     ) -> Result<(), ConfigError> {
-        let check = |name: &'static str, path: &Path| {
-            if path.is_dir() {
+        let check = |name: &'static str, path: &Path, is_there: bool| {
+            if is_there {
                 return Ok(());
             }
             let origin = layers
@@ -200,9 +200,16 @@ impl Source {
         let mut directory = self.directory.clone();
         if let Some(chdir) = &settings.chdir {
             directory.push(chdir);
-            check("chdir", &directory)?;
+            check("chdir", &directory, directory.is_dir())?;
         }
-        check("app-dir", &directory.join(&settings.app_dir))
+        let app_dir = directory.join(&settings.app_dir);
+        check("app-dir", &app_dir, app_dir.is_dir())?;
+        for path in &settings.pythonpath {
+            let path = directory.join(path);
+            // An archive can be imported from as well.
+            check("pythonpath", &path, path.exists())?;
+        }
+        Ok(())
     }
 }
 
@@ -499,7 +506,16 @@ mod tests {
                 "{error}"
             );
         }
-        assert!(class("aiohttp.GunicornWebWorker").error().contains("sync"));
+        assert!(
+            class("aiohttp.GunicornWebWorker")
+                .error()
+                .contains("neither ASGI nor WSGI")
+        );
+        let own = class("main.MyUvicornWorker").error();
+        assert!(
+            own.contains("leave `worker-class` out") && own.contains("`loop`"),
+            "{own}"
+        );
     }
 
     #[test]
@@ -619,6 +635,11 @@ mod tests {
         );
         let error = case([APP, ("app-dir", "nowhere")], [], None).error();
         assert!(error.starts_with("--app-dir: /"), "{error}");
+        let error = case([APP, ("pythonpath", ".,nowhere")], [], None).error();
+        assert!(
+            error.starts_with("--pythonpath: /") && error.contains("/nowhere is not a"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -337,6 +337,15 @@ pub(super) fn optional_worker_class(texts: &[String]) -> Read<Option<Interface>>
         } else if class.contains("meinheld") {
             "is not served: use `--interface wsgi`; connections are handled by native code here, \
              too"
+        } else if class.contains("aiohttp") {
+            "is not served: an aiohttp application is neither ASGI nor WSGI; use aiohttp's own \
+             server"
+        } else if class.contains(['.', ':']) {
+            "is none that rsgun knows, and there is one kind of worker: leave `worker-class` out, \
+             and say elsewhere what a class of your own sets: `loop`, `lifespan` and `ws` by the \
+             settings of these names; `http` not at all; `proxy_headers` and `headers` by a \
+             middleware of the application; and what it does besides by the hooks of a \
+             gunicorn.conf.py"
         } else {
             "is none of `sync`, `gthread`, `asgi`, `uvicorn.workers.UvicornWorker`, \
              `uvicorn.workers.UvicornH11Worker`, `uvicorn_worker.UvicornWorker`; there is one \
