@@ -24,6 +24,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::Level;
 
 use self::generations::anchored;
+use super::MasterError;
+use super::arrivals::Authority;
 use super::cgroup::OomCounter;
 use super::daemon::Launcher;
 use super::evaluation::Early;
@@ -39,7 +41,6 @@ use super::terminal::Terminal;
 use super::upgrade::Invocation;
 use super::upgrade::exec::Companion;
 use super::upgrade::snapshot::FromCandidate;
-use super::{Authority, MasterError};
 use super::{processors, stacks};
 use crate::control::document::Totals;
 use crate::control::socket::ControlSocket;

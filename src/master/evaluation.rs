@@ -23,12 +23,13 @@ use rsgun_core::config::{Configured, PythonFile, Settings, Source};
 use rsgun_core::ipc::{ChannelError, FromForkServer, ToForkServer};
 use rsgun_core::sys::signals::SignalQueue;
 
+use super::MasterError;
+use super::arrivals::{self, Authority};
 use super::deaths::ended_early;
 use super::effects::interpreter;
 use super::event::Command;
 use super::exit::Exit;
 use super::spawn::{Interpreter, ServerChannel};
-use super::{Authority, MasterError};
 use crate::python::Surroundings;
 
 /// A fork server that has evaluated the configuration and waits for its settings.
@@ -317,7 +318,7 @@ impl Watch<'_> {
     /// Takes note of the signals that have come; whether one of them ends the server.
     fn stop_wanted(&mut self) -> Result<bool, String> {
         while let Some(arrived) = self.signals.next().map_err(refused)? {
-            match super::command(arrived, self.authority) {
+            match arrivals::command(arrived, self.authority) {
                 Some(Command::Stop | Command::StopQuickly) => return Ok(true),
                 Some(command) => self.postponed.push(command),
                 None => {}

@@ -20,6 +20,7 @@
 //! for which a fork server is started if it is Python ([`evaluation`]); then the way into the background; then log files, pidfile and listeners, so that what
 //! is wrong with them is told before the application is imported; then the fork server.
 
+mod arrivals;
 mod cgroup;
 mod daemon;
 mod deaths;
@@ -77,13 +78,12 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use rsgun_core::config::{ConfigError, Settings, Source};
 use rsgun_core::listeners::{self, Address, ListenError};
 use rsgun_core::log;
 use rsgun_core::log::output::{self, Files, LogFileError};
-use rsgun_core::sys::signals::{Arrived, HeldBack, SignalQueue};
+use rsgun_core::sys::signals::{HeldBack, SignalQueue};
 use rsgun_core::sys::{process, title};
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Runtime;
@@ -176,7 +176,7 @@ fn boot(source: Source, invocation: Invocation) -> Result<u8, MasterError> {
     let mut prepare = |terminal, in_background| {
         let mut watch = Watch {
             signals: &signals,
-            authority: Authority::Anybody(terminal),
+            authority: arrivals::Authority::Anybody(terminal),
             postponed: &mut postponed,
         };
         evaluation::prepare(&source, &surroundings, &mut watch, 1, in_background)
@@ -360,6 +360,7 @@ async fn serve(
     let mut known = VecDeque::new();
     let mut then = perform(&state, &mut effects, actions, &mut known);
     known.extend(postponed.into_iter().map(Event::Command));
+    known.extend(arrived(&signals, &mut effects)?);
     // A child may have ended before anybody was told, or during an upgrade.
     known.extend(effects.reap());
     loop {
@@ -391,35 +392,32 @@ async fn serve(
                     known.push_back(Event::Upgrade(event));
                 }
                 drop(held_back);
+                known.extend(arrived(&signals, &mut effects)?);
                 known.extend(effects.reap());
             }
         }
         if known.is_empty() {
             let deadline = state.next_deadline();
             let pause = deadline.map(|deadline| deadline.since(Moment::now()));
-            tokio::select! {
+            let event = tokio::select! {
+                biased;
                 ready = signals.readable() => {
-                    let mut ready = ready?;
-                    match signals.get_ref().next()? {
-                        None => ready.clear_ready(),
-                        Some(Arrived { signal: Signal::SIGCHLD, .. }) => {
-                            known.extend(effects.reap());
-                        }
-                        Some(arrived) => {
-                            let command = command(arrived, effects.authority());
-                            known.extend(command.map(Event::Command));
-                        }
-                    }
+                    ready?.clear_ready();
+                    None
                 }
                 // The sender lives in `effects`: the queue does not end.
-                Some(event) = queue.recv() => known.push_back(event),
+                event = queue.recv() => event,
                 Some(question) = questions.recv() => {
                     question.answer(&effects.status(&state, Moment::now()));
+                    None
                 }
                 () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {
-                    known.push_back(Event::Tick);
+                    Some(Event::Tick)
                 }
-            }
+            };
+            // Whatever it was, a signal may explain it.
+            known.extend(arrived(&signals, &mut effects)?);
+            known.extend(event);
         }
         then = Then::GoOn;
         while let Some(event) = known.pop_front() {
@@ -431,6 +429,12 @@ async fn serve(
             }
         }
     }
+}
+
+/// The signals that have come, and the children that have ended.
+fn arrived(signals: &AsyncFd<SignalQueue>, effects: &mut Effects) -> io::Result<Vec<Event>> {
+    let authority = effects.authority();
+    arrivals::take(authority, || signals.get_ref().next(), || effects.reap())
 }
 
 /// The next event that is there without waiting; children are left for the program that
@@ -445,31 +449,11 @@ fn at_hand(
         return Ok(Some(event));
     }
     while let Some(arrived) = signals.get_ref().next()? {
-        if let Some(command) = command(arrived, effects.authority()) {
+        if let Some(command) = arrivals::command(arrived, effects.authority()) {
             return Ok(Some(Event::Command(command)));
         }
     }
     Ok(None)
-}
-
-/// Whose signals count.
-#[derive(Debug, Clone, Copy)]
-enum Authority {
-    /// Everybody's, and those of the terminal that a master in the foreground has.
-    Anybody(Option<Terminal>),
-    /// Those of the master whose candidate this is.
-    Master(i32),
-}
-
-/// What a signal asks for.
-fn command(arrived: Arrived, authority: Authority) -> Option<Command> {
-    match (arrived.signal, authority) {
-        (_, Authority::Master(pid)) => upgrade::candidate::command(arrived, pid),
-        (Signal::SIGHUP, Authority::Anybody(Some(terminal))) => terminal.hang_up(arrived.sender),
-        // It has another size.
-        (Signal::SIGWINCH, Authority::Anybody(Some(_))) => None,
-        (signal, _) => signals::command(signal),
-    }
 }
 
 /// What follows when actions were carried out.

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from harness import processes
 from harness.server import Server
 from harness.sources import answer, versioned
 from harness.target import rsgun_only
@@ -267,3 +268,46 @@ def test_term_and_int_together_are_one_stop(serve: Serve) -> None:
     os.killpg(server.pid, signal.SIGINT)
     assert server.wait() == 0
     assert not server.leftovers()
+
+
+HANGS_UP = """
+import os
+import socket
+
+for name in os.listdir("/proc/self/fd"):
+    try:
+        channel = socket.socket(fileno=os.dup(int(name)))
+    except OSError:
+        continue
+    if channel.type == socket.SOCK_SEQPACKET:
+        channel.shutdown(socket.SHUT_RDWR)
+
+while True:
+    time.sleep(1)
+"""
+"""What a process does first when it dies: it closes its channel."""
+
+
+def test_term_to_the_group_is_a_stop_and_no_failure(
+    serve: Serve, module: Module, tmp_path: Path
+) -> None:
+    """As supervisord sends it with ``stopasgroup``. When the master has seen the end of the
+    channel, it finds TERM and the end of its fork server at the same moment."""
+    module("main", "import time\n" + HANGS_UP)
+    arguments = ["--app-dir", str(tmp_path), "--preload", "--log-level", "trace"]
+    server = serve("main:app", *arguments, wait=False)
+    server.wait_for_line("event: ForkServerClosed")
+    (fork_server,) = server.fork_servers()
+
+    def state(pid: int) -> str | None:
+        found = processes.look(pid)
+        return found.state if found else None
+
+    server.send_signal(signal.SIGSTOP)
+    eventually(lambda: state(server.pid) == "T", "the master has stopped")
+    os.kill(fork_server.pid, signal.SIGTERM)
+    eventually(lambda: state(fork_server.pid) == "Z", "the fork server has ended")
+    server.send_signal(signal.SIGTERM)
+    server.send_signal(signal.SIGCONT)
+    assert server.wait() == 0
+    assert not [line for line in server.lines("stderr") if line.startswith(("ERROR", "WARN"))]

@@ -26,6 +26,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::Invocation;
 use super::snapshot::{FORMAT, FromCandidate, Luggage, Snapshot, ToCandidate};
+use crate::master::arrivals::Authority;
 use crate::master::effects::{Effects, Foundation, Role, manner};
 use crate::master::evaluation::{self, Prepared, Step, Watch};
 use crate::master::event::{Command, Event, Policy};
@@ -33,7 +34,7 @@ use crate::master::generation::Cause;
 use crate::master::link::Link;
 use crate::master::moment::Moment;
 use crate::master::state::State;
-use crate::master::{Authority, MasterError, run_loop, runtime};
+use crate::master::{MasterError, run_loop, runtime};
 use crate::python::Surroundings;
 
 /// How long the first order may take, milliseconds.
