@@ -10,7 +10,7 @@
 use std::io;
 
 use nix::sys::signal::Signal;
-use rsgun_core::sys::signals::Arrived;
+use rsgun_core::sys::signals::{Arrived, Sender};
 
 use super::event::{Command, Event};
 use super::terminal::Terminal;
@@ -59,6 +59,8 @@ pub(super) fn command(arrived: Arrived, authority: Authority) -> Option<Command>
         (Signal::SIGHUP, Authority::Anybody(Some(terminal))) => terminal.hang_up(arrived.sender),
         // It has another size.
         (Signal::SIGWINCH, Authority::Anybody(Some(_))) => None,
+        // Somebody of the group uses the terminal from the background.
+        (Signal::SIGTTIN | Signal::SIGTTOU, _) if arrived.sender == Sender::Kernel => None,
         (signal, _) => signals::command(signal),
     }
 }
@@ -70,7 +72,6 @@ mod tests {
 
     use super::*;
     use crate::master::exit::Exit;
-    use rsgun_core::sys::signals::Sender;
 
     fn from_process(signal: Signal) -> Arrived {
         let sender = Sender::Process(1);
@@ -107,6 +108,18 @@ mod tests {
             died(2),
         ];
         assert_eq!(format!("{events:?}"), format!("{expected:?}"));
+    }
+
+    #[test]
+    fn a_terminal_does_not_ask_for_workers() {
+        for (signal, wish) in [
+            (Signal::SIGTTIN, Command::More),
+            (Signal::SIGTTOU, Command::Fewer),
+        ] {
+            let sender = Sender::Kernel;
+            assert_eq!(command(Arrived { signal, sender }, None), None);
+            assert_eq!(command(from_process(signal), None), Some(wish));
+        }
     }
 
     #[test]

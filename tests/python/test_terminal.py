@@ -12,6 +12,7 @@ from harness.server import serving
 from harness.target import rsgun_only
 from harness.terminal import Terminal
 from harness.waiting import DEADLINE, eventually, wait_gone
+from harness.wire import Connection
 
 pytestmark = rsgun_only
 
@@ -83,3 +84,54 @@ def test_resized_terminal_changes_nothing(terminal: Callable[..., Terminal]) -> 
     window.wait_for(b"Reload complete")
     assert b"told to end" not in window.shown
     assert workers
+
+
+STOPPED_BY_THE_TERMINAL = """
+import os
+import signal
+import subprocess
+import sys
+
+SET = [sys.executable, "-c", "import tty; tty.setcbreak(0)"]
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    default = lambda: signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+    child = subprocess.Popen(SET, preexec_fn=default)
+    _, status = os.waitpid(child.pid, os.WUNTRACED)
+    child.kill()
+    child.wait()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"%d" % os.WIFSTOPPED(status)})
+"""
+
+
+def in_the_background(*line: str, first: str = "true") -> list[str]:
+    """A shell with job control that runs this command as a background job."""
+    job = " ".join(f"'{word}'" for word in line)
+    return ["bash", "--norc", "-i", "-c", f"{first}; {job} & wait"]
+
+
+def test_terminal_that_stops_who_uses_it_from_the_background_asks_for_no_workers(
+    terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    """The kernel tells the whole group, and uses the signals that change their number."""
+    (tmp_path / "stops.py").write_text(STOPPED_BY_THE_TERMINAL)
+    place = ["--app-dir", str(tmp_path), "--uds", str(tmp_path / "socket")]
+    window = terminal(*in_the_background(*serving("stops:app", "-w", "2", *place)))
+    window.wait_for(b"running on")
+    with Connection.open(str(tmp_path / "socket")) as connection:
+        assert connection.get("/", close=True).body == b"1"
+    master_of(window.process.pid).send_signal(signal.SIGTTIN)
+    window.wait_for(b"Number of workers changed")
+    assert b"changed from 2 to 3" in window.shown
+
+
+def test_terminal_that_stops_who_writes_to_it_shows_the_log(
+    terminal: Callable[..., Terminal],
+) -> None:
+    line = serving("lab:app", "-w", "2")
+    window = terminal(*in_the_background(*line, first="stty tostop"))
+    window.wait_for(b"running on")
+    master_of(window.process.pid).send_signal(signal.SIGTERM)
+    window.wait_for(b"Finished server process")

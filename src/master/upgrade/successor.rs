@@ -21,7 +21,7 @@ use rsgun_core::log;
 use rsgun_core::log::output::Files;
 use rsgun_core::scoreboard::Scoreboard;
 use rsgun_core::sys::shared::Shared;
-use rsgun_core::sys::signals::SignalQueue;
+use rsgun_core::sys::signals::{SignalQueue, let_signals_in};
 use rsgun_core::sys::stacks::Report;
 use rsgun_core::sys::{handover, process, title};
 use serde::Serialize;
@@ -89,7 +89,7 @@ pub(in crate::master) fn run(
     };
     drop(entered);
     let control = effects.open_control_socket();
-    handover::let_signals_in().map_err(MasterError::System)?;
+    let_signals_in().map_err(MasterError::System)?;
     run_loop(
         &runtime,
         signals,

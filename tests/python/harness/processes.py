@@ -26,6 +26,10 @@ class Process:
         """Whether it is more than an exit status that nobody has read yet."""
         return self.state not in "ZX"
 
+    def send_signal(self, number: int) -> None:
+        """Sends a signal to it."""
+        os.kill(self.pid, number)
+
     def memory_peak(self) -> int:
         """The most bytes of memory that it ever held."""
         return status_field(self.pid, "VmHWM")

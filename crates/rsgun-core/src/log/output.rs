@@ -18,6 +18,7 @@ use super::Level;
 use crate::config::{LogTarget, Settings};
 use crate::scoreboard::now_ms;
 use crate::sys::process;
+use crate::sys::signals::HeldBack;
 
 /// A log file that cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -190,6 +191,7 @@ impl Output {
     /// A log that cannot be written (full disk, closed terminal) must not stop the
     /// server: the lines are lost. Returns why, if it is time to say so.
     fn write(&self, mut lines: &[u8]) -> Option<nix::Error> {
+        let _held_back = for_terminal(self.colors.load(Relaxed));
         while !lines.is_empty() {
             match nix::unistd::write(&self.fd, lines) {
                 Ok(written) => lines = &lines[written..],
@@ -209,6 +211,13 @@ impl Output {
         }
         is_time
     }
+}
+
+/// What a write to a terminal must hold: in the background SIGTTOU would interrupt it, and
+/// its handler have it begun anew, for ever.
+fn for_terminal(is_terminal: bool) -> Option<HeldBack> {
+    // Fails only for an invalid argument.
+    is_terminal.then(HeldBack::for_terminal)?.ok()
 }
 
 /// Sets the outputs, once in the life of a process; whether this was the first time.
@@ -277,8 +286,10 @@ pub(super) fn write(level: tracing::Level, text: &str) {
     if level <= tracing::Level::WARN
         && let Some(witness) = &*witness()
     {
+        let is_terminal = witness.is_terminal();
+        let _held_back = for_terminal(is_terminal);
         // Whoever watched the start may have gone.
-        let _ = nix::unistd::write(witness, line(witness.is_terminal()).as_bytes());
+        let _ = nix::unistd::write(witness, line(is_terminal).as_bytes());
     }
 }
 
@@ -336,6 +347,7 @@ pub fn last_words(message: &str) {
         // There is nobody left to tell when it is closed.
         let _ = to.write_all(format!("{}{text}\n", super::prefix(level, colors)).as_bytes());
     };
+    let _held_back = for_terminal(true);
     match &*witness() {
         Some(witness) => {
             let colors = witness.is_terminal();

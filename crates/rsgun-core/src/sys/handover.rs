@@ -5,7 +5,7 @@
 //! have are duplicated without that mark ([`inheritable`]), and their numbers are written
 //! down for it; it takes them over with [`claim`]. The kernel keeps blocked signals
 //! waiting over the exec, so nothing is lost between the handlers of the old program and
-//! those of the new one ([`let_signals_in`]).
+//! those of the new one ([`let_signals_in`](super::signals::let_signals_in)).
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
@@ -13,7 +13,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use nix::fcntl::OFlag;
-use nix::sys::signal::SigSet;
 use nix::sys::stat::Mode;
 
 /// Copies for a successor get numbers from here up: those below may have a meaning.
@@ -113,14 +112,6 @@ pub fn exec(
         }
         (Err(error), _) | (_, Err(error)) => error,
     }
-}
-
-/// Lets all signals in that the program before has held back.
-///
-/// # Errors
-/// What `pthread_sigmask(3)` returns.
-pub fn let_signals_in() -> io::Result<()> {
-    Ok(SigSet::empty().thread_set_mask()?)
 }
 
 #[cfg(test)]

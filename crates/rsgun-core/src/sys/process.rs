@@ -104,7 +104,9 @@ fn reset_signals() -> io::Result<()> {
 /// Installs handlers that do nothing for the [`MASTER_ONLY`] signals.
 ///
 /// Unlike `SIG_IGN` a handler is reset by exec, so programs that the application
-/// starts get CTRL+C as usual.
+/// starts get CTRL+C as usual. Those of job control are ignored: with a handler, a call
+/// that uses the terminal from the background would be begun anew for ever; ignored, it
+/// fails, or goes through.
 ///
 /// # Errors
 /// What `sigaction(2)` returns.
@@ -115,9 +117,14 @@ pub fn ignore_master_signals() -> io::Result<()> {
         SaFlags::SA_RESTART,
         SigSet::empty(),
     );
+    let ignored = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     for signal in MASTER_ONLY {
+        let action = match signal {
+            Signal::SIGTTIN | Signal::SIGTTOU => &ignored,
+            _ => &action,
+        };
         // SAFETY: the handler is an empty function, safe at any moment.
-        unsafe { sigaction(signal, &action)? };
+        unsafe { sigaction(signal, action)? };
     }
     Ok(())
 }

@@ -148,7 +148,7 @@ fn unpack(entry: [u8; ENTRY]) -> (i32, i32) {
     )
 }
 
-/// Holds back all signals of this thread until it is dropped.
+/// Holds back signals of this thread until it is dropped.
 ///
 /// A child between fork and exec still has the handlers of its parent: a signal to
 /// the whole group would be queued twice. So forks happen with signals held back.
@@ -158,15 +158,37 @@ pub struct HeldBack {
 }
 
 impl HeldBack {
-    /// Starts to hold signals back.
+    /// Starts to hold all signals back.
     ///
     /// # Errors
     /// What `pthread_sigmask(3)` returns.
     pub fn start() -> io::Result<Self> {
+        Self::those(&SigSet::all())
+    }
+
+    /// Starts to hold SIGTTOU back. The kernel then lets a process in the background write
+    /// to its terminal, also one that stops such processes (`stty tostop`).
+    ///
+    /// # Errors
+    /// What `pthread_sigmask(3)` returns.
+    pub fn for_terminal() -> io::Result<Self> {
+        Self::those(&SigSet::from(Signal::SIGTTOU))
+    }
+
+    fn those(signals: &SigSet) -> io::Result<Self> {
         Ok(Self {
-            before: SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?,
+            before: signals.thread_swap_mask(SigmaskHow::SIG_BLOCK)?,
         })
     }
+}
+
+/// Lets all signals in: those that the program before has held back, or that the parent
+/// has left blocked.
+///
+/// # Errors
+/// What `pthread_sigmask(3)` returns.
+pub fn let_signals_in() -> io::Result<()> {
+    Ok(SigSet::empty().thread_set_mask()?)
 }
 
 impl Drop for HeldBack {
