@@ -311,3 +311,22 @@ def test_term_to_the_group_is_a_stop_and_no_failure(
     server.send_signal(signal.SIGCONT)
     assert server.wait() == 0
     assert not [line for line in server.lines("stderr") if line.startswith(("ERROR", "WARN"))]
+
+
+IGNORES_CHILDREN = """
+import signal
+
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+"""
+
+
+@pytest.mark.parametrize("configured", [False, True], ids=["application", "configuration"])
+def test_code_that_ignores_sigchld(
+    serve: Serve, module: Module, tmp_path: Path, *, configured: bool
+) -> None:
+    """The fork server then learns nothing of the process between it and the worker."""
+    module("main", versioned("first", top="" if configured else IGNORES_CHILDREN))
+    module("settings", IGNORES_CHILDREN)
+    configuration = ["-c", str(tmp_path / "settings.py")] if configured else ["--preload"]
+    server = serve("main:app", "--app-dir", str(tmp_path), *configuration)
+    assert server.get().text.startswith("first ")

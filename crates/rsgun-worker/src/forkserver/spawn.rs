@@ -62,11 +62,16 @@ fn in_grandchild(
                         other => return other,
                     }
                 }
-            })?;
+            });
             match status {
-                WaitStatus::Exited(_, 0) => Ok(Forked::Parent(intermediate)),
-                WaitStatus::Exited(_, code) => Err(io::Error::from_raw_os_error(code)),
-                other => Err(io::Error::other(format!(
+                // The application ignores SIGCHLD, so the kernel tells nobody. The worker
+                // itself tells whether there is one.
+                Ok(WaitStatus::Exited(_, 0)) | Err(nix::Error::ECHILD) => {
+                    Ok(Forked::Parent(intermediate))
+                }
+                Ok(WaitStatus::Exited(_, code)) => Err(io::Error::from_raw_os_error(code)),
+                Err(error) => Err(error.into()),
+                Ok(other) => Err(io::Error::other(format!(
                     "the intermediate process: {other:?}"
                 ))),
             }
@@ -116,7 +121,11 @@ fn exec(
         .stdin(Stdio::inherit());
     process::prepare_orphan(&mut command, vec![(theirs, bootstrap::CHANNEL_FD)]);
     // The direct child ends at once; the worker is the master's.
-    command.spawn()?.wait()?;
+    if let Err(error) = command.spawn()?.wait()
+        && error.raw_os_error() != Some(nix::Error::ECHILD as i32)
+    {
+        return Err(error);
+    }
     let worker = Channel::<ToForkServer, FromForkServer>::new(ours);
     if let Some(hooks) = &loaded.hooks {
         let evaluate = ToForkServer::Evaluate {
