@@ -83,7 +83,7 @@ use rsgun_core::config::{ConfigError, Settings, Source};
 use rsgun_core::listeners::{self, Address, ListenError};
 use rsgun_core::log;
 use rsgun_core::log::output::{self, Files, LogFileError};
-use rsgun_core::sys::signals::{HeldBack, SignalQueue};
+use rsgun_core::sys::signals::{HeldBack, SignalQueue, let_signals_in};
 use rsgun_core::sys::{process, title};
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Runtime;
@@ -169,6 +169,8 @@ pub fn run(source: Source, invocation: Invocation, purpose: Purpose) -> Result<u
 fn boot(source: Source, invocation: Invocation) -> Result<u8, MasterError> {
     let terminal = Terminal::of_process();
     let signals = SignalQueue::install(&signals::HANDLED).map_err(MasterError::System)?;
+    // Whoever has started this program may have blocked some.
+    let_signals_in().map_err(MasterError::System)?;
     let surroundings = Surroundings::of_process();
     let directory = invocation.directory().to_owned();
     let mut terminal = Some(terminal);

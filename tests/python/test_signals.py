@@ -330,3 +330,17 @@ def test_code_that_ignores_sigchld(
     configuration = ["-c", str(tmp_path / "settings.py")] if configured else ["--preload"]
     server = serve("main:app", "--app-dir", str(tmp_path), *configuration)
     assert server.get().text.startswith("first ")
+
+
+def test_signals_that_the_parent_has_blocked(serve: Serve) -> None:
+    blocked = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        server = serve("lab:app", wait=False)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    server.wait_until_running()
+    (worker,) = server.wait_for_workers(1)
+    os.kill(worker.pid, signal.SIGKILL)
+    server.wait_for_line("was killed by SIGKILL; replacing it")
+    assert server.stop() == 0
