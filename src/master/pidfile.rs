@@ -5,19 +5,30 @@
 //! this may be done. It is *stale* when its process has ended, or when the number has
 //! been given to another program since, which is known by the name that the kernel has
 //! for it; or when it is this process's own number, as in a container where each start
-//! gets the same one.
+//! gets the same one. A process that has ended counts as gone also when nobody has asked
+//! how.
+//!
+//! Of several servers that find the same stale file at the same moment one may replace
+//! it: whoever has it locked, as long as it is still the file of that name.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::poll::poll;
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, User, geteuid};
 
 /// How often the steps are repeated when another process interferes.
 const TRIES: usize = 8;
+/// How long another process may hold the lock. Afterwards it is no server that starts.
+const LOCK_LIMIT: Duration = Duration::from_secs(1);
+/// Between two looks at the lock, milliseconds.
+const LOCK_PAUSE_MS: u8 = 5;
 
 /// Why there can be no pidfile; nothing was started.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +99,9 @@ impl PidFile {
         };
         let path = std::path::absolute(path).map_err(failed)?;
         for _ in 0..TRIES {
+            let Some(_lock) = Lock::take(&path).map_err(failed)? else {
+                continue;
+            };
             let is_stale = examine(&path, pid)?;
             let temporary = Temporary::write(&path, pid).map_err(failed)?;
             if temporary.move_to(&path, is_stale).map_err(failed)? {
@@ -168,7 +182,8 @@ fn examine(path: &Path, own: i32) -> Result<bool, PidFileError> {
             });
         }
     };
-    if pid == own || kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) {
+    let has_ended = kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH) || is_zombie(pid);
+    if pid == own || has_ended {
         return Ok(true);
     }
     // Its other processes have other names; one that cannot be seen may be it.
@@ -180,6 +195,57 @@ fn examine(path: &Path, own: i32) -> Result<bool, PidFileError> {
             pid,
             program: name.unwrap_or("a program that cannot be seen").to_owned(),
         }),
+    }
+}
+
+/// Whether a process has ended and its parent has not asked how yet.
+fn is_zombie(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name before it may contain anything.
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+    state.is_some_and(|state| state.starts_with(['Z', 'X']))
+}
+
+/// Holds a pidfile that is there already, until it is dropped.
+struct Lock {
+    /// `None` where there is nothing to hold.
+    _file: Option<Flock<File>>,
+}
+
+impl Lock {
+    /// `None` when the file has become another one meanwhile.
+    fn take(path: &Path) -> io::Result<Option<Self>> {
+        // Whatever it is, opening it changes and awaits nothing.
+        let options = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let mut file = match OpenOptions::new()
+            .read(true)
+            .custom_flags(options.bits())
+            .open(path)
+        {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Ok(Some(Self { _file: None }));
+            }
+            Err(error) => return Err(error),
+        };
+        let by = Instant::now() + LOCK_LIMIT;
+        let held = loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(held) => break Some(held),
+                Err((back, Errno::EWOULDBLOCK)) if Instant::now() < by => file = back,
+                // Whoever holds it for so long means something else by it; and not every
+                // file system has locks.
+                Err(_) => break None,
+            }
+            let _ = poll(&mut [], LOCK_PAUSE_MS);
+        };
+        let Some(held) = held else {
+            return Ok(Some(Self { _file: None }));
+        };
+        let ours = held.metadata()?;
+        let is_same = fs::metadata(path)
+            .is_ok_and(|there| there.ino() == ours.ino() && there.dev() == ours.dev());
+        Ok(is_same.then_some(Self { _file: Some(held) }))
     }
 }
 
@@ -290,6 +356,26 @@ mod tests {
         }
         drop(child.stdin.take());
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn who_comes_second_to_a_stale_one_looks_again() {
+        let (directory, path) = place();
+        fs::write(&path, "2147483647").unwrap();
+        let first = Lock::take(&path).unwrap().unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let second = path.clone();
+        let thread = std::thread::spawn(move || {
+            sender.send(Lock::take(&second).unwrap().is_some()).unwrap();
+        });
+        let early = receiver.recv_timeout(Duration::from_millis(50));
+        assert!(early.is_err(), "it waits");
+        let new = directory.path().join("new");
+        fs::write(&new, "7").unwrap();
+        fs::rename(&new, &path).unwrap();
+        drop(first);
+        assert!(!receiver.recv().unwrap(), "another file has its name");
+        thread.join().unwrap();
     }
 
     #[test]

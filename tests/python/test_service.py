@@ -345,6 +345,22 @@ class TestPidfile:
         second = serve("lab:app", "--pid", str(path))
         assert path.read_text() == f"{second.pid}\n"
 
+    def test_of_a_server_that_nobody_has_reaped_is_replaced(
+        self, serve: Serve, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "rsgun.pid"
+        first = serve("lab:app", "--pid", str(path))
+        first.tolerates_exit = {-signal.SIGKILL}
+        first.send_signal(signal.SIGKILL)
+
+        def is_zombie() -> bool:
+            found = processes.look(first.pid)
+            return found is not None and found.state == "Z"
+
+        eventually(is_zombie, "it has ended")
+        second = serve("lab:app", "--pid", str(path))
+        assert path.read_text() == f"{second.pid}\n"
+
     def test_number_of_another_program_is_stale(self, serve: Serve, tmp_path: Path) -> None:
         path = tmp_path / "rsgun.pid"
         path.write_text(str(os.getpid()))
