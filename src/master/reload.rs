@@ -234,7 +234,8 @@ impl State {
                 .filter(|worker| worker.identity.generation == generation)
                 .filter(|worker| {
                     if serving {
-                        worker.is_serving()
+                        // The one whose death ends the reload is not buried yet.
+                        worker.is_serving() && !worker.ending.has_exited()
                     } else {
                         worker.is_starting()
                     }

@@ -106,6 +106,28 @@ fn a_canary_that_fails_leaves_the_old_generation_alone() {
 }
 
 #[test]
+fn a_canary_that_dies_has_replaced_nobody() {
+    let mut world = World::new(2, false);
+    world.policy.reload_probation = Duration::from_secs(5);
+    world.cooperate();
+    world.command(Command::Reload);
+    while world.generations_serving() != [1, 1, 2] {
+        world.one_reaction();
+    }
+    let canary = world.serving()[2];
+    world.worker_dies(canary, KILLED);
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [1, 1]);
+    assert_eq!(
+        count(&world, |n| matches!(
+            n,
+            Notice::ReloadFailed { switched: 0, .. }
+        )),
+        1
+    );
+}
+
+#[test]
 fn a_canary_that_hangs_is_given_up() {
     let mut world = World::booted(1, false);
     world.command(Command::Reload);
