@@ -245,6 +245,7 @@ impl Notice {
             | Self::WorkerOverdue { worker, .. }
             | Self::WorkerStuck { worker, .. }
             | Self::WorkerTooLarge { worker, .. } => Some(*worker),
+            Self::WorkerEnded { worker, exit } if !exit.is_clean() => Some(*worker),
             _ => None,
         }
     }

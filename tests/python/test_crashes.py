@@ -129,6 +129,21 @@ def test_idle_worker_that_is_killed(server: Server) -> None:
     assert int(server.get("/").text) == replaced(server, worker.pid).pid
 
 
+def test_draining_worker_that_is_killed_says_what_it_was_serving(serve: Serve) -> None:
+    server = serve("lab:app", "-w", "2")
+    server.wait_for_workers(2)
+    with server.connect() as connection:
+        connection.request("/announced?60000")
+        server.wait_for_line("serving /announced")
+        workers = server.workers()
+        for worker in workers:
+            worker.send_signal(signal.SIGTERM)
+        server.wait_for_line("drains, without having been told to")
+        for worker in workers:
+            worker.send_signal(signal.SIGKILL)
+        server.wait_for_line(r"was killed by SIGKILL while serving GET /announced\?60000 \(")
+
+
 def test_connections_wait_for_the_new_worker(server: Server) -> None:
     """Nothing is refused between the death and the replacement."""
     (worker,) = server.workers()

@@ -146,7 +146,8 @@ impl Notice {
                 } else {
                     Level::WARN
                 };
-                (level, format!("{} {exit}", full_name(*worker)))
+                let text = format!("{} {exit}{}", full_name(*worker), serving.in_short());
+                (level, text)
             }
             Self::ForkServerFailed {
                 generation,
