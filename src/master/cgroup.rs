@@ -3,6 +3,11 @@
 //! The kernel counts such kills for each memory cgroup: `oom_kill` in `memory.events`
 //! (version 2) or `memory.oom_control` (version 1). A count that has grown when a
 //! child ended by SIGKILL names the killer.
+//!
+//! Each kill explains one death. The victim may also be a process that is not ours, an
+//! application's child say: a kill that no death has claimed between one look at the
+//! workers and the next but one (it takes a large process a while to end) is not counted
+//! any more, or it would explain the next SIGKILL of an operator.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +16,10 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(super) struct OomCounter {
     file: Option<PathBuf>,
-    last: u64,
+    /// How many kills are explained, or too old to explain anything.
+    settled: u64,
+    /// The count at the last look.
+    seen: u64,
 }
 
 impl OomCounter {
@@ -27,17 +35,27 @@ impl OomCounter {
         let file = candidates(membership, root)
             .into_iter()
             .find(|file| read(file).is_some());
-        let last = file.as_deref().and_then(read).unwrap_or(0);
-        Self { file, last }
+        let count = file.as_deref().and_then(read).unwrap_or(0);
+        Self {
+            file,
+            settled: count,
+            seen: count,
+        }
     }
 
-    /// Whether there were kills since the last call; `false` where nobody counts.
-    pub(super) fn has_grown(&mut self) -> bool {
-        let Some(count) = self.file.as_deref().and_then(read) else {
-            return false;
-        };
-        let before = std::mem::replace(&mut self.last, count);
-        count > before
+    /// Whether a kill explains that a child has ended by SIGKILL; it explains no other one
+    /// then. `false` where nobody counts.
+    pub(super) fn claim(&mut self) -> bool {
+        let count = self.file.as_deref().and_then(read);
+        let is_left = count.is_some_and(|count| count > self.settled);
+        self.settled += u64::from(is_left);
+        is_left
+    }
+
+    /// Forgets the kills that were there at the last look and that no death has claimed.
+    pub(super) fn look(&mut self) {
+        self.settled = self.settled.max(self.seen);
+        self.seen = self.file.as_deref().and_then(read).unwrap_or(self.seen);
     }
 }
 
@@ -90,10 +108,37 @@ mod tests {
         let file = root.path().join("system.slice/app.service/memory.events");
         write(&file, "low 0\noom 4\noom_kill 2\noom_group_kill 0\n");
         let mut counter = OomCounter::find("0::/system.slice/app.service\n", root.path());
-        assert!(!counter.has_grown());
+        assert!(!counter.claim());
         write(&file, "low 0\noom 5\noom_kill 3\n");
-        assert!(counter.has_grown());
-        assert!(!counter.has_grown());
+        assert!(counter.claim());
+        assert!(!counter.claim());
+    }
+
+    #[test]
+    fn each_kill_explains_one_death() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("memory.events");
+        write(&file, "oom_kill 0\n");
+        let mut counter = OomCounter::find("0::/\n", root.path());
+        write(&file, "oom_kill 2\n");
+        assert!(counter.claim());
+        counter.look();
+        assert!(counter.claim());
+        assert!(!counter.claim());
+    }
+
+    #[test]
+    fn a_kill_that_nobody_claims_is_forgotten() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("memory.events");
+        write(&file, "oom_kill 0\n");
+        let mut counter = OomCounter::find("0::/\n", root.path());
+        write(&file, "oom_kill 1\n");
+        counter.look();
+        counter.look();
+        assert!(!counter.claim());
+        write(&file, "oom_kill 2\n");
+        assert!(counter.claim(), "the next one counts");
     }
 
     #[test]
@@ -104,7 +149,7 @@ mod tests {
         let membership = "5:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n0::/docker/abc\n";
         let mut counter = OomCounter::find(membership, root.path());
         write(&file, "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n");
-        assert!(counter.has_grown());
+        assert!(counter.claim());
     }
 
     #[test]
@@ -114,12 +159,12 @@ mod tests {
         write(&file, "oom_kill 7\n");
         let mut counter = OomCounter::find("0::/kubepods/pod1/c1\n", root.path());
         write(&file, "oom_kill 8\n");
-        assert!(counter.has_grown());
+        assert!(counter.claim());
     }
 
     #[test]
     fn without_a_counter_nothing_is_claimed() {
         let root = tempfile::tempdir().unwrap();
-        assert!(!OomCounter::find("0::/\n", root.path()).has_grown());
+        assert!(!OomCounter::find("0::/\n", root.path()).claim());
     }
 }

@@ -280,6 +280,7 @@ impl Effects {
                 }
             }
             Action::Inspect { memory_of } => {
+                self.out_of_memory.look();
                 let readings = self.inspect(&memory_of);
                 return Some(Event::Inspected { readings });
             }
@@ -356,7 +357,7 @@ impl Effects {
             Exit::Signal { signal, core, .. } => Exit::Signal {
                 signal,
                 core,
-                out_of_memory: self.out_of_memory.has_grown(),
+                out_of_memory: self.out_of_memory.claim(),
             },
             other => other,
         }
