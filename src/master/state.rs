@@ -338,7 +338,12 @@ impl State {
             self.settle_recycling(now);
             self.announce(now);
         }
+        let kept = self.kept.len();
         self.settle_upgrade(now);
+        if self.kept.len() < kept {
+            // An upgrade has failed, and what was wanted meanwhile is to be done here.
+            return self.settle(now);
+        }
         self.settle_candidate(now);
         self.settle_inspection(now);
         self.settle_condition();
