@@ -9,7 +9,8 @@
 //! not end, in time is asked for its stacks as well.
 //!
 //! When the master itself did not run for a while (the container was paused, the
-//! machine asleep), neither did the workers: their time then begins anew.
+//! machine asleep), neither did the workers: the time in which they must give a sign of
+//! life begins anew, and what they have for starting and leaving grows by the gap.
 
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ use super::worker::{Inquiry, Reason, Stage, Worker};
 
 /// The longest time between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// A deadline that is missed by so much shows that the master did not run.
+const GAP: Duration = Duration::from_secs(2);
 /// How long a process has for writing its stacks.
 const STACKS_LIMIT: Duration = Duration::from_secs(2);
 /// How long SIGABRT has before SIGKILL follows.
@@ -37,6 +40,27 @@ const LARGE_READINGS: u32 = 3;
 const LARGE_SERVICE: Duration = Duration::from_secs(5);
 
 impl State {
+    /// Gives everybody the time back in which nobody ran.
+    pub(super) fn excuse_gap(&mut self, now: Moment) {
+        let missed = self
+            .next_deadline()
+            .map_or(Duration::ZERO, |due| now.since(due));
+        if missed < GAP {
+            return;
+        }
+        // It has begun before that deadline, at most one look at the workers.
+        let gap = missed + INTERVAL;
+        for worker in self.workers.values_mut() {
+            worker.stage.extend(gap);
+            worker.inquiry.extend(gap);
+        }
+        for generation in self.generations.values_mut() {
+            generation.server.stage.extend(gap);
+            generation.server.inquiry.extend(gap);
+        }
+        self.extend_probation(gap);
+    }
+
     /// Looks at the workers when it is time, if there is anything to look for.
     pub(super) fn settle_inspection(&mut self, now: Moment) {
         let Some(interval) = self

@@ -173,6 +173,18 @@ impl State {
         }
     }
 
+    /// Gives the first worker of a reload or of a candidate more time to show that it stays.
+    pub(super) fn extend_probation(&mut self, time: Duration) {
+        if let Some(Reload {
+            stage: ReloadStage::Probation { until },
+            ..
+        }) = &mut self.reload
+        {
+            *until = *until + time;
+        }
+        self.proved_at = self.proved_at.map(|at| at + time);
+    }
+
     /// A worker of this generation is ready: if it is the first one of a reload, its
     /// probation begins.
     pub(super) fn canary_ready(&mut self, now: Moment, generation: u32) {

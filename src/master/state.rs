@@ -198,6 +198,7 @@ impl State {
 
     /// What to do about an event.
     pub(super) fn step(&mut self, now: Moment, event: Event) -> Vec<Action> {
+        self.excuse_gap(now);
         match event {
             Event::Command(command) => self.on_command(now, command),
             Event::Exited { pid, exit } => self.on_exit(now, pid, exit),

@@ -55,6 +55,8 @@ enum Incident {
     /// Whoever was asked for stacks answers.
     Stacks,
     Time(u64),
+    /// Nobody runs for so many seconds.
+    Pause(u64),
     /// Time passes as it does for a master that is not paused.
     Seconds(u64),
 }
@@ -87,6 +89,7 @@ fn incident() -> impl Strategy<Value = Incident> {
         1 => Just(Incident::ExecFails),
         3 => Just(Incident::Stacks),
         3 => (1_u64..40_000).prop_map(Incident::Time),
+        1 => (1_u64..40).prop_map(Incident::Pause),
         3 => (1_u64..15).prop_map(Incident::Seconds),
     ]
 }
@@ -232,6 +235,7 @@ fn apply(world: &mut World, incident: &Incident) {
         Incident::Stacks => world.answer_stacks(Some("Thread 1")),
         Incident::Seconds(count) => world.seconds(count),
         Incident::Time(milliseconds) => world.pass(Duration::from_millis(milliseconds)),
+        Incident::Pause(seconds) => world.wake_after(Duration::from_secs(seconds)),
     }
 }
 

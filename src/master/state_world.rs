@@ -221,7 +221,22 @@ impl World {
         self.happen(Event::Command(command));
     }
 
+    /// Time passes, and the master does what is due when it is due.
     pub(super) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(due) = self.state.next_deadline().filter(|due| *due < end) {
+            if self.exit.is_some() {
+                return;
+            }
+            self.wake_after(due.since(self.now));
+        }
+        if self.exit.is_none() {
+            self.wake_after(end.since(self.now));
+        }
+    }
+
+    /// Time passes, and the master does not run meanwhile.
+    pub(super) fn wake_after(&mut self, time: Duration) {
         let work = u64::try_from(time.as_millis()).unwrap_or(0) * self.load / 1000;
         for worker in self.workers.values_mut().filter(|worker| worker.ready) {
             worker.busy_ms += work;

@@ -75,6 +75,13 @@ impl Inquiry {
         }
     }
 
+    /// Gives it more time.
+    pub(super) fn extend(&mut self, time: Duration) {
+        if let Self::Asked { by } = self {
+            *by = *by + time;
+        }
+    }
+
     /// The stacks, once.
     pub(super) fn take(&mut self) -> Option<String> {
         match self {
@@ -127,6 +134,16 @@ impl Stage {
             Self::Starting { by } => by,
             Self::Leaving { by, .. } | Self::Aborted { by } => Some(by),
             Self::Serving { .. } | Self::Killed => None,
+        }
+    }
+
+    /// Gives it more time.
+    pub(super) fn extend(&mut self, time: Duration) {
+        match self {
+            Self::Starting { by: Some(by) } | Self::Leaving { by, .. } | Self::Aborted { by } => {
+                *by = *by + time;
+            }
+            Self::Starting { by: None } | Self::Serving { .. } | Self::Killed => {}
         }
     }
 
