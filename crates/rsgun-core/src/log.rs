@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod output;
+pub mod put;
 
 use std::fmt::{self, Write as _};
 

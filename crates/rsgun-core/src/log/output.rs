@@ -5,9 +5,11 @@
 //! makes the same number lead to another file, in one step, so that no thread ever
 //! writes to a closed one. The master opens the files and passes the descriptors on;
 //! so a worker that runs as another user can write to a file that only root may open.
+//!
+//! How the bytes get there, and who may wait for that, is in [`put`].
 
 use std::fs::OpenOptions;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -15,10 +17,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::Level;
+use super::put::{self, put};
 use crate::config::{LogTarget, Settings};
 use crate::scoreboard::now_ms;
 use crate::sys::process;
-use crate::sys::signals::HeldBack;
 
 /// A log file that cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +166,8 @@ struct Output {
     colors: AtomicBool,
     /// When it was last said that it cannot be written; 0: never, or it can be again.
     complained_ms: AtomicU64,
+    /// How many times nobody has read it, since it was last written.
+    unread: AtomicU64,
 }
 
 /// Milliseconds before it is said again that an output cannot be written, where some
@@ -177,6 +181,7 @@ impl Output {
             fd,
             colors,
             complained_ms: AtomicU64::new(0),
+            unread: AtomicU64::new(0),
         }
     }
 
@@ -190,16 +195,22 @@ impl Output {
 
     /// A log that cannot be written (full disk, closed terminal) must not stop the
     /// server: the lines are lost. Returns why, if it is time to say so.
-    fn write(&self, mut lines: &[u8]) -> Option<nix::Error> {
-        let _held_back = for_terminal(self.colors.load(Relaxed));
-        while !lines.is_empty() {
-            match nix::unistd::write(&self.fd, lines) {
-                Ok(written) => lines = &lines[written..],
-                Err(nix::Error::EINTR) => {}
-                Err(error) => return self.may_complain().then_some(error),
+    fn write(&self, lines: &[u8]) -> Option<nix::Error> {
+        let is_read = self.unread.load(Relaxed) == 0;
+        let patience = if is_read {
+            put::PATIENCE_MS
+        } else {
+            put::NONE_MS
+        };
+        match put(self.fd.as_fd(), lines, self.colors.load(Relaxed), patience) {
+            Ok(()) => None,
+            Err(error) => {
+                if error == nix::Error::EAGAIN {
+                    self.unread.fetch_add(1, Relaxed);
+                }
+                self.may_complain().then_some(error)
             }
         }
-        None
     }
 
     fn may_complain(&self) -> bool {
@@ -211,13 +222,6 @@ impl Output {
         }
         is_time
     }
-}
-
-/// What a write to a terminal must hold: in the background SIGTTOU would interrupt it, and
-/// its handler have it begun anew, for ever.
-fn for_terminal(is_terminal: bool) -> Option<HeldBack> {
-    // Fails only for an invalid argument.
-    is_terminal.then(HeldBack::for_terminal)?.ok()
 }
 
 /// Sets the outputs, once in the life of a process; whether this was the first time.
@@ -274,22 +278,51 @@ pub(super) fn write(level: tracing::Level, text: &str) {
     let Some(outputs) = OUTPUTS.get() else { return };
     let line = |colors| format!("{}{text}\n", super::prefix(level, colors));
     let colors = outputs.error.colors.load(Relaxed);
+    let unread = outputs.error.unread.load(Relaxed);
     if let Some(error) = outputs.error.write(line(colors).as_bytes()) {
-        // Whoever watches the terminal, the journal, or the container sees it there.
-        let _ = writeln!(
-            io::stderr(),
-            "{}the log cannot be written: {}; lines are lost until it can be",
+        let complaint = format!(
+            "{}the log cannot be written: {}; lines are lost until it can be\n",
             super::prefix(tracing::Level::ERROR, false),
-            error.desc()
+            reason(error)
         );
+        // Whoever watches the terminal, the journal, or the container sees it there.
+        let stderr = io::stderr();
+        let is_terminal = stderr.is_terminal();
+        let _ = put(
+            stderr.as_fd(),
+            complaint.as_bytes(),
+            is_terminal,
+            put::NONE_MS,
+        );
+    }
+    if unread > 0 && outputs.error.unread.load(Relaxed) == unread {
+        outputs.error.unread.store(0, Relaxed);
+        let lost = format!(
+            "{}Lines were lost before this one, since nobody has read the log: {unread}\n",
+            super::prefix(tracing::Level::WARN, colors)
+        );
+        outputs.error.write(lost.as_bytes());
     }
     if level <= tracing::Level::WARN
         && let Some(witness) = &*witness()
     {
-        let is_terminal = witness.is_terminal();
-        let _held_back = for_terminal(is_terminal);
         // Whoever watched the start may have gone.
-        let _ = nix::unistd::write(witness, line(is_terminal).as_bytes());
+        let is_terminal = witness.is_terminal();
+        let text = line(is_terminal);
+        let _ = put(
+            witness.as_fd(),
+            text.as_bytes(),
+            is_terminal,
+            put::PATIENCE_MS,
+        );
+    }
+}
+
+/// Why a log cannot be written, in words.
+fn reason(error: nix::Error) -> &'static str {
+    match error {
+        nix::Error::EAGAIN => "nobody reads it",
+        other => other.desc(),
     }
 }
 
@@ -300,7 +333,7 @@ pub fn write_access(lines: &[u8]) {
         if let Some(error) = failed {
             tracing::error!(
                 "the access log cannot be written: {}; lines are lost until it can be",
-                error.desc()
+                reason(error)
             );
         }
     }
@@ -343,19 +376,15 @@ pub fn last_words(message: &str) {
         write(level, &text);
         return;
     }
-    let line = |to: &mut dyn Write, colors| {
+    let tell = |to: BorrowedFd<'_>| {
+        let is_terminal = to.is_terminal();
+        let line = format!("{}{text}\n", super::prefix(level, is_terminal));
         // There is nobody left to tell when it is closed.
-        let _ = to.write_all(format!("{}{text}\n", super::prefix(level, colors)).as_bytes());
+        let _ = put(to, line.as_bytes(), is_terminal, put::PATIENCE_MS);
     };
-    let _held_back = for_terminal(true);
     match &*witness() {
-        Some(witness) => {
-            let colors = witness.is_terminal();
-            if let Ok(copy) = witness.try_clone() {
-                line(&mut std::fs::File::from(copy), colors);
-            }
-        }
-        None => line(&mut io::stderr(), io::stderr().is_terminal()),
+        Some(witness) => tell(witness.as_fd()),
+        None => tell(io::stderr().as_fd()),
     }
 }
 
