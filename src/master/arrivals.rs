@@ -117,8 +117,14 @@ mod tests {
             (Signal::SIGTTOU, Command::Fewer),
         ] {
             let sender = Sender::Kernel;
-            assert_eq!(command(Arrived { signal, sender }, None), None);
-            assert_eq!(command(from_process(signal), None), Some(wish));
+            assert_eq!(
+                command(Arrived { signal, sender }, Authority::Anybody(None)),
+                None
+            );
+            assert_eq!(
+                command(from_process(signal), Authority::Anybody(None)),
+                Some(wish)
+            );
         }
     }
 

@@ -20,6 +20,7 @@
 //! for which a fork server is started if it is Python ([`evaluation`]); then the way into the background; then log files, pidfile and listeners, so that what
 //! is wrong with them is told before the application is imported; then the fork server.
 
+mod activation;
 mod arrivals;
 mod cgroup;
 mod daemon;
@@ -169,6 +170,8 @@ pub fn run(source: Source, invocation: Invocation, purpose: Purpose) -> Result<u
 
 fn boot(source: Source, invocation: Invocation) -> Result<u8, MasterError> {
     let terminal = Terminal::of_process();
+    // In the background it is another process.
+    let sockets = activation::count();
     let signals = SignalQueue::install(&signals::HANDLED).map_err(MasterError::System)?;
     // Whoever has started this program may have blocked some.
     let_signals_in().map_err(MasterError::System)?;
@@ -225,7 +228,9 @@ fn boot(source: Source, invocation: Invocation) -> Result<u8, MasterError> {
     for note in source.notes() {
         tracing::info!("{note}");
     }
-    for warning in source.unread().into_iter().chain(warnings) {
+    let overlooked = activation::overlooked(sockets, &settings.bind);
+    let unread = source.unread().into_iter();
+    for warning in unread.chain(warnings).chain(overlooked) {
         tracing::warn!("{warning}");
     }
     title::set(&own_title(&settings));

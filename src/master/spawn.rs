@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use nix::errno::Errno;
 use rsgun_core::bootstrap;
 use rsgun_core::ipc::{
     Channel, Extension, FromForkServer, FromWorker, Identity, Role, ToForkServer, ToWorker,
@@ -20,6 +21,7 @@ use rsgun_core::sys::stacks::Report;
 use rsgun_core::sys::{channel, process};
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::activation;
 use super::event::Event;
 use super::link::Link;
 
@@ -95,6 +97,17 @@ impl Interpreter {
     }
 
     fn failed(&self, error: &io::Error) -> String {
+        let advice = match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EMFILE) => {
+                "This process has no descriptor left: raise `ulimit -n`, under systemd LimitNOFILE=."
+            }
+            Some(Errno::ENFILE) => "The system has no descriptor left: see fs.file-max.",
+            Some(Errno::EAGAIN | Errno::ENOMEM) => {
+                "There is no room for another process: see `ulimit -u` and the limits of the \
+                 control group on processes and memory, under systemd TasksMax= and MemoryMax=."
+            }
+            _ => "Name another one with --python.",
+        };
         let as_whom = self.run_as.as_ref().map(|run_as| {
             format!(
                 " as user {} and group {}, who must be able to reach and execute it",
@@ -102,7 +115,7 @@ impl Interpreter {
             )
         });
         format!(
-            "cannot start the interpreter {}{}: {error}\nName another one with --python.",
+            "cannot start the interpreter {}{}: {error}\n{advice}",
             self.python.display(),
             as_whom.unwrap_or_default()
         )
@@ -124,6 +137,9 @@ impl Interpreter {
             Extension::File(path) => command.arg(path),
             Extension::Installed => command.arg("-"),
         };
+        for name in activation::VARIABLES {
+            command.env_remove(name);
+        }
         let variables = self
             .variables
             .iter()
@@ -278,6 +294,21 @@ fn copy(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn advice_is_about_what_is_missing() {
+        let interpreter = Interpreter {
+            python: "/venv/bin/python3".into(),
+            extension: Extension::Installed,
+            variables: Vec::new(),
+            run_as: None,
+            quiet: false,
+        };
+        let text = |errno: Errno| interpreter.failed(&errno.into());
+        assert!(text(Errno::EMFILE).contains("`ulimit -n`"));
+        assert!(text(Errno::EAGAIN).contains("`ulimit -u`"));
+        assert!(text(Errno::ENOENT).contains("--python"));
+    }
 
     #[test]
     fn another_version_is_refused_with_advice() {

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from harness import processes
-from harness.server import Server, free_port, port_is_free
+from harness.server import Server, free_port, port_is_free, serving
+from harness.sources import versioned
 from harness.target import APPS, binary, rsgun_only
 from harness.waiting import DEADLINE, eventually, wait_gone
 from harness.wire import Connection
@@ -228,6 +229,20 @@ def test_systemd_socket_activate(launch: Launch, tmp_path: Path) -> None:
         assert connection.get("/ping").text == "pong"
     server.wait_for_line("running on")
     assert get(("127.0.0.1", port)) == "pong"
+
+
+def test_socket_of_systemd_that_nobody_names(
+    launch: Launch, module: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    """It is not used, and that is told; the variables are for the master alone."""
+    top = "print([name for name in os.environ if name.startswith('LISTEN_')], flush=True)"
+    module("main", versioned("first", top=top))
+    variables = "LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=web"
+    line = " ".join(serving("main:app", "--app-dir", str(tmp_path)))
+    server = launch(["sh", "-c", f"{variables} exec {line}"])
+    server.wait_for_line("WARNING: .*descriptor 3: name each with --fd 3 or --bind fd://3")
+    server.wait_until_running()
+    assert "[]" in server.lines("stdout")
 
 
 def test_restart_in_a_loop_on_an_inherited_socket(launch: Launch) -> None:
