@@ -67,6 +67,8 @@ pub(super) struct Effects {
     condition: Condition,
     /// The settings that the master itself logs by.
     own: Arc<Settings>,
+    /// Those that it was started with: what a reload does not apply stays so.
+    started: Arc<Settings>,
     /// Waits in the terminal until the server serves.
     launcher: Option<Launcher>,
     /// Removed at the end.
@@ -208,7 +210,8 @@ impl Effects {
             out_of_memory: OomCounter::of_process(),
             dead: Totals::default(),
             condition: Condition::Sound,
-            own: settings,
+            own: Arc::clone(&settings),
+            started: settings,
             launcher,
             pidfile,
             terminal,

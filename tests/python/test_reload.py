@@ -259,3 +259,18 @@ def test_log_tells_about_the_reload(start: Start, module: Module) -> None:
     since = reload(server)
     server.wait_for_generation(2, 2)
     server.wait_for_line("generation 2", stream="stderr", since=since)
+
+
+def test_settings_that_need_a_restart_are_named(serve: Serve, tmp_path: Path) -> None:
+    configuration = tmp_path / "rsgun.toml"
+    configuration.write_text("backlog = 100\n")
+    server = serve("lab:app", "-c", str(configuration))
+    configuration.write_text(f'backlog = 200\npid = "{tmp_path / "pid"}"\ntimeout = 50\n')
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_line("^WARNING: .* they need a restart: (pid, backlog|backlog, pid)$")
+    server.wait_for_line("Reload complete")
+    configuration.write_text("backlog = 100\n")
+    since = server.output.mark()
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_line("Reload complete", since=since)
+    assert not [line for line in server.lines("stderr", since) if line.startswith("WARNING")]

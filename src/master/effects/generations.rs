@@ -142,7 +142,7 @@ impl Effects {
     /// Opens the log files and what is new of the listeners.
     fn open(&self, settings: &Settings) -> Result<(Files, Change), MasterError> {
         let logs = Files::open(settings, &self.directory)?;
-        let manner = manner(settings, self.own.umask);
+        let manner = manner(settings, self.started.umask);
         let change = listeners::prepare(&self.listeners, &settings.bind, manner)?;
         Ok((logs, change))
     }
@@ -218,6 +218,13 @@ impl Effects {
     pub(super) fn adopt(&mut self, generation: u32) {
         if let Some(new) = self.generations.get(&generation) {
             self.own = Arc::clone(&new.settings);
+            let unapplied = self.own.unapplied(&self.started);
+            if !unapplied.is_empty() {
+                tracing::warn!(
+                    "Settings have changed that a reload does not apply; they need a restart: {}",
+                    unapplied.join(", ")
+                );
+            }
             output::set_level(new.settings.log_level);
             output::replace(&new.logs);
             self.show_title();

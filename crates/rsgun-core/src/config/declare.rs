@@ -48,6 +48,19 @@ macro_rules! declare {
                     },)+
                 })
             }
+
+            /// The names of those settings whose values are others than in `before`, and
+            /// which a reload does not apply.
+            #[must_use]
+            pub fn unapplied(&self, before: &Self) -> Vec<&'static str> {
+                let changed = [$((stringify!($field), self.$field != before.$field),)+];
+                let changed = changed.into_iter().filter(|(_, is_changed)| *is_changed);
+                changed
+                    .filter_map(|(field, _)| Declaration::find(field))
+                    .filter(|declaration| !declaration.reload)
+                    .map(|declaration| declaration.name)
+                    .collect()
+            }
         }
 
         /// What only leads to a field of [`Settings`].

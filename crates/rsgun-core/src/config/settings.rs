@@ -867,6 +867,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_reload_does_not_apply_is_known() {
+        let before = Settings::read(Layers(&[]), Vec::new(), None).unwrap();
+        let mut after = before.clone();
+        after.graceful_timeout += 1;
+        assert!(after.unapplied(&before).is_empty());
+        after.pid = Some("app.pid".into());
+        after.backlog += 1;
+        after.control_socket = Some("control".into());
+        let mut names = after.unapplied(&before);
+        names.sort_unstable();
+        assert_eq!(names, ["backlog", "control-socket", "pid"]);
+    }
+
+    #[test]
     fn settings_survive_the_way_to_another_process() {
         let bind = vec![
             "[::1]:80".parse().unwrap(),
