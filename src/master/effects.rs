@@ -233,15 +233,11 @@ impl Effects {
     /// Carries out an action. Returns what is known about it at once.
     pub(super) fn perform(&mut self, action: Action) -> Option<Event> {
         match action {
-            Action::Resolve { generation, file } => {
-                return Some(match self.resolve(generation, file.as_deref()) {
-                    Ok(policy) => Event::Resolved { generation, policy },
-                    Err(error) => Event::ResolveFailed {
-                        generation,
-                        reason: error.to_string(),
-                    },
-                });
-            }
+            Action::Resolve {
+                generation,
+                file,
+                names,
+            } => return self.resolve(generation, file, &names),
             Action::StartForkServer { generation, like } => {
                 return Some(match self.start_fork_server(generation, like) {
                     Ok(pid) => Event::ForkServerStarted { generation, pid },

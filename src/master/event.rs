@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use rsgun_core::config::{PythonFile, ReloadStrategy, Settings, Size};
 use rsgun_core::hooks::{Call, HookSet};
 use rsgun_core::ipc::{FromForkServer, FromWorker, Identity, ToWorker, WorkerId};
+use rsgun_core::listeners::Names;
 use rsgun_core::scoreboard::Phase;
 use serde::{Deserialize, Serialize};
 
@@ -125,6 +126,15 @@ pub(super) enum Event {
         of: Asked,
         /// What it wrote, if anything.
         stacks: Option<String>,
+    },
+    /// [`Action::Resolve`] needs to know hosts, which were looked up meanwhile.
+    HostsKnown {
+        /// The coming generation.
+        generation: u32,
+        /// The file of that action.
+        file: Option<Box<PythonFile>>,
+        /// What the names stand for.
+        names: Names,
     },
     /// Something about the upgrade.
     Upgrade(UpgradeEvent),
@@ -246,6 +256,8 @@ pub(super) enum Action {
         generation: u32,
         /// The file, evaluated by that generation's fork server.
         file: Option<Box<PythonFile>>,
+        /// The names of hosts that were looked up for it.
+        names: Names,
     },
     /// Start a fork server.
     StartForkServer {

@@ -11,6 +11,7 @@
 use rsgun_core::config::PythonFile;
 use rsgun_core::hooks::{Call, Hook};
 use rsgun_core::ipc::Identity;
+use rsgun_core::listeners::Names;
 
 use super::event::{Action, Policy};
 use super::generation::{Generation, Standing};
@@ -29,6 +30,7 @@ impl State {
             self.act(Action::Resolve {
                 generation: number,
                 file: Some(Box::new(file)),
+                names: Names::default(),
             });
         } else {
             // It stands in for one that has died: its settings are as before, and what

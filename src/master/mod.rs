@@ -14,7 +14,7 @@
 //!                           └──────── what is known at once ◀─────┘
 //! ```
 //!
-//! There is one thread. It never loads Python, never forks without exec (but once, at
+//! There is one thread, but for the moment in which a reload looks up a host. It never loads Python, never forks without exec (but once, at
 //! the start, for [`daemon`]), and never sleeps. The order of the boot: signal handlers
 //! first, so that no signal is lost however slow the rest is; then the configuration,
 //! for which a fork server is started if it is Python ([`evaluation`]); then the way into the background; then log files, pidfile and listeners, so that what

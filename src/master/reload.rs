@@ -21,7 +21,9 @@
 
 use std::time::Duration;
 
+use rsgun_core::config::PythonFile;
 use rsgun_core::ipc::WorkerId;
+use rsgun_core::listeners::Names;
 use serde::{Deserialize, Serialize};
 
 use super::event::{Action, Policy};
@@ -108,8 +110,28 @@ impl State {
             committed: false,
         });
         self.notify(Notice::ReloadStarted { generation });
-        let file = None;
-        self.act(Action::Resolve { generation, file });
+        self.act(Action::Resolve {
+            generation,
+            file: None,
+            names: Names::default(),
+        });
+    }
+
+    /// The configuration can be read without waiting for name servers, unless it has
+    /// changed meanwhile.
+    pub(super) fn on_hosts_known(
+        &mut self,
+        generation: u32,
+        file: Option<Box<PythonFile>>,
+        names: Names,
+    ) {
+        if self.reload_generation() == Some(generation) {
+            self.act(Action::Resolve {
+                generation,
+                file,
+                names,
+            });
+        }
     }
 
     pub(super) fn on_resolved(&mut self, now: Moment, generation: u32, policy: Policy) {

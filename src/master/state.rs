@@ -245,6 +245,11 @@ impl State {
                     self.reload_failed(now, Cause::configuration(reason));
                 }
             }
+            Event::HostsKnown {
+                generation,
+                file,
+                names,
+            } => self.on_hosts_known(generation, file, names),
             Event::Inspected { readings } => self.on_inspected(now, &readings),
             Event::Stacks { of, stacks } => self.on_stacks(of, stacks),
             Event::Upgrade(event) => self.on_upgrade(now, event),

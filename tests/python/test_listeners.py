@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import random
+import select
 import signal
 import socket
 import stat
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from harness.server import Server, free_port, port_is_free, serving
 from harness.target import APPS, command, rsgun_only
+from harness.waiting import DEADLINE
 
 Serve = Callable[..., Server]
 Launch = Callable[..., Server]
@@ -274,3 +278,64 @@ class TestInherited:
         server.wait_for_line("running on")
         assert server.get("/ping", address=tcp.getsockname()).body == b"pong"
         assert server.get("/ping", address=path).body == b"pong"
+
+
+class NameServer:
+    """A name server that answers when it is let, always with 127.0.0.1."""
+
+    def __init__(self) -> None:
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.host = f"127.{random.randrange(1, 255)}.{random.randrange(1, 255)}.53"
+        self.socket.bind((self.host, 53))
+        self.socket.settimeout(DEADLINE)
+
+    def wait_for_question(self) -> None:
+        """Waits until somebody asks, and leaves the question where it is."""
+        assert select.select([self.socket], [], [], DEADLINE)[0], "nobody has asked"
+
+    def answer_until(self, over: Callable[[], bool]) -> None:
+        """Answers all questions."""
+        while not over():
+            if not select.select([self.socket], [], [], 0.05)[0]:
+                continue
+            question, client = self.socket.recvfrom(512)
+            body = question[12:]
+            is_ipv4 = body[body.index(0) + 1 :][:2] == b"\0\1"
+            answer = b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4\x7f\0\0\1" if is_ipv4 else b""
+            counts = b"\0\1" + (b"\0\1" if is_ipv4 else b"\0\0") + b"\0\0\0\0"
+            self.socket.sendto(question[:2] + b"\x81\x80" + counts + body + answer, client)
+
+
+@pytest.fixture
+def name_server() -> Iterator[NameServer]:
+    try:
+        server = NameServer()
+    except PermissionError:
+        pytest.skip("may not serve names")
+    yield server
+    server.socket.close()
+
+
+def test_slow_name_server_does_not_stop_the_master(
+    launch: Callable[..., Server], name_server: NameServer, tmp_path: Path
+) -> None:
+    """A reload that asks it waits alone; the master hears signals."""
+    resolver = tmp_path / "resolv.conf"
+    resolver.write_text(f"nameserver {name_server.host}\noptions timeout:30 attempts:1\n")
+    mount = ["mount", "--bind", str(resolver), "/etc/resolv.conf"]
+    if subprocess.run(["unshare", "-m", *mount], check=False, capture_output=True).returncode:
+        pytest.skip("may not mount a file")
+    configuration = tmp_path / "rsgun.toml"
+    configuration.write_text('bind = ["127.0.0.1:0"]\n')
+    line = command("lab:app", "--app-dir", str(APPS), "-c", str(configuration))
+    server = launch(["unshare", "-m", "sh", "-c", f"{' '.join(mount)} && exec {' '.join(line)}"])
+    server.wait_until_running()
+    configuration.write_text('bind = ["127.0.0.1:0", "slow.test:0"]\n')
+    server.send_signal(signal.SIGHUP)
+    name_server.wait_for_question()
+    server.send_signal(signal.SIGTTIN)
+    server.wait_for_workers(2)
+    since = server.output.mark()
+    name_server.answer_until(lambda: any("Reload " in each for each in server.lines(None, since)))
+    server.wait_for_line("Reload complete")
+    server.wait_for_line("running on .* from now on")

@@ -1,5 +1,6 @@
 //! What a generation is made of: read, bound, started, and taken over or given up.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -7,8 +8,9 @@ use std::sync::Arc;
 use nix::sys::socket::{Shutdown, shutdown};
 use rsgun_core::config::{Configured, PythonFile, Settings};
 use rsgun_core::ipc::{Belated, Identity, ToForkServer};
-use rsgun_core::listeners::{self, Change, Listener, Origin};
+use rsgun_core::listeners::{self, Change, Listener, Names, Origin};
 use rsgun_core::log::output::{self, Files};
+use rsgun_core::sys::signals::HeldBack;
 use rsgun_core::sys::stacks::Report;
 
 use super::{Effects, Resources, logs, manner, urls};
@@ -17,6 +19,14 @@ use crate::master::evaluation::Early;
 use crate::master::event::{ConfigurationFile, Event, Policy};
 use crate::master::spawn::{Interpreter, WorkerHandle};
 use crate::python::Surroundings;
+
+/// How far a configuration could be resolved.
+enum Resolved {
+    /// To its end.
+    As(Policy),
+    /// Not further than that, without knowing these hosts.
+    Without(Vec<String>),
+}
 
 impl Effects {
     pub(super) fn evaluate(&self, generation: u32) {
@@ -75,14 +85,54 @@ impl Effects {
         None
     }
 
+    /// Reads the configuration and binds what is new. If that needs hosts that are not
+    /// known yet, they are looked up elsewhere, and an event follows.
     pub(super) fn resolve(
         &mut self,
         generation: u32,
-        evaluated: Option<&PythonFile>,
-    ) -> Result<Policy, MasterError> {
-        if let Some(file) = evaluated {
-            return self.resolve_evaluated(generation, file);
+        evaluated: Option<Box<PythonFile>>,
+        names: &Names,
+    ) -> Option<Event> {
+        let resolved = match &evaluated {
+            Some(file) => self.resolve_evaluated(generation, file, names),
+            None => self.resolve_read(generation, names),
+        };
+        let failed = |reason| Event::ResolveFailed { generation, reason };
+        match resolved {
+            Ok(Resolved::As(policy)) => Some(Event::Resolved { generation, policy }),
+            Ok(Resolved::Without(hosts)) => self
+                .look_up(hosts, generation, evaluated)
+                .err()
+                .map(|error| failed(format!("no thread for looking up a host: {error}"))),
+            Err(error) => Some(failed(error.to_string())),
         }
+    }
+
+    /// Asks name servers on a thread of its own, which may wait for them.
+    fn look_up(
+        &self,
+        hosts: Vec<String>,
+        generation: u32,
+        file: Option<Box<PythonFile>>,
+    ) -> io::Result<()> {
+        let events = self.events.clone();
+        // The thread keeps this mask, and leaves signals to the loop.
+        let _held_back = HeldBack::start()?;
+        std::thread::Builder::new()
+            .name("resolver".to_owned())
+            .spawn(move || {
+                let names = Names::look_up(hosts);
+                // The loop ends before its queue does only when the master ends.
+                let _ = events.send(Event::HostsKnown {
+                    generation,
+                    file,
+                    names,
+                });
+            })
+            .map(drop)
+    }
+
+    fn resolve_read(&mut self, generation: u32, names: &Names) -> Result<Resolved, MasterError> {
         let (settings, file) = match self.source.look()? {
             Configured::Completely(settings) => (*settings, None),
             Configured::But { file, known } => (*known, Some(file)),
@@ -95,7 +145,11 @@ impl Effects {
                 (logs, None, ConfigurationFile::Python)
             }
             None => {
-                let (logs, change) = self.open(&settings)?;
+                let hosts = names.missing(&self.listeners, &settings.bind);
+                if !hosts.is_empty() {
+                    return Ok(Resolved::Without(hosts));
+                }
+                let (logs, change) = self.open(&settings, names)?;
                 (logs, Some(change), ConfigurationFile::Read)
             }
         };
@@ -111,7 +165,7 @@ impl Effects {
         };
         let policy = resources.policy();
         self.generations.insert(generation, resources);
-        Ok(policy)
+        Ok(Resolved::As(policy))
     }
 
     /// The rest of [`Self::resolve`], when a fork server has evaluated the configuration.
@@ -119,10 +173,15 @@ impl Effects {
         &mut self,
         generation: u32,
         file: &PythonFile,
-    ) -> Result<Policy, MasterError> {
+        names: &Names,
+    ) -> Result<Resolved, MasterError> {
         let (settings, warnings) = self.source.complete(file)?;
         let settings = anchored(settings, &self.directory);
-        let (logs, change) = self.open(&settings)?;
+        let hosts = names.missing(&self.listeners, &settings.bind);
+        if !hosts.is_empty() {
+            return Ok(Resolved::Without(hosts));
+        }
+        let (logs, change) = self.open(&settings, names)?;
         let Some(resources) = self.generations.get_mut(&generation) else {
             change.abandon();
             return Err(MasterError::Evaluation(format!(
@@ -136,14 +195,14 @@ impl Effects {
         resources.settings = Arc::new(settings);
         resources.logs = logs;
         resources.change = Some(change);
-        Ok(resources.policy())
+        Ok(Resolved::As(resources.policy()))
     }
 
     /// Opens the log files and what is new of the listeners.
-    fn open(&self, settings: &Settings) -> Result<(Files, Change), MasterError> {
+    fn open(&self, settings: &Settings, names: &Names) -> Result<(Files, Change), MasterError> {
         let logs = Files::open(settings, &self.directory)?;
         let manner = manner(settings, self.started.umask);
-        let change = listeners::prepare(&self.listeners, &settings.bind, manner)?;
+        let change = listeners::prepare_with(&self.listeners, &settings.bind, manner, names)?;
         Ok((logs, change))
     }
 

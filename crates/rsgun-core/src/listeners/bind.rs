@@ -1,12 +1,12 @@
 //! TCP sockets.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Address, ListenError, Listener, address::is_wildcard, local_address};
+use super::{Address, ListenError, Listener, Names, address::is_wildcard, local_address};
 
 /// How often a free port is looked for that several addresses can share.
 const SHARED_PORT_TRIES: usize = 16;
@@ -26,6 +26,8 @@ pub(super) struct Request<'a> {
     pub(super) reuse_port: Option<usize>,
     /// Leave IPv4 to another address of the list.
     pub(super) only_ipv6: bool,
+    /// What was looked up already.
+    pub(super) names: &'a Names,
 }
 
 /// Whether the IPv6 wildcard at `port` must leave IPv4 alone, since the list has an
@@ -116,17 +118,9 @@ fn resolve(request: Request<'_>) -> Result<Vec<SocketAddr>, ListenError> {
         host: host.to_owned(),
         reason,
     };
-    let mut addresses = Vec::new();
-    for address in (host, port)
-        .to_socket_addrs()
-        .map_err(|error| unknown(error.to_string()))?
-    {
-        if !addresses.contains(&address) {
-            addresses.push(address);
-        }
-    }
-    if addresses.is_empty() {
-        return Err(unknown("it has no address".to_owned()));
+    let mut addresses = request.names.of(host).map_err(unknown)?;
+    for address in &mut addresses {
+        address.set_port(port);
     }
     Ok(addresses)
 }

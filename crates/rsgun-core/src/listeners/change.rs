@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::bind::{self, Request};
-use super::{Address, ListenError, Listener, Manner, inherited, unix};
+use super::{Address, ListenError, Listener, Manner, Names, inherited, unix};
 
 /// Opens every address of the list; an address that is there twice is opened once.
 ///
@@ -33,6 +33,19 @@ pub fn prepare(
     wanted: &[Address],
     manner: impl Into<Manner>,
 ) -> Result<Change, ListenError> {
+    prepare_with(current, wanted, manner, &Names::default())
+}
+
+/// As [`prepare`], with names of hosts that were looked up before.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_with(
+    current: &[Listener],
+    wanted: &[Address],
+    manner: impl Into<Manner>,
+    names: &Names,
+) -> Result<Change, ListenError> {
     let mut seen = HashSet::new();
     let wanted: Vec<Address> = wanted
         .iter()
@@ -51,7 +64,7 @@ pub fn prepare(
         wanted: Vec::new(),
         opened: Vec::new(),
     };
-    let result = open_missing(&missing, &wanted, manner.into(), &mut change.opened);
+    let result = open_missing(&missing, &wanted, manner.into(), names, &mut change.opened);
     if let Err(error) = result {
         change.abandon();
         return Err(error);
@@ -64,6 +77,7 @@ fn open_missing(
     missing: &[&Address],
     list: &[Address],
     manner: Manner,
+    names: &Names,
     opened: &mut Vec<Listener>,
 ) -> Result<(), ListenError> {
     let mut candidates = Vec::new();
@@ -79,6 +93,7 @@ fn open_missing(
                     backlog: manner.backlog,
                     reuse_port: manner.reuse_port,
                     only_ipv6,
+                    names,
                 })?);
             }
             Address::Unix(path) => opened.push(unix::open(path, manner)?),

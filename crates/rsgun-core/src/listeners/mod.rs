@@ -21,15 +21,17 @@ mod error;
 mod inherited;
 mod listener;
 mod manner;
+mod names;
 mod record;
 mod unix;
 
 pub use address::{Address, AddressError, DEFAULT_PORT};
-pub use change::{Change, open_all, prepare};
+pub use change::{Change, open_all, prepare, prepare_with};
 pub use error::ListenError;
 pub use inherited::copy_of;
 pub use listener::{Listener, Origin};
 pub use manner::Manner;
+pub use names::Names;
 pub use record::Record;
 pub use unix::final_path;
 
