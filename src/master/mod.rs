@@ -133,7 +133,12 @@ pub enum MasterError {
     #[error("{0}")]
     Evaluation(String),
     /// The system refuses what the master cannot do without.
-    #[error("the system refuses what the master needs: {0}")]
+    #[error(
+        "the system refuses what the master needs: {0}{advice}",
+        advice = spawn::scarcity(.0)
+            .map(|advice| format!("\n{advice}"))
+            .unwrap_or_default()
+    )]
     System(#[source] io::Error),
 }
 

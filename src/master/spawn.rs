@@ -97,17 +97,7 @@ impl Interpreter {
     }
 
     fn failed(&self, error: &io::Error) -> String {
-        let advice = match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::EMFILE) => {
-                "This process has no descriptor left: raise `ulimit -n`, under systemd LimitNOFILE=."
-            }
-            Some(Errno::ENFILE) => "The system has no descriptor left: see fs.file-max.",
-            Some(Errno::EAGAIN | Errno::ENOMEM) => {
-                "There is no room for another process: see `ulimit -u` and the limits of the \
-                 control group on processes and memory, under systemd TasksMax= and MemoryMax=."
-            }
-            _ => "Name another one with --python.",
-        };
+        let advice = scarcity(error).unwrap_or("Name another one with --python.");
         let as_whom = self.run_as.as_ref().map(|run_as| {
             format!(
                 " as user {} and group {}, who must be able to reach and execute it",
@@ -261,6 +251,22 @@ impl WorkerHandle {
             },
             Event::WorkerClosed { id },
         )
+    }
+}
+
+/// What to do when the system has too little of something for another descriptor or
+/// process; `None` for any other error.
+pub(super) fn scarcity(error: &io::Error) -> Option<&'static str> {
+    match Errno::from_raw(error.raw_os_error()?) {
+        Errno::EMFILE => Some(
+            "This process has no descriptor left: raise `ulimit -n`, under systemd LimitNOFILE=.",
+        ),
+        Errno::ENFILE => Some("The system has no descriptor left: see fs.file-max."),
+        Errno::EAGAIN | Errno::ENOMEM => Some(
+            "There is no room for another process: see `ulimit -u` and the limits of the \
+             control group on processes and memory, under systemd TasksMax= and MemoryMax=.",
+        ),
+        _ => None,
     }
 }
 

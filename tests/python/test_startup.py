@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from harness.processes import look, status_field
-from harness.server import Server
+from harness.server import Server, serving
 from harness.sources import answer, versioned
 from harness.target import TARGET, differs, rsgun_only
 from harness.waiting import eventually
@@ -386,3 +387,14 @@ def test_title_of_the_master_is_short_and_names_the_application(serve: Serve) ->
     assert master
     assert master.title == "rsgun: master [lab:app]"
     assert Path(f"/proc/{server.pid}/comm").read_text().startswith("rsgun")
+
+
+@rsgun_only
+@pytest.mark.parametrize("limit", [12, 16])
+def test_too_few_descriptors(launch: Callable[..., Server], limit: int) -> None:
+    """Wherever they run out, the reason is named and not something else."""
+    line = shlex.join(serving("lab:app"))
+    server = launch(["sh", "-c", f"ulimit -n {limit}; exec {line}"])
+    assert server.wait() != 0
+    text = "\n".join(server.lines("stderr"))
+    assert "raise `ulimit -n`" in text and "--python" not in text
