@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,54 @@ def wsgi(environ, start_response):
     return _wsgi_reply(start_response, "wsgi")
 
 
+class Asgi2Careless:
+    def __init__(self, context):
+        self.context = context
+
+    def __call__(self, receive, send):
+        return asgi2(self.context)(receive, send)
+
+
+class Router:
+    def __call__(self, connection):
+        return asgi2(connection)
+
+    def method(self, scope):
+        return asgi2(scope)
+
+    async def asgi(self, scope, receive, send):
+        await asgi3(scope, receive, send)
+
+
+asgi2_partial = functools.partial(lambda prefix, scope: asgi2(scope), "x")
+asgi2_instance = Router()
+asgi2_method = Router().method
+asgi3_method = Router().asgi
+
+
+class WithoutSignature:
+    __signature__ = "unknown"
+
+    async def __call__(self, *arguments):
+        await asgi3(*arguments)
+
+
+asgi3_without_signature = WithoutSignature()
+
+
+def endpoint(function):
+    @functools.wraps(function)
+    async def app(scope, receive, send):
+        await _reply(send, await function(scope))
+
+    return app
+
+
+@endpoint
+async def asgi3_with_the_signature_of_another(scope):
+    return "asgi3"
+
+
 class Wsgi:
     def __call__(self, env, start):
         return wsgi(env, start)
@@ -126,6 +175,58 @@ def create_app(name="plain", *, debug=False, values=()):
     return app
 
 
+def wsgi_with_defaults(environ=None, start_response=None):
+    return wsgi(environ, start_response)
+
+
+def configured(test_config=None):
+    return create_app("configured")
+
+
+def for_environments(env="production", debug=False):
+    return create_app(env)
+
+
+def keyword_only(*, debug=False, **more):
+    return create_app()
+
+
+create_configured = functools.partial(create_app, "configured")
+
+
+async def create_later():
+    return create_app()
+
+
+async def handler(request):
+    return request
+
+
+def with_a_name(name):
+    return create_app(name)
+
+
+class Framework:
+    def __init__(self, *, debug=False, **extra):
+        pass
+
+    async def __call__(self, scope, receive, send):
+        await asgi3(scope, receive, send)
+
+
+class SyncFramework:
+    def __init__(self, name):
+        pass
+
+    def __call__(self, environ, start_response):
+        return wsgi(environ, start_response)
+
+
+class NoApplication:
+    def __init__(self, value):
+        pass
+
+
 def opaque(*arguments):
     raise AssertionError("never called")
 """
@@ -148,12 +249,20 @@ def place(module: Callable[[str, str], Path]) -> Path:
         ("Asgi3Awaited", "asgi3"),
         ("asgi2", "asgi2"),
         ("Asgi2", "asgi2"),
+        ("Asgi2Careless", "asgi2"),
+        ("asgi2_partial", "asgi2"),
+        ("asgi2_instance", "asgi2"),
+        ("asgi2_method", "asgi2"),
+        ("asgi3_method", "asgi3"),
+        ("asgi3_without_signature", "asgi3"),
+        ("asgi3_with_the_signature_of_another", "asgi3"),
         ("wsgi", "wsgi"),
         ("wsgi_instance", "wsgi"),
         ("wsgi_partial", "wsgi"),
         ("wsgi_decorated", "wsgi"),
         ("wsgi_carelessly", "wsgi"),
         ("wsgi_with_more", "wsgi"),
+        ("wsgi_with_defaults", "wsgi"),
         ("WsgiIterated", "wsgi"),
         ("Holder.wsgi", "wsgi"),
         ("Holder.nested", "wsgi"),
@@ -200,6 +309,64 @@ def test_what_is_not_recognised_is_refused(run: Run, place: Path) -> None:
     assert "--interface" in result.stderr and "(*arguments)" in result.stderr
 
 
+@pytest.mark.parametrize("arguments", [[], ["-k", "sync"], ["-k", "asgi"]])
+@pytest.mark.parametrize(
+    "name",
+    ["configured", "for_environments", "keyword_only", "create_app", "create_configured"],
+)
+def test_a_factory_with_optional_arguments_is_no_application(
+    run: Run, place: Path, name: str, arguments: list[str]
+) -> None:
+    result = run(f"kinds:{name}", "--app-dir", str(place), *arguments)
+    assert result.returncode == 3, result.stderr
+    assert "is served with --factory" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("create_later", ["asynchronous", "(scope, receive, send)"]),
+        ("handler", ["asynchronous", "(request)", "(scope, receive, send)"]),
+        ("with_a_name", ["(name)", "main:create_app('production')"]),
+        ("Framework", ["it is a class", "is served with --factory"]),
+        ("SyncFramework", ["it is a class", "name an instance"]),
+        ("NoApplication", ["(value)"]),
+    ],
+)
+def test_what_only_looks_like_an_application_is_refused(
+    run: Run, place: Path, name: str, said: list[str]
+) -> None:
+    result = run(f"kinds:{name}", "--app-dir", str(place))
+    assert result.returncode == 3, result.stderr
+    for text in said:
+        assert text in result.stderr, result.stderr
+
+
+def test_a_factory_that_makes_a_factory(run: Run, place: Path) -> None:
+    with (place / "kinds.py").open("a") as file:
+        file.write("\n\ndef twice():\n    return configured\n")
+    result = run("kinds:twice", "--app-dir", str(place), "--factory")
+    assert result.returncode == 3
+    assert "what the factory has made" in result.stderr
+    assert "is served with --factory" not in result.stderr
+
+
+def test_a_class_that_makes_the_application_is_a_factory(serve: Serve, place: Path) -> None:
+    server = serve("kinds:Framework", "--app-dir", str(place), "--factory")
+    assert server.get("/").text == "asgi3"
+
+
+def test_a_factory_does_not_replace_workers_that_serve(serve: Serve, place: Path) -> None:
+    module = place / "changing.py"
+    module.write_text("from kinds import wsgi as app\n")
+    server = serve("changing:app", "--app-dir", str(place))
+    module.write_text("from kinds import configured as app\n")
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_line("is served with --factory")
+    assert server.get("/").text == "wsgi"
+
+
 def test_a_factory_without_the_flag_is_told_about_it(
     run: Run, module: Callable[[str, str], Path]
 ) -> None:
@@ -207,6 +374,16 @@ def test_a_factory_without_the_flag_is_told_about_it(
     result = run("made:make", "--app-dir", str(place))
     assert result.returncode == 3
     assert "--factory" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["-k", "sync"], ["--interface", "wsgi"]])
+@pytest.mark.parametrize("name", ["asgi3", "asgi3_instance", "asgi3_decorated", "Asgi2", "asgi2"])
+def test_an_asgi_application_is_no_wsgi_worker_s(
+    run: Run, place: Path, name: str, arguments: list[str]
+) -> None:
+    result = run(f"kinds:{name}", "--app-dir", str(place), *arguments)
+    assert result.returncode == 3, result.stderr
+    assert "is called as an ASGI" in result.stderr and "a WSGI application" in result.stderr
 
 
 def test_a_wsgi_application_is_no_asgi_worker_s(run: Run, place: Path) -> None:

@@ -407,8 +407,9 @@ impl Application {
     /// # Errors
     /// `InterfaceError` of interface.py.
     pub(crate) fn new(app: &Bound<'_, PyAny>, name: &str, settings: &Settings) -> PyResult<Self> {
+        let arguments = (app, name, settings.interface.name(), settings.factory);
         let (callable, interface) = glue::interface(app.py())?
-            .call_method1("classify", (app, name, settings.interface.name()))?
+            .call_method1("classify", arguments)?
             .extract::<(Py<PyAny>, String)>()?;
         let interface = match interface.as_str() {
             "wsgi" => Served::Wsgi,
