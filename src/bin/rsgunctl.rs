@@ -1,7 +1,9 @@
 //! The `rsgunctl` command: asks the control socket of a running server.
 //!
 //! Only this file prints and decides the exit code: 0 when the server has answered, 1
-//! when it has not, 2 for a command line that cannot be understood.
+//! when it has not, 2 for a command line that cannot be understood. `rsgunctl ready` is
+//! for health checks, and its code is 1 as well when the server has answered that it is
+//! not ready: Docker reserves 2, and for Kubernetes anything but 0 is a failure.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,6 +15,8 @@ use clap::{Arg, ArgAction, Command, value_parser};
 use rsgun::control::document::Status;
 use rsgun::control::report;
 
+/// The command for health checks.
+const READY: &str = "ready";
 /// The variable of the server's setting, so that one environment serves both.
 const VARIABLE: &str = "RSGUN_CONTROL_SOCKET";
 /// How long the server may take to answer. Its master waits for nobody, so this is long.
@@ -52,51 +56,57 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    let Some((_, status)) = matches.subcommand() else {
+    let Some((command, asked)) = matches.subcommand() else {
         return complain("no command was given; see rsgunctl --help", 2);
     };
-    let path = status.get_one::<PathBuf>("socket");
+    let path = asked.get_one::<PathBuf>("socket");
     let Some(path) = path.cloned().or_else(from_environment) else {
         let hint = format!("which socket? Give --socket PATH, or set {VARIABLE}");
         return complain(&hint, 2);
     };
-    match ask(&path) {
-        Ok((document, status_of_server)) => {
-            let text = if status.get_flag("json") {
-                document
-            } else {
-                report::text(&status_of_server)
-            };
-            // Nobody reads it any more, as in `rsgunctl status | head -1`.
-            let _ = io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
-        Err(error) => complain(&error.to_string(), 1),
+    let (document, status) = match ask(&path) {
+        Ok(answer) => answer,
+        Err(error) => return complain(&error.to_string(), 1),
+    };
+    if command == READY {
+        print(&report::ready(&status));
+        return ExitCode::from(u8::from(!status.is_ready()));
     }
+    if asked.get_flag("json") {
+        print(&document);
+    } else {
+        print(&report::text(&status));
+    }
+    ExitCode::SUCCESS
+}
+
+/// Prints to those who still read: nobody may, as in `rsgunctl status | head -1`.
+fn print(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
 }
 
 fn parser() -> Command {
+    let socket = Arg::new("socket")
+        .long("socket")
+        .value_name("PATH")
+        .value_parser(value_parser!(PathBuf))
+        .help("The server's --control-socket [default: $RSGUN_CONTROL_SOCKET]");
+    let json = Arg::new("json")
+        .long("json")
+        .action(ArgAction::SetTrue)
+        .help("Print the document as the server has sent it");
     let status = Command::new("status")
         .about("Shows what the server and each of its workers is doing")
-        .arg(
-            Arg::new("socket")
-                .long("socket")
-                .value_name("PATH")
-                .value_parser(value_parser!(PathBuf))
-                .help("The server's --control-socket [default: $RSGUN_CONTROL_SOCKET]"),
-        )
-        .arg(
-            Arg::new("json")
-                .long("json")
-                .action(ArgAction::SetTrue)
-                .help("Print the document as the server has sent it"),
-        );
+        .args([socket.clone(), json]);
+    let ready = Command::new(READY)
+        .about("Tells whether the server is ready; the exit code is 1 if not, for health checks")
+        .arg(socket);
     Command::new("rsgunctl")
         .about("Asks a running rsgun")
         .version(rsgun_core::VERSION)
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommand(status)
+        .subcommands([status, ready])
 }
 
 fn from_environment() -> Option<PathBuf> {

@@ -40,17 +40,49 @@ pub struct Status {
     pub last_reload: Option<Reload>,
 }
 
+/// The document that a client gets: the state, and what follows from it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Answer<'a> {
+    /// [`Status::is_ready`].
+    ready: bool,
+    #[serde(flatten)]
+    status: &'a Status,
+}
+
+impl<'a> From<&'a Status> for Answer<'a> {
+    fn from(status: &'a Status) -> Self {
+        Self {
+            ready: status.is_ready(),
+            status,
+        }
+    }
+}
+
+impl Status {
+    /// Whether to send requests to the server: it serves, means to go on, and has a
+    /// worker to do so.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        match self.phase {
+            // The phase tells what the server means to do, which it also does while it
+            // has no worker.
+            Phase::Serving | Phase::Degraded | Phase::Reloading => self.workers_serving > 0,
+            Phase::Booting | Phase::Draining | Phase::Stopping => false,
+        }
+    }
+}
+
 /// What a server is in the middle of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
     /// No worker has been ready yet.
     Booting,
-    /// It serves, as it should.
+    /// It serves, and knows of no trouble.
     Serving,
-    /// It serves, but workers are missing that cannot be started, or keep dying.
+    /// Workers are missing that cannot be started, or keep dying.
     Degraded,
-    /// It serves, and a new generation is on its way.
+    /// A new generation is on its way.
     Reloading,
     /// It was told to stop, and goes on for `--drain-delay`.
     Draining,

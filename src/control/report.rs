@@ -19,15 +19,17 @@ pub fn text(status: &Status) -> String {
         version, pid, name, ..
     } = status;
     let mut text = format!(
-        "rsgun {version}, master {pid} [{}]: {}, up {}\n",
+        "rsgun {version}, master {pid} [{}]: {}, {}, up {}\n",
         escaped(name),
         status.phase.name(),
+        readiness(status),
         duration(status.uptime_s)
     );
     let _ = writeln!(
         text,
-        "  {} of {} workers serve, generation {}",
-        status.workers_serving, status.workers_wanted, status.generation
+        "  {}, generation {}",
+        workers(status),
+        status.generation
     );
     for listener in &status.listeners {
         let _ = writeln!(text, "  listens on {}", escaped(listener));
@@ -64,6 +66,32 @@ pub fn text(status: &Status) -> String {
         text.push_str(&slot_text(slot));
     }
     text
+}
+
+/// Whether the server is ready, in one line: what `rsgunctl ready` prints.
+#[must_use]
+pub fn ready(status: &Status) -> String {
+    format!(
+        "{}: {}, {}\n",
+        readiness(status),
+        status.phase.name(),
+        workers(status)
+    )
+}
+
+fn readiness(status: &Status) -> &'static str {
+    if status.is_ready() {
+        "ready"
+    } else {
+        "not ready"
+    }
+}
+
+fn workers(status: &Status) -> String {
+    format!(
+        "{} of {} workers serve",
+        status.workers_serving, status.workers_wanted
+    )
 }
 
 /// How busy the threads of WSGI workers are, and how long requests wait for one.
@@ -225,7 +253,7 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::document::{Ended, Phase, Request, Threads};
+    use super::super::document::{Answer, Ended, Phase, Request, Threads};
     use super::*;
 
     fn status() -> Status {
@@ -298,7 +326,7 @@ mod tests {
         assert_eq!(
             text(&status()),
             "\
-rsgun 1.2.3, master 4711 [main:app]: degraded, up 1 h 2 min
+rsgun 1.2.3, master 4711 [main:app]: degraded, ready, up 1 h 2 min
   1 of 2 workers serve, generation 1
   listens on http://127.0.0.1:8000
   120500 requests answered, 1 with 5xx; 12 workers lost of 14 started
@@ -344,9 +372,33 @@ Slot 2: the last worker that was lost was killed by SIGSEGV, 3.0 s ago; the next
 
     #[test]
     fn a_document_survives_the_way_to_the_reader() {
-        let json = serde_json::to_string(&status()).unwrap();
+        let json = serde_json::to_string(&Answer::from(&status())).unwrap();
         assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status());
         assert!(json.contains("\"phase\":\"degraded\""));
+        assert!(json.contains("\"ready\":true"));
+    }
+
+    #[test]
+    fn a_server_is_ready_when_it_goes_on_to_serve_and_has_somebody_to_do_so() {
+        let mut status = status();
+        for (phase, serving, expected) in [
+            (Phase::Booting, 1, false),
+            (Phase::Serving, 1, true),
+            (Phase::Serving, 0, false),
+            (Phase::Degraded, 1, true),
+            (Phase::Degraded, 0, false),
+            (Phase::Reloading, 1, true),
+            (Phase::Reloading, 0, false),
+            (Phase::Draining, 2, false),
+            (Phase::Stopping, 2, false),
+        ] {
+            (status.phase, status.workers_serving) = (phase, serving);
+            assert_eq!(status.is_ready(), expected, "{phase:?}, {serving}");
+        }
+        assert_eq!(
+            ready(&status),
+            "not ready: stopping, 2 of 2 workers serve\n"
+        );
     }
 
     #[test]

@@ -19,7 +19,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::document::Status;
+use super::document::{Answer, Status};
 
 /// How many clients are answered at a time.
 const CLIENTS: usize = 16;
@@ -52,7 +52,7 @@ pub(crate) struct Question {
 impl Question {
     /// Answers it.
     pub(crate) fn answer(self, status: &Status) {
-        match serde_json::to_string(status) {
+        match serde_json::to_string(&Answer::from(status)) {
             Ok(mut document) => {
                 document.push('\n');
                 self.send(document);

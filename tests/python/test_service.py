@@ -287,16 +287,27 @@ class TestDaemon:
             assert wait_gone(process.pid)
         assert not (tmp_path / "slow.pid").exists()
 
-    def test_winch_sends_the_workers_away(self, daemon: Callable[..., Outcome]) -> None:
-        outcome = daemon("lab:app", "-w", "2")
+    def test_winch_sends_the_workers_away(
+        self, daemon: Callable[..., Outcome], tmp_path: Path
+    ) -> None:
+        control = tmp_path / "control.sock"
+        outcome = daemon("lab:app", "-w", "2", "--control-socket", str(control))
         assert outcome.pid
+
+        def is_ready() -> bool:
+            command = [str(binary().parent / "rsgunctl"), "ready", "--socket", str(control)]
+            return subprocess.run(command, check=False, timeout=20).returncode == 0
+
+        assert is_ready()
         os.kill(outcome.pid, signal.SIGWINCH)
         eventually(lambda: not outcome.workers(), "no worker is left")
+        assert not is_ready()
         with Connection.open(("127.0.0.1", outcome.port)) as connection:
             connection.request("/ping")
             os.kill(outcome.pid, signal.SIGTTIN)
             assert connection.response().body == b"pong", "it has waited in the queue"
         eventually(lambda: len(outcome.workers()) == 2, "all are back")
+        eventually(is_ready, "it is ready again")
         os.kill(outcome.pid, signal.SIGWINCH)
         eventually(lambda: not outcome.workers(), "no worker is left")
         os.kill(outcome.pid, signal.SIGHUP)

@@ -332,6 +332,56 @@ class TestPhase:
         assert server.wait() == 0
 
 
+class TestReady:
+    """Whether a load balancer should send requests."""
+
+    def test_while_it_serves_and_not_afterwards(self, serve: Serve, control: Path) -> None:
+        server = serve("lab:app", "-w", "2", "--control-socket", str(control))
+        assert ask(control)["ready"] is True
+        result = rsgunctl("ready", "--socket", str(control))
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout == "ready: serving, 2 of 2 workers serve\n"
+        assert ", ready, up " in rsgunctl("status", RSGUN_CONTROL_SOCKET=str(control)).stdout
+        assert server.stop() == 0
+        result = rsgunctl("ready", RSGUN_CONTROL_SOCKET=str(control))
+        assert result.returncode == 1
+        assert "cannot connect" in result.stderr
+
+    def test_not_while_all_workers_are_gone(
+        self, serve: Serve, module: Module, tmp_path: Path, control: Path
+    ) -> None:
+        module("main", versioned("1"))
+        server = serve("main:app", "--app-dir", str(tmp_path), "--control-socket", str(control))
+        module("main", "raise RuntimeError('broken on disk')\n")
+        server.tolerates_tracebacks = True
+        [worker] = server.wait_for_workers(1)
+        os.kill(worker.pid, signal.SIGKILL)
+        lost = eventually(
+            lambda: (found := ask(control))["workers_serving"] == 0 and found, "no worker serves"
+        )
+        assert (lost["phase"] in ("serving", "degraded"), lost["ready"]) == (True, False)
+        result = rsgunctl("ready", "--socket", str(control))
+        assert (result.returncode, result.stderr) == (1, "")
+        assert result.stdout.startswith("not ready: ")
+        assert "not ready" in rsgunctl("status", "--socket", str(control)).stdout
+        degraded = eventually(
+            lambda: (found := ask(control))["phase"] == "degraded" and found, "it is degraded"
+        )
+        assert degraded["ready"] is False
+        module("main", versioned("2"))
+        eventually(lambda: ask(control)["ready"], "it is ready again")
+
+    def test_not_before(self, serve: Serve, module: Module, tmp_path: Path, control: Path) -> None:
+        module("main", versioned("1", startup="await asyncio.sleep(300)"))
+        serve("main:app", "--app-dir", str(tmp_path), "--control-socket", str(control), wait=False)
+        eventually(control.exists, "the control socket")
+        result = rsgunctl("ready", "--socket", str(control))
+        assert (result.returncode, result.stdout) == (
+            1,
+            "not ready: booting, 0 of 1 workers serve\n",
+        )
+
+
 class TestSocket:
     def test_off_by_default(self, serve: Serve, tmp_path: Path) -> None:
         serve("lab:app")
