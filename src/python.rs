@@ -105,17 +105,17 @@ impl Surroundings {
                 .nth(2)
                 .is_some_and(|root| root.join("pyvenv.cfg").is_file())
         };
-        let virtual_env = self
-            .virtual_env
-            .as_ref()
-            .map(|root| Path::new(root).join("bin").join("python3"));
+        let virtual_env = self.in_virtual_env();
         hops.iter()
             .filter(in_environment)
             .filter_map(beside)
             .chain(hops.iter().filter_map(beside))
             .chain(virtual_env)
             .find(|candidate| problem(candidate).is_none())
-            .or_else(|| self.on_path(OsStr::new("python3")))
+            .or_else(|| {
+                self.on_path(OsStr::new("python3"))
+                    .inspect(|found| self.warn(found))
+            })
             .ok_or_else(|| PythonError::NotFound {
                 command: hops
                     .first()
@@ -124,6 +124,27 @@ impl Surroundings {
                 virtual_env: self.virtual_env.clone(),
                 path: self.path.clone(),
             })
+    }
+
+    fn in_virtual_env(&self) -> Option<PathBuf> {
+        let root = self.virtual_env.as_ref()?;
+        Some(Path::new(root).join("bin").join("python3"))
+    }
+
+    /// Tells somebody who has set `$VIRTUAL_ENV` that it is another interpreter, which
+    /// has other packages.
+    fn warn(&self, found: &Path) {
+        let Some(expected) = self.in_virtual_env() else {
+            return;
+        };
+        if let Some(problem) = problem(&expected) {
+            tracing::warn!(
+                "$VIRTUAL_ENV has no interpreter: {}: {problem}; {} is used, name another one \
+                 with --python",
+                expected.display(),
+                found.display()
+            );
+        }
     }
 
     /// Finds the extension: what a build has left beside the command, else whatever

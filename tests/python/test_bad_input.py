@@ -93,6 +93,29 @@ class TestApplication:
         assert "line 2" in errors
         assert errors.count("Traceback") == 1
 
+    def test_a_missing_package_is_told_with_the_interpreter(
+        self, attempt: Run, module: Module
+    ) -> None:
+        module("main", "import not_installed_library.part\n")
+        missing = f'there is no module "not_installed_library" in {sys.executable}; install it'
+        refused(attempt("main:app"), 3, missing, "--python", "ModuleNotFoundError")
+
+    def test_a_missing_part_of_a_package_that_is_there(self, attempt: Run, module: Module) -> None:
+        module("main", "import json.missing_part\n")
+        errors = refused(attempt("main:app"), 3, "json.missing_part", "main.py")
+        assert "install it" not in errors
+
+    def test_a_misspelt_module_of_the_application(self, attempt: Run, module: Module) -> None:
+        module("helpers", "")
+        module("main", "import helprs\n")
+        refused(attempt("main:app"), 3, 'did you mean "helpers"?')
+
+    def test_a_dot_in_the_place_of_the_colon(self, attempt: Run, module: Module) -> None:
+        module("main", versioned("1"))
+        errors = refused(attempt("main.app"), 3, 'no module "main.app"', "write main:app")
+        assert "--app-dir" not in errors
+        assert "write main" not in refused(attempt("main.missing"), 3, 'no module "main.missing"')
+
     @pytest.mark.parametrize(
         ("source", "texts"),
         [
@@ -158,7 +181,27 @@ class TestApplication:
 
     def test_factory_that_wants_arguments(self, attempt: Run, module: Module) -> None:
         module("main", versioned("1"))
-        refused(attempt("main:app", "--factory"), 3, "main:app", "TypeError")
+        result = attempt("main:app", "--factory")
+        refused(result, 3, "main:app", "missing 3 required", "leave out --factory")
+
+    def test_an_application_is_no_factory(self, attempt: Run, module: Module) -> None:
+        module("main", "from fastapi import FastAPI\napp = FastAPI()\n")
+        errors = refused(attempt("main:app", "--factory"), 3, "a FastAPI", "leave out --factory")
+        assert "Traceback" not in errors
+        refused(attempt("main:app()"), 3, "a FastAPI", "leave out the call")
+
+    def test_factory_that_fails_deeper_with_a_wrong_call(
+        self, attempt: Run, module: Module
+    ) -> None:
+        """That is not about how the factory is called."""
+        module("main", "def connect(url): ...\n\n\ndef make():\n    connect()\n")
+        errors = refused(attempt("main:make", "--factory"), 3, "line 5, in make", "TypeError")
+        assert "leave out" not in errors
+
+    def test_factory_that_is_asynchronous(self, attempt: Run, module: Module) -> None:
+        module("main", "async def make(): ...\n")
+        errors = refused(attempt("main:make", "--factory"), 3, "asynchronous")
+        assert "never awaited" not in errors
 
     def test_factory_returns_nothing(self, attempt: Run, module: Module) -> None:
         module("main", "def make():\n    pass\n")
@@ -498,6 +541,21 @@ class TestInterpreter:
     ) -> None:
         result = self.start(launch, [alone, "lab:app"], PATH=str(tmp_path))
         refused(result, 1, "Python", "--python", str(tmp_path))
+
+    def test_virtual_env_without_an_interpreter(
+        self, launch: Callable[..., Server], alone: Path, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        (folder / "python3").symlink_to("/bin/true")
+        variables = {"PATH": str(folder), "VIRTUAL_ENV": str(tmp_path / "venv")}
+        result = self.start(launch, [alone, "--port", "0", "lab:app"], **variables)
+        warning = f"$VIRTUAL_ENV has no interpreter: {tmp_path}/venv/bin/python3: there is no"
+        refused(result, 1, warning, f"{folder}/python3 is used", "--python")
+        result = self.start(
+            launch, [alone, "--python", folder / "python3", "--port", "0", "lab:app"], **variables
+        )
+        assert "VIRTUAL_ENV" not in refused(result, 1)
 
     def test_no_path_at_all(self, launch: Callable[..., Server], alone: Path) -> None:
         refused(self.start(launch, [alone, "lab:app"]), 1, "Python", "--python")

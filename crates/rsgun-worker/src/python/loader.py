@@ -3,6 +3,7 @@
 import ast
 import difflib
 import importlib
+import inspect
 import os
 import sys
 import traceback
@@ -79,7 +80,7 @@ def load(target, app_dir, factory):
     app = _resolve(import_named(module_name, directory), module_name, attribute)
     if call is not None:
         arguments, keywords = call
-        app = _call_factory(app, f'"{target}"', *arguments, **keywords)
+        app = _call_factory(app, f'"{target}"', "the call", *arguments, **keywords)
     return finish(app, f'"{target}"', factory)
 
 
@@ -89,7 +90,7 @@ def finish(app, name, factory):
     Raises LoadError, which calls it by its `name`.
     """
     if factory:
-        app = _call_factory(app, name)
+        app = _call_factory(app, name, _option(name))
     if not callable(app):
         hint = ""
         if not factory:
@@ -162,16 +163,32 @@ def import_named(name, directory):
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if name == missing or name.startswith(missing + "."):
-            raise LoadError(
-                "ModuleNotFound",
-                f'there is no module "{missing}": looked in {directory} and on sys.path'
+            message = _no_module(name, missing, directory)
+            raise LoadError("ModuleNotFound", message, None) from None
+        problem = f'importing "{name}" failed'
+        if missing and "." not in missing:
+            problem += (
+                f': there is no module "{missing}" in {sys.executable}'
                 f"{_near_modules(missing, directory)}; "
-                "name the directory of the application with --app-dir",
-                None,
-            ) from None
-        raise LoadError("ImportRaised", f'importing "{name}" failed', trim(error)) from None
+                "install it there, or name another interpreter with --python"
+            )
+        raise LoadError("ImportRaised", problem, trim(error)) from None
     except BaseException as error:
         raise LoadError("ImportRaised", f'importing "{name}" failed', trim(error)) from None
+
+
+def _no_module(name, missing, directory):
+    parent, _, attribute = missing.rpartition(".")
+    if name == missing and hasattr(sys.modules.get(parent), attribute):
+        return (
+            f'there is no module "{missing}", but the module "{parent}" has "{attribute}": '
+            f"write {parent}:{attribute}"
+        )
+    return (
+        f'there is no module "{missing}": looked in {directory} and on sys.path'
+        f"{_near_modules(missing, directory)}; "
+        "name the directory of the application with --app-dir"
+    )
 
 
 def _near_modules(name, directory):
@@ -222,15 +239,41 @@ def _public_callables(value):
     ]
 
 
-def _call_factory(factory, name, *arguments, **keywords):
+def _option(name):
+    # Objects of a program have no name in quotation marks, and no command line.
+    return "--factory" if name.startswith('"') else "factory=True"
+
+
+def _call_factory(factory, name, option, *arguments, **keywords):
+    """Calls what is called by its `name`, because of an `option`."""
     if not callable(factory):
         raise LoadError(
             "NotCallable",
             f"{name} is {_describe(factory)} and not a function that makes the "
-            "application: leave out the call, or --factory",
+            f"application: leave out {option}",
             None,
         )
     try:
-        return factory(*arguments, **keywords)
+        made = factory(*arguments, **keywords)
     except BaseException as error:
-        raise LoadError("FactoryRaised", f"the factory {name} failed", trim(error)) from None
+        if isinstance(error, TypeError) and error.__traceback__.tb_next is None:
+            # The call itself has failed: no line of the factory has run.
+            message = _misfit(factory, name, option, error)
+            raise LoadError("NotCallable", message, None) from None
+        title = f"the factory {name}" if name.startswith('"') else "the factory"
+        raise LoadError("FactoryRaised", f"{title} failed", trim(error)) from None
+    if inspect.iscoroutine(made):
+        made.close()
+        raise LoadError(
+            "NotCallable",
+            f"{name} is asynchronous; a function that makes the application cannot be",
+            None,
+        )
+    return made
+
+
+def _misfit(factory, name, option, error):
+    text = f"{name} cannot be called so: {error}; "
+    if inspect.isroutine(factory) or inspect.isclass(factory):
+        return f"{text}if it is the application itself, leave out {option}"
+    return f"{text}it is {_describe(factory)} and not a function: leave out {option}"
