@@ -35,7 +35,8 @@ def run(app: str | Application, **settings: Unpack[Settings]) -> None:
     `SystemExit` with the exit code of a server that could not start (1 for an address that
     is in use, 3 or 4 for the application) or that ended otherwise; `TypeError` and
     `ConfigError` for wrong settings, as `Config`; and `RuntimeError` when a worker comes by
-    while it imports the application.
+    while it imports the application, or for an object while an event loop runs on this
+    thread.
     """
     if _rsgun._is_served():
         raise RuntimeError(

@@ -39,6 +39,12 @@ class Server:
     """
 
     def __init__(self, config: Config) -> None:
+        # For programs that no type checker looks at: it would show only in `run()`.
+        if not isinstance(config, Config):
+            raise TypeError(
+                "rsgun.Server takes a Config: rsgun.Server(rsgun.Config(app, port=8000)), "
+                f"and not {config!r}"
+            )
         self.config = config
         self.started = False
         """Whether it has begun to serve. It stays true when it has stopped."""
@@ -95,7 +101,7 @@ class Server:
         """Serve until stopped, in a new event loop: the one that the setting `loop` names.
 
         As `serve()`, but a start that fails is told in the log and raises `SystemExit` with
-        the code of the failure.
+        the code of the failure. Raises `RuntimeError` where an event loop runs already.
         """
         self._run(sockets, raise_again=True)
 
@@ -105,6 +111,12 @@ class Server:
         self._run(None, raise_again=False)
 
     def _run(self, sockets: Sequence[socket.socket] | None, raise_again: bool) -> None:
+        if _is_in_event_loop():
+            raise RuntimeError(
+                "an event loop runs on this thread, and the server cannot make another one: "
+                "use `await rsgun.Server(rsgun.Config(app)).serve()`"
+            )
+
         async def serve() -> None:
             with self._catching_signals(raise_again):
                 await self._serve(sockets)
@@ -196,6 +208,14 @@ class Server:
             if raise_again:
                 for again in reversed(caught):
                     signal.raise_signal(again)
+
+
+def _is_in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -152,6 +152,11 @@ def ended(program: Program, source: str, **more: object) -> tuple[int, str]:
         ('rsgun.run(app, headers=[("a", "b")])', 1, "argument `headers`: headers are added by"),
         ("rsgun.run(app, workers={})", 1, "ConfigError: the argument workers is an object of type"),
         ('rsgun.run("main:app", port="many")', 1, "ConfigError: the argument port: `many`"),
+        ("rsgun.run(app, port=0, factory=True)", 3, "leave out factory=True"),
+        ("rsgun.run(fails_to_make, port=0, factory=True)", 3, "ERROR:    the factory failed"),
+        ("rsgun.Server(app).run()", 1, "TypeError: rsgun.Server takes a Config: rsgun.Server("),
+        ("asyncio.run(inside(app))", 1, "await rsgun.Server(rsgun.Config(app)).serve()"),
+        ("asyncio.run(inside_server(app))", 1, "await rsgun.Server(rsgun.Config(app)).serve()"),
         ("rsgun.run(app, port=True)", 1, "ConfigError: the argument port is true or false"),
         ("rsgun.run(app, workers=4)", 1, "pass an import string"),
         ('rsgun.run(app, loop="nowhere:loop")', 3, "--loop nowhere:loop"),
@@ -161,14 +166,26 @@ def test_a_start_that_fails_has_its_exit_code(
     program: Program, call: str, code: int, message: str
 ) -> None:
     source = f"""{GREETER}
+import asyncio
+
 async def fails(scope, receive, send):
     raise RuntimeError("on purpose")
+
+def fails_to_make():
+    raise RuntimeError("on purpose")
+
+async def inside(app):
+    rsgun.run(app, port=0)
+
+async def inside_server(app):
+    rsgun.Server(rsgun.Config(app, port=0)).run()
 
 if __name__ == "__main__":
     {call.replace("fails, port=0", 'fails, port=0, lifespan="on"')}
 """
     found, text = ended(program, source)
     assert (found, message in text) == (code, True), text
+    assert "never awaited" not in text
 
 
 @pytest.mark.parametrize("app", ["app", '"main:app"'])
