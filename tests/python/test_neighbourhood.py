@@ -17,7 +17,7 @@ from harness.server import Server, serving
 from harness.target import rsgun_only
 from harness.terminal import Terminal
 from harness.tools import tools
-from harness.waiting import eventually
+from harness.waiting import DEADLINE, eventually
 from harness.wire import Connection
 
 pytestmark = rsgun_only
@@ -238,6 +238,25 @@ def test_a_debugger_on_a_terminal(
         assert connection.response().text == "before"
     assert b"Traceback" not in window.shown
     assert window.shown.count(b"stops in a debugger") == 1
+
+
+def test_ctrl_c_ends_the_server_after_a_debugger(
+    terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    """pdb would open its prompt once more."""
+    (tmp_path / "main.py").write_text(DEBUGGED % ("", "breakpoint()", ""))
+    socket = str(tmp_path / "app.sock")
+    window = terminal(*serving("main:app", "--app-dir", str(tmp_path), "--uds", socket))
+    window.wait_for(b"running on")
+    with Connection.open(socket) as connection:
+        connection.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        window.wait_for(b"(Pdb) ")
+        window.type(b"c\n")
+        assert connection.response().text == "before"
+    window.type(b"\x03")
+    window.wait_for(b"Finished server process")
+    assert window.process.wait(DEADLINE) == 0
+    assert b"interrupted" not in window.shown and b"killed" not in window.shown
 
 
 POST_MORTEM = """

@@ -50,6 +50,9 @@ def _watch(module, tell):
     @functools.wraps(interaction)
     def watched(self, *arguments, **keywords):
         tell()
+        # Otherwise `continue` takes SIGINT for the debugger, and CTRL+C no longer ends the
+        # server.
+        self.nosigint = True
         return interaction(self, *arguments, **keywords)
 
     debugger.interaction = watched
