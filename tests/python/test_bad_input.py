@@ -96,9 +96,11 @@ class TestApplication:
     def test_a_missing_package_is_told_with_the_interpreter(
         self, attempt: Run, module: Module
     ) -> None:
+        module("not_installed", "")
         module("main", "import not_installed_library.part\n")
         missing = f'there is no module "not_installed_library" in {sys.executable}; install it'
-        refused(attempt("main:app"), 3, missing, "--python", "ModuleNotFoundError")
+        errors = refused(attempt("main:app"), 3, missing, "--python", "ModuleNotFoundError")
+        assert "did you mean" not in errors
 
     def test_a_missing_part_of_a_package_that_is_there(self, attempt: Run, module: Module) -> None:
         module("main", "import json.missing_part\n")

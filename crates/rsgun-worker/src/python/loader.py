@@ -169,7 +169,7 @@ def import_named(name, directory):
         if missing and "." not in missing:
             problem += (
                 f': there is no module "{missing}" in {sys.executable}'
-                f"{_near_modules(missing, directory)}; "
+                f"{_near_modules(missing, directory, cutoff=0.8)}; "
                 "install it there, or name another interpreter with --python"
             )
         raise LoadError("ImportRaised", problem, trim(error)) from None
@@ -191,13 +191,13 @@ def _no_module(name, missing, directory):
     )
 
 
-def _near_modules(name, directory):
+def _near_modules(name, directory, cutoff=0.6):
     try:
         entries = os.listdir(directory)
     except OSError as error:
         return f" (the directory cannot be read: {error.strerror})"
     stems = [entry[:-3] for entry in entries if entry.endswith(".py")]
-    near = difflib.get_close_matches(name, stems, n=1)
+    near = difflib.get_close_matches(name, stems, n=1, cutoff=cutoff)
     return f' (did you mean "{near[0]}"?)' if near else ""
 
 
