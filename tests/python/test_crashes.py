@@ -138,7 +138,7 @@ def test_draining_worker_that_is_killed_says_what_it_was_serving(serve: Serve) -
         workers = server.workers()
         for worker in workers:
             worker.send_signal(signal.SIGTERM)
-        server.wait_for_line("drains, without having been told to")
+        server.wait_for_line("leaves, without having been told to")
         for worker in workers:
             worker.send_signal(signal.SIGKILL)
         server.wait_for_line(r"was killed by SIGKILL while serving GET /announced\?60000 \(")

@@ -690,4 +690,4 @@ def test_worker_tmp_dir_is_accepted_with_a_word(serve: Serve) -> None:
 def test_spew_is_refused_with_the_reason(run: Run) -> None:
     done = run("lab:app", "--spew")
     assert done.returncode == 2
-    assert "--spew is an option of gunicorn that rsgun does not have" in done.stderr
+    assert "--spew is an option that rsgun does not have" in done.stderr
