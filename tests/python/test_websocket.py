@@ -213,9 +213,11 @@ def test_subprotocol_that_was_not_offered_is_left_out(server: Server) -> None:
 @pytest.mark.parametrize("header", ["sec-websocket-accept", "sec-websocket-protocol", "a b"])
 def test_headers_of_the_handshake_belong_to_the_server(server: Server, header: str) -> None:
     server.tolerates_tracebacks = True
+    since = server.output.mark()
     with server.connect() as connection:
         answer = connection.get(f"/accept?header={header.replace(' ', '+')}", headers=HANDSHAKE)
     assert answer.status == 500
+    server.wait_for_line(r"^\w+Error: .*header", since=since)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +245,9 @@ def test_rejections(server: Server, path: str, status: int, body: str) -> None:
     run(work())
     if status in (401, 403):
         server.wait_for_line("noted rejected websocket.disconnect 1006", since=since)
+    if path == "/reject/raises":
+        # Not to be taken for what the next test has caused.
+        server.wait_for_line("^RuntimeError: on purpose", since=since)
 
 
 def test_client_that_leaves_during_the_handshake(server: Server) -> None:
