@@ -58,6 +58,14 @@ pub(crate) fn serve(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     )
 }
 
+/// Whether an exception comes from a client that has left.
+pub(crate) fn is_disconnect<T>(serve: &Py<T>, error: &Bound<'_, PyAny>) -> bool {
+    serve
+        .call_method1(error.py(), "is_disconnect", (error,))
+        .and_then(|answer| answer.is_truthy(error.py()))
+        .unwrap_or(false)
+}
+
 /// The traceback of an exception, in the words of `serve.py`; without an end of line.
 pub(crate) fn describe<T>(serve: &Py<T>, error: &Bound<'_, PyAny>) -> String {
     let text = serve

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::awaitable::{self, Source};
-use super::deferred::{Call, deferred};
+use super::deferred::{self, Call};
 use super::exchange::{SharedExchange, Stage, State};
 use super::message::{self, Part, Start};
 use crate::http::access_log;
@@ -257,10 +257,7 @@ impl Cycle {
     /// Returns an awaitable of the next event: `http.request` or `http.disconnect`.
     fn receive(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let source = Source::Http(Arc::clone(&self.exchange));
-        if self.reactor().is_err() {
-            return deferred(py, Call::Receive(source));
-        }
-        awaitable::receive(py, source)
+        deferred::receive(py, source, self.reactor().is_ok())
     }
 
     /// Takes an event of the application and returns an awaitable, which is done when
@@ -271,7 +268,7 @@ impl Cycle {
             Ok(reactor) => this.take(py, &reactor, message),
             Err(_) => {
                 let call = Call::Http(slf.clone().unbind(), message.clone().unbind());
-                deferred(py, call)
+                deferred::later(py, call)
             }
         }
     }
@@ -285,11 +282,11 @@ impl Cycle {
         let gone = self.exchange.lock().closed;
         let was_cancelled = self.timed_out.load(Relaxed) || self.exchange.is_orphan();
         let cancelled = was_cancelled && error.is_instance_of::<CancelledError>();
-        if reactor.is_stopping() || cancelled || (gone && reactor.is_disconnect(py, error)) {
+        if reactor.is_stopping() || cancelled || (gone && reactor.is_disconnect(error)) {
             tracing::debug!("a request ended early: {error}");
         } else {
             let traceback = reactor.describe(error);
-            tracing::error!("exception in the application\n{}", traceback.trim_end());
+            tracing::error!("exception in the application\n{traceback}");
         }
         let status = if cancelled && self.exchange.is_orphan() {
             client_closed_request()

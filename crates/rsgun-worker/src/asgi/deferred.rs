@@ -77,7 +77,16 @@ impl Deferred {
     }
 }
 
+/// The awaitable of `receive()`, called on the event loop's thread (`is_here`) or another.
+pub(super) fn receive(py: Python<'_>, source: Source, is_here: bool) -> PyResult<Py<PyAny>> {
+    if is_here {
+        awaitable::receive(py, source)
+    } else {
+        later(py, Call::Receive(source))
+    }
+}
+
 /// The awaitable of a call that is made when it is awaited.
-pub(super) fn deferred(py: Python<'_>, call: Call) -> PyResult<Py<PyAny>> {
+pub(super) fn later(py: Python<'_>, call: Call) -> PyResult<Py<PyAny>> {
     awaitable::make(py, Deferred(Mutex::new(Progress::Noted(call))))
 }

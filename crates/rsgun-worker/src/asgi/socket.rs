@@ -12,7 +12,7 @@ use rsgun_websocket::{Kind, close};
 
 use super::awaitable::{self, Source};
 use super::cycle::{Cycle, gone, unexpected};
-use super::deferred::{Call, deferred};
+use super::deferred::{self, Call};
 use super::exchange::Stage as ResponseStage;
 use super::message;
 use super::session::{Received, SharedSession, Stage};
@@ -255,10 +255,7 @@ impl Socket {
     /// `websocket.receive` or `websocket.disconnect`.
     fn receive(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let source = Source::WebSocket(Arc::clone(&self.session));
-        if self.reactor().is_err() {
-            return deferred(py, Call::Receive(source));
-        }
-        awaitable::receive(py, source)
+        deferred::receive(py, source, self.reactor().is_ok())
     }
 
     /// Takes an event of the application and returns an awaitable, which is done when
@@ -269,7 +266,7 @@ impl Socket {
             Ok(reactor) => this.take(py, &reactor, message),
             Err(_) => {
                 let call = Call::WebSocket(slf.clone().unbind(), message.clone().unbind());
-                deferred(py, call)
+                deferred::later(py, call)
             }
         }
     }
@@ -285,11 +282,11 @@ impl Socket {
             return;
         };
         let is_over = self.session.lock().has_end();
-        if reactor.is_stopping() || (is_over && reactor.is_disconnect(py, error)) {
+        if reactor.is_stopping() || (is_over && reactor.is_disconnect(error)) {
             tracing::debug!("a WebSocket ended early: {error}");
         } else {
             let traceback = reactor.describe(error);
-            tracing::error!("exception in the application\n{}", traceback.trim_end());
+            tracing::error!("exception in the application\n{traceback}");
         }
         self.end(py, &reactor, index, close::INTERNAL_ERROR);
     }

@@ -239,11 +239,8 @@ impl Bridge {
     // === errors ===
 
     /// Whether an error comes from a client that has left.
-    pub(crate) fn is_disconnect(&self, py: Python<'_>, error: &Bound<'_, PyAny>) -> bool {
-        self.serve_module
-            .call_method1(py, "is_disconnect", (error,))
-            .and_then(|answer| answer.is_truthy(py))
-            .unwrap_or(false)
+    pub(crate) fn is_disconnect(&self, error: &Bound<'_, PyAny>) -> bool {
+        glue::is_disconnect(&self.serve_module, error)
     }
 
     /// The traceback of an error of the application.

@@ -347,8 +347,8 @@ impl Reactor {
     }
 
     /// Whether an error comes from a client that has left.
-    pub(crate) fn is_disconnect(&self, py: Python<'_>, error: &Bound<'_, PyAny>) -> bool {
-        self.bridge.is_disconnect(py, error)
+    pub(crate) fn is_disconnect(&self, error: &Bound<'_, PyAny>) -> bool {
+        self.bridge.is_disconnect(error)
     }
 
     /// The traceback of an error of the application.

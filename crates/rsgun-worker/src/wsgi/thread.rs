@@ -108,7 +108,8 @@ fn report(
         Ok(()) => return,
         Err(Unsent::Gone) => tracing::debug!("a request ended early: its client has left"),
         Err(Unsent::Wrong(error)) => {
-            let is_gone = exchange.lock().closed && is_disconnect(py, shop, &error);
+            let is_gone =
+                exchange.lock().closed && glue::is_disconnect(&shop.serve_module, error.value(py));
             if is_gone {
                 tracing::debug!("a request ended early: {error}");
             } else {
@@ -124,11 +125,4 @@ fn describe(py: Python<'_>, shop: &Shop, error: &PyErr) -> String {
     // Only so does the value know its traceback.
     let error = error.clone_ref(py).into_value(py).into_bound(py);
     glue::describe(&shop.serve_module, error.as_any())
-}
-
-fn is_disconnect(py: Python<'_>, shop: &Shop, error: &PyErr) -> bool {
-    shop.serve_module
-        .call_method1(py, "is_disconnect", (error.value(py),))
-        .and_then(|answer| answer.is_truthy(py))
-        .unwrap_or(false)
 }
