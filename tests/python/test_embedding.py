@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from harness.programs import HELPERS, succeed
 from harness.server import Server
 from harness.target import rsgun_only
 
@@ -14,7 +16,9 @@ pytestmark = rsgun_only
 
 Program = Callable[..., Server]
 
-PRELUDE = """
+PRELUDE = (
+    HELPERS
+    + """
 import asyncio, contextlib, os, signal, socket, sys, threading, time
 import rsgun
 
@@ -39,47 +43,14 @@ class Hall:
                 self.seen.append("slow has ended")
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": self.name.encode()})
-
-def port_of(server):
-    return server.servers[0].sockets[0].getsockname()[1]
-
-async def until(check):
-    async with asyncio.timeout(30):
-        while not check():
-            await asyncio.sleep(0.005)
-
-async def begin(app, **settings):
-    server = rsgun.Server(rsgun.Config(app, port=0, **settings))
-    task = asyncio.create_task(server.serve())
-    started = asyncio.create_task(until(lambda: server.started or task.done()))
-    await started
-    if task.done():
-        await task
-    return server, task
-
-async def get(port, path="/"):
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n".encode())
-    answer = await reader.read()
-    writer.close()
-    await writer.wait_closed()
-    return answer.split(b"\\r\\n\\r\\n", 1)[1].decode()
 """
-
-FINISHED = "\nprint('all is well', flush=True)\n"
+)
 
 
 @pytest.fixture
 def succeeds(program: Program) -> Callable[..., Server]:
     """Runs a program that checks for itself what it sees."""
-
-    def run(source: str, *, deadline: float = 60, **more: object) -> Server:
-        server = program(PRELUDE + source + FINISHED, wait=False, **more)
-        assert server.wait(deadline) == 0, server.report()
-        assert "all is well" in server.lines("stdout"), server.report()
-        return server
-
-    return run
+    return partial(succeed, program, PRELUDE)
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from functools import partial
 
 import pytest
+from harness.programs import HELPERS, succeed
 from harness.server import Server
 from harness.target import rsgun_only
 
@@ -13,7 +15,9 @@ pytestmark = rsgun_only
 
 Program = Callable[..., Server]
 
-PRELUDE = """
+PRELUDE = (
+    HELPERS
+    + """
 import asyncio, os, signal, threading, time
 import rsgun
 
@@ -33,46 +37,14 @@ class Hall:
         start_response("200 OK", [("Content-Type", "text/plain")])
         flags = [environ[f"wsgi.{name}"] for name in ("multithread", "multiprocess", "run_once")]
         return [f"{self.name} {flags} {os.getpid()}".encode()]
-
-def port_of(server):
-    return server.servers[0].sockets[0].getsockname()[1]
-
-async def until(check):
-    async with asyncio.timeout(30):
-        while not check():
-            await asyncio.sleep(0.005)
-
-async def begin(app, **settings):
-    server = rsgun.Server(rsgun.Config(app, port=0, **settings))
-    task = asyncio.create_task(server.serve())
-    await until(lambda: server.started or task.done())
-    if task.done():
-        await task
-    return server, task
-
-async def get(port, path="/"):
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n".encode())
-    answer = await reader.read()
-    writer.close()
-    await writer.wait_closed()
-    return answer.partition(b"\\r\\n\\r\\n")[2].decode()
 """
-
-FINISHED = "\nprint('all is well', flush=True)\n"
+)
 
 
 @pytest.fixture
 def succeeds(program: Program) -> Callable[..., Server]:
     """Runs a program that checks for itself what it sees."""
-
-    def run(source: str, *, deadline: float = 60) -> Server:
-        server = program(PRELUDE + source + FINISHED, wait=False)
-        assert server.wait(deadline) == 0, server.report()
-        assert "all is well" in server.lines("stdout"), server.report()
-        return server
-
-    return run
+    return partial(succeed, program, PRELUDE)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
