@@ -92,16 +92,19 @@ def _rsgun_wsgi(environment: Environment, case: Case, port: int) -> list[str]:
     ]
 
 
-def _granian_wsgi(environment: Environment, case: Case, port: int) -> list[str]:
-    return [
-        environment.command("granian"),
-        *("--interface", "wsgi", "--blocking-threads", "1"),
-        *("--host", "127.0.0.1", "--port", str(port)),
-        *("--workers", str(case.workers)),
-        *("--no-access-log", "--log-level", "warning"),
-        *("--working-dir", str(APPS)),
-        case.app,
-    ]
+def _granian_wsgi(*threads: str) -> Callable[[Environment, Case, int], list[str]]:
+    def command(environment: Environment, case: Case, port: int) -> list[str]:
+        return [
+            environment.command("granian"),
+            *("--interface", "wsgi", *threads),
+            *("--host", "127.0.0.1", "--port", str(port)),
+            *("--workers", str(case.workers)),
+            *("--no-access-log", "--log-level", "warning"),
+            *("--working-dir", str(APPS)),
+            case.app,
+        ]
+
+    return command
 
 
 def _gunicorn(environment: Environment, case: Case, port: int) -> list[str]:
@@ -128,7 +131,8 @@ CANDIDATES = [
     Candidate("granian", "uvloop", ASGI | WEBSOCKET, _granian("uvloop")),
     Candidate("granian", "rloop", ASGI | WEBSOCKET, _granian("rloop")),
     Candidate("rsgun", "1 thread", WSGI, _rsgun_wsgi),
-    Candidate("granian", "1 blocking thread", WSGI, _granian_wsgi),
+    Candidate("granian", "1 blocking thread", WSGI, _granian_wsgi("--blocking-threads", "1")),
+    Candidate("granian-defaults", "up to 512 threads", WSGI, _granian_wsgi()),
     Candidate("gunicorn", "gthread, 1 thread", WSGI, _gunicorn),
 ]
 
