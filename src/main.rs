@@ -15,13 +15,14 @@ fn main() -> ExitCode {
         Ok(purpose) => purpose,
         Err(error) => return complain(&format!("cannot take over: {error}"), 1),
     };
+    let environment = ProcessEnvironment::with_sockets(purpose.sockets());
     title::make_room();
     let invocation = match Invocation::of_process() {
         Ok(invocation) => invocation,
         Err(error) => return complain(&format!("there is no current directory: {error}"), 1),
     };
     let directory = invocation.directory().to_owned();
-    match cli::parse(std::env::args_os(), ProcessEnvironment, directory) {
+    match cli::parse(std::env::args_os(), environment, directory) {
         Ok(Command::Print(text)) => {
             // Nobody reads it any more, as in `rsgun --help | head -1`.
             let _ = std::io::stdout().write_all(text.as_bytes());

@@ -175,8 +175,6 @@ pub fn run(source: Source, invocation: Invocation, purpose: Purpose) -> Result<u
 
 fn boot(source: Source, invocation: Invocation) -> Result<u8, MasterError> {
     let terminal = Terminal::of_process();
-    // In the background it is another process.
-    let sockets = activation::count();
     let signals = SignalQueue::install(&signals::HANDLED).map_err(MasterError::System)?;
     // Whoever has started this program may have blocked some.
     let_signals_in().map_err(MasterError::System)?;
@@ -233,7 +231,7 @@ fn boot(source: Source, invocation: Invocation) -> Result<u8, MasterError> {
     for note in source.notes() {
         tracing::info!("{note}");
     }
-    let overlooked = activation::overlooked(sockets, &settings.bind);
+    let overlooked = activation::overlooked(source.sockets(), &settings.bind);
     let unread = source.unread().into_iter();
     for warning in unread.chain(warnings).chain(overlooked) {
         tracing::warn!("{warning}");

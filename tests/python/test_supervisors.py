@@ -213,14 +213,15 @@ port = {port}
         assert wait_gone(master.pid)
 
 
-def test_systemd_socket_activate(launch: Launch, tmp_path: Path) -> None:
-    """The socket is descriptor 3."""
+@pytest.mark.parametrize("options", [("--fd", "3"), ()], ids=["named", "unnamed"])
+def test_systemd_socket_activate(launch: Launch, options: tuple[str, ...]) -> None:
+    """The socket is descriptor 3, whether it is named or not."""
     port = free_port()
     server = launch(
         [
             tool("systemd-socket-activate"),
             f"--listen=127.0.0.1:{port}",
-            *command("--fd", "3").split(),
+            *command(*options).split(),
         ]
     )
     eventually(lambda: not port_is_free(port), "it listens")
@@ -243,6 +244,47 @@ def test_socket_of_systemd_that_nobody_names(
     server.wait_for_line("WARNING: .*descriptor 3: name each with --fd 3 or --bind fd://3")
     server.wait_until_running()
     assert "[]" in server.lines("stdout")
+
+
+ACTIVATE = """
+import os
+# Above all numbers first, since one of them may be 3 or 4 itself.
+copies = [os.dup2(fd, 100 + fd) for fd in {passed}]
+for number, copy in enumerate(copies, 3):
+    os.dup2(copy, number)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2", PORT="1")
+line = {line}
+os.execv(line[0], line)
+"""
+
+
+def test_sockets_of_systemd_are_kept_over_reload_and_upgrade(
+    launch: Launch, module: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    """Nothing says where to listen, so all of them are taken, whoever the process becomes."""
+    module("main", versioned("first"))
+    path = tmp_path / "web.sock"
+    with socket.socket() as tcp, socket.socket(socket.AF_UNIX) as unix:
+        tcp.bind(("127.0.0.1", 0))
+        unix.bind(str(path))
+        for listener in (tcp, unix):
+            listener.listen()
+        passed = [tcp.fileno(), unix.fileno()]
+        line = [*command("--app-dir", str(tmp_path)).split()[:-1], "main:app"]
+        server = launch(
+            [sys.executable, "-c", ACTIVATE.format(passed=passed, line=line)], pass_fds=passed
+        )
+        server.wait_until_running()
+        addresses = [tcp.getsockname(), str(path)]
+    for done in (None, signal.SIGHUP, signal.SIGUSR2):
+        since = server.output.mark()
+        if done is not None:
+            server.send_signal(done)
+            line = "Reload complete" if done == signal.SIGHUP else "Upgrade complete"
+            server.wait_for_line(line, since=since, deadline=30)
+        for address in addresses:
+            assert get(address, "/").startswith("first ")
+        assert not any("descriptor 3" in line for line in server.lines(None, since))
 
 
 def test_restart_in_a_loop_on_an_inherited_socket(launch: Launch) -> None:

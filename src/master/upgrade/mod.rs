@@ -57,6 +57,8 @@ use std::os::fd::OwnedFd;
 use rsgun_core::bootstrap::CHANNEL_FD;
 use rsgun_core::sys::{handover, process};
 
+use super::activation;
+
 pub(super) use self::decisions::{Upgrade, UpgradeEvent};
 pub use self::program::Invocation;
 
@@ -97,6 +99,13 @@ impl Purpose {
             std::io::Error::other(format!("{VARIABLE} is not for use by hand: unset it"))
         })?;
         Ok(Self(Kind::TakeOver(handover::claim(number)?)))
+    }
+
+    /// How many listening sockets were opened for this process by whoever has started it.
+    /// Call it before any other thread exists.
+    #[must_use]
+    pub fn sockets(&self) -> u16 {
+        activation::count(!matches!(self.0, Kind::Serve))
     }
 
     pub(super) fn kind(self) -> Kind {

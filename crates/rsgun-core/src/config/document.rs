@@ -44,8 +44,9 @@ value in force.
 variables are another, the file is the third) contradict each other and are an error. In
 different places, the stronger place wins alone: `--uds` on the command line replaces
 `bind` of the file. Only `host` and `port` complete each other: `--port 9000` keeps the
-`host` of the file. The variable `PORT`, which many platforms set, means
-`0.0.0.0:$PORT` and counts only when nothing else says where to listen.
+`host` of the file. When nothing says where to listen, the sockets are taken that systemd
+has opened for rsgun (`LISTEN_FDS`); without any, the variable `PORT`, which many
+platforms set, means `0.0.0.0:$PORT`.
 ";
 
 /// The text of `docs/settings.md`.

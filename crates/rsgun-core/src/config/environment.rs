@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Debug;
+use std::os::fd::RawFd;
 
 use super::declaration::Kind;
 use super::error::ConfigError;
@@ -15,11 +16,29 @@ pub trait Environment: Debug + Send + Sync {
     fn get(&self, name: &str) -> Option<OsString>;
     /// The names of all variables, as far as they are text.
     fn names(&self) -> Vec<String>;
+    /// How many listening sockets, from descriptor [`FIRST_SOCKET`] on, were opened for
+    /// this process (`sd_listen_fds(3)`). It does not change while the process lives.
+    fn sockets(&self) -> u16 {
+        0
+    }
 }
+
+/// The descriptor of the first socket that was opened for a process.
+pub const FIRST_SOCKET: RawFd = 3;
 
 /// The environment of this process.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct ProcessEnvironment;
+pub struct ProcessEnvironment {
+    sockets: u16,
+}
+
+impl ProcessEnvironment {
+    /// With so many sockets that were opened for this process.
+    #[must_use]
+    pub fn with_sockets(sockets: u16) -> Self {
+        Self { sockets }
+    }
+}
 
 impl Environment for ProcessEnvironment {
     fn get(&self, name: &str) -> Option<OsString> {
@@ -30,6 +49,10 @@ impl Environment for ProcessEnvironment {
         std::env::vars_os()
             .filter_map(|(name, _)| name.into_string().ok())
             .collect()
+    }
+
+    fn sockets(&self) -> u16 {
+        self.sockets
     }
 }
 

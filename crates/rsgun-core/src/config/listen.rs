@@ -4,10 +4,10 @@
 //! way: `bind`, or `host` with `port`, or `uds`, or `fd`. A host and a port belong
 //! together: if the deciding layer has only one of them, weaker layers that speak of
 //! hosts and ports give the other, so that `--port 9000` keeps the host of the file.
-//! `PORT`, which platforms set for whatever program they start, counts only when
-//! nothing else says where to listen.
+//! Sockets that systemd has opened for this process count when no setting speaks; `PORT`,
+//! which platforms set for whatever program they start, when there are none either.
 
-use super::environment::{self, Environment};
+use super::environment::{self, Environment, FIRST_SOCKET};
 use super::error::ConfigError;
 use super::layer::{Given, Layer, Layers, Origin};
 use super::settings::Inputs;
@@ -101,6 +101,11 @@ fn otherwise(environment: &dyn Environment) -> Result<Vec<Address>, ConfigError>
         host: host.to_owned(),
         port,
     };
+    let sockets = environment.sockets();
+    if sockets > 0 {
+        let numbers = (FIRST_SOCKET..).take(usize::from(sockets));
+        return Ok(numbers.map(Address::Fd).collect());
+    }
     let Some(text) = environment::read(environment, VARIABLE)? else {
         return Ok(vec![address(DEFAULT_HOST, DEFAULT_PORT)]);
     };

@@ -94,6 +94,12 @@ impl Source {
         bystanders::warnings(&*self.environment, &self.directory, names_file)
     }
 
+    /// How many sockets were opened for this process, whether they are used or not.
+    #[must_use]
+    pub fn sockets(&self) -> u16 {
+        self.environment.sockets()
+    }
+
     /// Reads environment and file and resolves all layers, as far as that goes without
     /// Python; a reload calls it again.
     ///
@@ -268,7 +274,9 @@ mod tests {
     use std::os::unix::ffi::OsStringExt;
 
     use super::*;
+    use crate::config::settings::DECLARATIONS;
     use crate::config::{Declaration, WorkerCount};
+    use crate::listeners::Address;
 
     fn resolve(source: &Source) -> Result<Settings, ConfigError> {
         source.look()?.without_python()
@@ -565,6 +573,43 @@ mod tests {
             ["[::]:8000"]
         );
         assert_eq!(case([APP], port, Some("bind = \":1\"")).bind(), [":1"]);
+    }
+
+    /// No variables, but sockets that were opened for this process.
+    #[derive(Debug)]
+    struct Activated(BTreeMap<String, OsString>);
+
+    impl Environment for Activated {
+        fn get(&self, name: &str) -> Option<OsString> {
+            Environment::get(&self.0, name)
+        }
+
+        fn names(&self) -> Vec<String> {
+            self.0.names()
+        }
+
+        fn sockets(&self) -> u16 {
+            2
+        }
+    }
+
+    #[test]
+    fn sockets_of_systemd_are_taken_when_no_setting_names_an_address() {
+        let bind = |flags: &[(&str, &str)]| {
+            let mut line = Layer::default();
+            for (name, text) in flags {
+                let declaration = DECLARATIONS.iter().find(|one| one.name == *name).unwrap();
+                let origin = Origin::Default {
+                    name: declaration.name,
+                };
+                line.set(declaration, vec![(*text).to_owned()], origin);
+            }
+            let environment = Activated([("PORT".to_owned(), "5000".into())].into());
+            let source = Source::new(line, environment, PathBuf::from("/"));
+            resolve(&source).unwrap().bind
+        };
+        assert_eq!(bind(&[APP]), [Address::Fd(3), Address::Fd(4)]);
+        assert_eq!(bind(&[APP, ("fd", "4")]), [Address::Fd(4)]);
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl Arguments {
 
     fn source(&self) -> Source {
         let directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
-        Source::new(self.layer.clone(), ProcessEnvironment, directory)
+        Source::new(self.layer.clone(), ProcessEnvironment::default(), directory)
     }
 }
 
