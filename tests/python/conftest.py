@@ -13,6 +13,7 @@ from harness.browser import Browser
 from harness.server import Server, serving
 from harness.target import APPS, TARGET, binary, lay_out_package
 from harness.terminal import Terminal
+from harness.waiting import BOOT
 
 Serve = Callable[..., Server]
 
@@ -162,7 +163,7 @@ def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs the server to its end, for everything that is over by itself."""
 
     def to_its_end(
-        app: str | None, *arguments: str, deadline: float = 20, **more: object
+        app: str | None, *arguments: str, deadline: float = BOOT, **more: object
     ) -> subprocess.CompletedProcess[str]:
         server = Server(
             serving(app, *arguments),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import random
+import socket
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness import server as harness_server
 from harness.requests import load
-from harness.server import Server
+from harness.server import Output, Server, free_port, is_listening
 from harness.waiting import DeadlineMissed
 from harness.wire import Connection, Malformed, Truncated
 
@@ -75,6 +80,45 @@ def test_panic_is_noticed(script: Run) -> None:
     assert any("panicked" in problem for problem in server.close())
 
 
+def test_what_was_written_is_there_before_its_reader_has_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A line on one stream tells that what was written to the other one before is there."""
+    monkeypatch.setattr(threading.Thread, "start", lambda self: None)
+    output = Output()
+    (reads, writes), (other_reads, other_writes) = os.pipe(), os.pipe()
+    with os.fdopen(reads, "rb") as stdout, os.fdopen(other_reads, "rb") as stderr:
+        output.follow("stdout", stdout)
+        output.follow("stderr", stderr)
+        os.write(writes, b"first\nbegun")
+        os.write(other_writes, b"second\n")
+        assert output.wait_for("second", 0, "stderr", 0)
+        assert output.lines("stdout") == ["first"]
+        since = output.mark()
+        os.close(writes)
+        os.close(other_writes)
+        assert output.lines(since=since) == ["begun"]
+        assert output.wait_for("never", 60, None, 0) is None
+
+
+def test_a_free_port_is_nobody_else_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    lowest = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]
+    monkeypatch.setattr(random, "shuffle", lambda numbers: None)
+    monkeypatch.setattr(harness_server, "RESERVED", [])
+    first = free_port()
+    assert first < int(lowest)
+    assert not is_listening(first)
+    # It is reserved, and stays so while another process serves there.
+    second = free_port()
+    assert second != first
+    harness_server.RESERVED.pop().close()
+    with socket.create_server(("127.0.0.1", second)):
+        assert is_listening(second)
+        assert free_port() not in (first, second)
+    for name in harness_server.RESERVED:
+        name.close()
+
+
 def test_line_that_never_comes_fails_at_the_end_of_the_output(script: Run) -> None:
     """At once, not only at the deadline."""
     server = script("print('something else')")
@@ -87,8 +131,6 @@ class TestWire:
     """The client refuses answers that break the protocol."""
 
     def answer(self, raw: bytes, method: str = "GET") -> object:
-        import socket
-
         ours, theirs = socket.socketpair()
         with Connection(ours) as connection, theirs:
             theirs.sendall(raw)

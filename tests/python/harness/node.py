@@ -64,7 +64,5 @@ class Script:
     def wait(self, deadline: float) -> list[str]:
         """Waits for its end, which must be a good one; returns what it wrote."""
         code = self.process.wait(deadline)
-        for reader in self._readers:
-            reader.join(2)
         assert code == 0, self.output.text()
         return self.output.lines("stdout")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import random
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -18,7 +21,7 @@ from typing import IO
 
 from . import processes
 from .target import APPS, TARGET, command
-from .waiting import DEADLINE, PATIENCE, DeadlineMissed, eventually, wait_gone
+from .waiting import BOOT, DEADLINE, DeadlineMissed, eventually, wait_gone
 from .wire import Connection, Response
 
 RUNNING = re.compile(
@@ -58,46 +61,59 @@ class Line:
 
 
 class Output:
-    """All lines that a process tree writes, in the order of arrival."""
+    """All lines that a process tree writes, in the order of arrival.
+
+    Whoever asks for lines gets everything that has been written until then, on all
+    streams: what a process has written before an answer, or before a line on another
+    stream, is never missing because the thread that reads its pipe had no turn yet.
+    """
 
     def __init__(self) -> None:
         self._lines: list[Line] = []
         self._changed = threading.Condition()
-        self._open = 0
+        self._pipes: list[_Pipe] = []
 
     def follow(self, stream: str, pipe: IO[bytes]) -> threading.Thread:
-        """Reads a pipe to its end in a thread of its own."""
+        """Reads a pipe to its end, in a thread of its own while nobody asks."""
+        followed = _Pipe(stream, pipe)
         with self._changed:
-            self._open += 1
-        thread = threading.Thread(target=self._read, args=(stream, pipe), daemon=True)
+            self._pipes.append(followed)
+        thread = threading.Thread(target=self._read, args=(followed,), daemon=True)
         thread.start()
         return thread
 
-    def _read(self, stream: str, pipe: IO[bytes]) -> None:
-        with pipe:
-            for raw in pipe:
-                text = raw.decode(errors="backslashreplace").rstrip("\n")
-                line = Line(stream, text, time.monotonic())
-                with self._changed:
-                    self._lines.append(line)
+    def _read(self, pipe: _Pipe) -> None:
+        ready = select.poll()
+        ready.register(pipe.file, select.POLLIN)
+        while not pipe.has_ended:
+            ready.poll()
+            with self._changed:
+                if pipe.take(self._lines):
                     self._changed.notify_all()
-        with self._changed:
-            self._open -= 1
-            self._changed.notify_all()
+        pipe.file.close()
+
+    def _catch_up(self) -> None:
+        """Takes what lies in the pipes; the lock must be held."""
+        for pipe in self._pipes:
+            if pipe.take(self._lines):
+                self._changed.notify_all()
 
     def mark(self) -> int:
         """A position: what comes later is found with ``since``."""
         with self._changed:
+            self._catch_up()
             return len(self._lines)
 
     def lines(self, stream: str | None = None, since: int = 0) -> list[str]:
         """The lines so far."""
         with self._changed:
+            self._catch_up()
             return [line.text for line in self._lines[since:] if stream in (None, line.stream)]
 
     def timed(self) -> list[tuple[float, str]]:
         """The lines so far, each with its time."""
         with self._changed:
+            self._catch_up()
             return [(line.at, line.text) for line in self._lines]
 
     def wait_for(
@@ -109,19 +125,58 @@ class Output:
         position = since
         with self._changed:
             while True:
+                self._catch_up()
                 for line in self._lines[position:]:
                     position += 1
                     if stream in (None, line.stream) and (found := expression.search(line.text)):
                         return found
                 remaining = end - time.monotonic()
-                if remaining <= 0 or not self._open:
+                if remaining <= 0 or all(pipe.has_ended for pipe in self._pipes):
                     return None
                 self._changed.wait(remaining)
 
     def text(self) -> str:
         """Everything, for a failure report."""
         with self._changed:
+            self._catch_up()
             return "\n".join(f"{line.stream:6} | {line.text}" for line in self._lines)
+
+
+class _Pipe:
+    """The reading end of a pipe, and the line that has begun to come out of it."""
+
+    def __init__(self, stream: str, file: IO[bytes]) -> None:
+        self.stream = stream
+        self.file = file
+        self.has_ended = False
+        self._rest = b""
+        os.set_blocking(file.fileno(), False)
+        self._capacity = fcntl.fcntl(file, fcntl.F_GETPIPE_SZ)
+
+    def take(self, lines: list[Line]) -> bool:
+        """Adds what lies in it; returns whether there was anything, if only its end.
+
+        No more than it can hold at a time, or a writer without end would never let go.
+        """
+        if self.has_ended:
+            return False
+        taken = 0
+        while taken < self._capacity:
+            try:
+                data = os.read(self.file.fileno(), self._capacity)
+            except BlockingIOError:
+                break
+            if not data:
+                self.has_ended = True
+                break
+            taken += len(data)
+            self._rest += data
+        at = time.monotonic()
+        *whole, self._rest = self._rest.split(b"\n")
+        if self.has_ended and self._rest:
+            whole.append(self._rest)
+        lines += [Line(self.stream, raw.decode(errors="backslashreplace"), at) for raw in whole]
+        return bool(whole) or self.has_ended
 
 
 class Server:
@@ -198,7 +253,7 @@ class Server:
 
     # --- where it listens -------------------------------------------------------
 
-    def wait_until_running(self, deadline: float = DEADLINE) -> Server:
+    def wait_until_running(self, deadline: float = BOOT) -> Server:
         """Waits for the start-up line, and for the application to be started."""
         found = self.wait_for_line(RUNNING, deadline=deadline)
         if found["port"]:
@@ -229,6 +284,18 @@ class Server:
         """Opens a connection."""
         return Connection.open(self.address if address is None else address)
 
+    def wait_until_refusing(self) -> None:
+        """Waits until nobody listens any more: the workers have got the order to stop."""
+
+        def refuses() -> bool:
+            try:
+                self.connect().close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        eventually(refuses, "new connections are refused")
+
     @contextmanager
     def connections(self, count: int) -> Iterator[list[Connection]]:
         """Opens several connections, and closes them at the end."""
@@ -257,8 +324,14 @@ class Server:
         return self.family()
 
     def fork_servers(self) -> list[processes.Process]:
-        """The fork servers, by their title."""
-        return self.titled(r"^rsgun: fork server")
+        """The fork servers, by their title.
+
+        For a moment a process between one of them and a new worker has the same title;
+        it is a child of the fork server.
+        """
+        found = self.titled(r"^rsgun: fork server")
+        pids = {process.pid for process in found}
+        return [process for process in found if process.parent not in pids]
 
     def wait_for_workers(self, count: int) -> list[processes.Process]:
         """Waits until there are exactly so many workers."""
@@ -268,13 +341,13 @@ class Server:
             return len(found) == count and (found or True)
 
         try:
-            found = eventually(exactly, f"{count} workers")
+            found = eventually(exactly, f"{count} workers", BOOT)
         except DeadlineMissed as missed:
             titles = [(process.pid, process.title) for process in self.family()]
             raise DeadlineMissed(f"{missed}, there are {titles}\n{self.report()}") from None
         return found if isinstance(found, list) else []
 
-    def wait_for_generation(self, number: int, count: int, deadline: float = 20 * PATIENCE) -> None:
+    def wait_for_generation(self, number: int, count: int, deadline: float = BOOT) -> None:
         """Waits until fork server and workers are of this generation, and no others are left."""
         expected = [f"rsgun: fork server [gen {number}]"]
         expected += [f"rsgun: worker {slot} [gen {number}]" for slot in range(1, count + 1)]
@@ -298,14 +371,11 @@ class Server:
         os.kill(self.pid, number)
 
     def wait(self, deadline: float = DEADLINE) -> int:
-        """Waits for its exit code and for the last line of its output."""
+        """Waits for its exit code; everything that it has written is then there."""
         try:
-            code = self.process.wait(deadline)
+            return self.process.wait(deadline)
         except subprocess.TimeoutExpired:
             raise DeadlineMissed(f"still runs after {deadline:.0f} s\n{self.report()}") from None
-        for reader in self._readers:
-            reader.join(5 * PATIENCE)
-        return code
 
     def stop(self, number: int = signal.SIGTERM, deadline: float = DEADLINE) -> int:
         """Sends a signal and waits for the exit code."""
@@ -365,11 +435,40 @@ def serving(app: str | None, *arguments: str, python: str | None = None) -> list
     return command(app, *folder, *port, *arguments, python=python)
 
 
+RESERVED: list[socket.socket] = []
+"""Names that this process holds, one for each port that :func:`free_port` has given."""
+
+
 def free_port() -> int:
-    """A port that is free at this moment; prefer ``--port 0`` where it can be used."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port for this test alone; prefer ``--port 0`` where it can be used.
+
+    It is none that the kernel hands out by itself, to somebody else's client or server,
+    before the test uses it; and other processes of the suite, which take theirs here too,
+    find the name taken that stands for it.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    candidates = list(range(max(1024, lowest // 2), lowest))
+    random.shuffle(candidates)
+    for port in candidates:
+        name = socket.socket(socket.AF_UNIX)
+        try:
+            name.bind(f"\0rsgun-test-port-{port}")
+        except OSError:
+            name.close()
+            continue
+        RESERVED.append(name)
+        if port_is_free(port):
+            return port
+    raise AssertionError("no port is free")
+
+
+def is_listening(port: int) -> bool:
+    """Whether somebody listens at a port. Only looks: to bind there, or to connect, would
+    be in the way of a server that is about to."""
+    tables = [Path("/proc/net/tcp"), Path("/proc/net/tcp6")]
+    lines = [line for path in tables if path.exists() for line in path.read_text().splitlines()]
+    rows = [line.split() for line in lines]
+    return any(row[3] == "0A" and row[1].endswith(f":{port:04X}") for row in rows)
 
 
 def port_is_free(port: int, host: str = "127.0.0.1") -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import processes
 from .server import clean_environment
-from .waiting import DEADLINE
+from .waiting import BOOT
 
 TAKE = """
 import fcntl, os, sys, termios
@@ -43,7 +43,7 @@ class Terminal:
         """Reads the screen until this appears; what is there already may not count."""
         start = len(self.shown) if again else 0
         while text not in self.shown[start:]:
-            ready, _, _ = select.select([self.screen], [], [], DEADLINE)
+            ready, _, _ = select.select([self.screen], [], [], BOOT)
             assert ready, self.shown.decode()
             try:
                 self.shown += os.read(self.screen, 4096)

@@ -16,6 +16,10 @@ PATIENCE = float(os.environ.get("RSGUN_TEST_PATIENCE", "1"))
 DEADLINE = 15.0 * PATIENCE
 """Seconds that anything may take that should take milliseconds."""
 
+BOOT = 2 * DEADLINE
+"""Seconds that a server may take to start, or to exchange its workers: frameworks import
+for seconds, and other tests have the processors too."""
+
 QUIET = 0.3
 """Seconds of silence taken as proof that nothing comes. Only for absence, which no
 event announces; a slow machine can make such a test pass wrongly, never fail."""
