@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,16 @@ Serve = Callable[..., Server]
 APP = """
 import logging
 import logging.config
+import sys
 {setup}
 logging.getLogger("shop.start").info("imported")
+
+def log(name, level):
+    try:
+        raise ValueError("on purpose")
+    except ValueError:
+        number = logging.getLevelName(level)
+        logging.getLogger(name).log(number, "%s says %s", name, level, exc_info=name == "trace")
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
@@ -29,11 +38,11 @@ async def app(scope, receive, send):
         await send({{"type": "lifespan.shutdown.complete"}})
         return
     name, _, level = scope["path"][1:].partition("/")
-    logger = logging.getLogger(name)
-    try:
-        raise ValueError("on purpose")
-    except ValueError:
-        logger.log(logging.getLevelName(level), "%s says %s", name, level, exc_info=name == "trace")
+    if name == "mark":
+        print("marked", level, flush=True)
+        print("marked", level, file=sys.stderr, flush=True)
+    else:
+        log(name, level)
     await send({{"type": "http.response.start", "status": 200, "headers": []}})
     await send({{"type": "http.response.body", "body": b"ok"}})
 
@@ -41,6 +50,8 @@ if __name__ == "__main__":
     import rsgun
     rsgun.run(app, port=0)
 """
+
+MARKS = itertools.count(1)
 
 
 @pytest.fixture
@@ -50,12 +61,19 @@ def app(module: Callable[[str, str], Path]) -> Callable[[str], str]:
 
 
 def said(server: Server, name: str, level: str) -> list[str]:
-    """The lines of output that a record has led to; one of another record follows them."""
+    """The lines of output that a record has led to, on both streams."""
     since = server.output.mark()
     assert server.get(f"/{name}/{level}").text == "ok"
-    server.get("/rsgun.error/ERROR")
-    server.wait_for_line("rsgun.error says ERROR", since=since)
+    mark(server)
     return [line for line in server.lines(None, since) if f"{name} says {level}" in line]
+
+
+def mark(server: Server) -> None:
+    """Waits for a line on each stream that the application writes after all its records."""
+    number = next(MARKS)
+    server.get(f"/mark/{number}")
+    for stream in ("stdout", "stderr"):
+        server.wait_for_line(f"^marked {number}$", stream=stream)
 
 
 @pytest.mark.parametrize("more", [(), ("--preload",)], ids=["plain", "preload"])
@@ -146,8 +164,7 @@ logging.config.dictConfig({
     ]:
         since = server.output.mark()
         server.get(f"/{name}/{level}")
-        server.get("/shop/ERROR")
-        server.wait_for_line("shop says ERROR", since=since)
+        mark(server)
         found = [x for x in server.lines(None, since) if f"{name} says {level}" in x]
         assert found == lines
 
