@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness.server import RUNNING, Server, free_port, port_is_free, serving
+from harness.server import RUNNING, Server, free_port, is_listening, serving
 from harness.target import rsgun_only
 from harness.waiting import eventually
 
@@ -68,7 +68,7 @@ def test_own_log(launch: Launch) -> None:
     )
     server.wait_for_line(ERROR + "No space left on device", stream="stderr")
     server.wait_for_workers(2)
-    eventually(lambda: not port_is_free(port), "it listens")
+    eventually(lambda: is_listening(port), "it listens")
     for _ in range(20):
         assert server.get("/ping", address=("127.0.0.1", port)).body == b"pong"
     server.send_signal(signal.SIGHUP)

@@ -159,7 +159,7 @@ def ended(program: Program, source: str, **more: object) -> tuple[int, str]:
         ("asyncio.run(inside_server(app))", 1, "await rsgun.Server(rsgun.Config(app)).serve()"),
         ("rsgun.run(app, port=True)", 1, "ConfigError: the argument port is true or false"),
         ("rsgun.run(app, workers=4)", 1, "pass an import string"),
-        ('rsgun.run(app, loop="nowhere:loop")', 3, "--loop nowhere:loop"),
+        ('rsgun.run(app, port=0, loop="nowhere:loop")', 3, "--loop nowhere:loop"),
     ],
 )
 def test_a_start_that_fails_has_its_exit_code(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -408,11 +409,11 @@ class TestLogLevel:
     def test_quiet(self, serve: Serve, level: str) -> None:
         if TARGET != "rsgun":
             pytest.skip("uvicorn does not tell its address then")
-        from harness.server import free_port, port_is_free
+        from harness.server import free_port, is_listening
 
         port = free_port()
         server = serve("lab:app", "-b", f"127.0.0.1:{port}", "--log-level", level, wait=False)
-        eventually(lambda: not port_is_free(port), "it listens")
+        eventually(lambda: is_listening(port), "it listens")
         assert server.get("/ping", address=("127.0.0.1", port)).body == b"pong"
         server.stop()
         assert not [line for line in server.lines("stderr") if line.startswith("INFO")]
@@ -439,16 +440,22 @@ class TestLogLevel:
 class TestKeepAlive:
     def test_idle_connection_is_closed(self, serve: Serve) -> None:
         server = serve("lab:app", "--keep-alive", "1")
-        with server.connect() as connection:
-            connection.get("/ping")
-            assert connection.silent(0.4)
-            assert connection.ended(5)
+
+        def lasts() -> float:
+            with server.connect() as connection:
+                began = time.monotonic()
+                connection.get("/ping")
+                assert connection.ended()
+                return time.monotonic() - began
+
+        # Whatever else the machine does, one of several is in time; by default it is 5 s.
+        assert any(1 <= lasts() < 4 for _ in range(3))
 
     def test_0_closes_after_each_answer(self, serve: Serve) -> None:
         server = serve("lab:app", "--keep-alive", "0")
         with server.connect() as connection:
             assert connection.get("/ping").closes
-            assert connection.ended(5)
+            assert connection.ended()
 
     def test_request_that_takes_longer_is_not_idle(self, serve: Serve) -> None:
         server = serve("lab:app", "--keep-alive", "1")

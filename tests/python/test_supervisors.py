@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from harness import processes
-from harness.server import Server, free_port, port_is_free, serving
+from harness.server import Server, free_port, is_listening, port_is_free, serving
 from harness.sources import versioned
 from harness.target import APPS, binary, rsgun_only
-from harness.waiting import DEADLINE, eventually, wait_gone
+from harness.waiting import BOOT, eventually, wait_gone
 from harness.wire import Connection
 
 pytestmark = [rsgun_only, pytest.mark.slow]
@@ -72,7 +72,7 @@ def wait_for_masters(supervisor: Server, count: int) -> list[processes.Process]:
             return found
         return None
 
-    return eventually(serving, f"{count} masters with workers")
+    return eventually(serving, f"{count} masters with workers", BOOT)
 
 
 class Supervisord:
@@ -145,7 +145,7 @@ class TestSupervisord:
         assert get(address) == "pong"
 
         # The whole is shut down within supervisord's own limit.
-        assert supervisord.server.stop(deadline=15) == 0
+        assert supervisord.server.stop(deadline=BOOT) == 0
         assert port_is_free(port)
 
     def test_reload_by_signal(self, supervisord: Supervisord, port: int) -> None:
@@ -160,7 +160,7 @@ class TestSupervisord:
             new = {worker.pid for master in before for worker in workers_of(master)}
             return len(new) == 4 and not new & old
 
-        eventually(replaced, "new workers", 2 * DEADLINE)
+        eventually(replaced, "new workers", BOOT)
         assert {master.pid for master in masters(supervisord.server)} == {
             master.pid for master in before
         }
@@ -208,7 +208,7 @@ port = {port}
     for worker in workers:
         assert wait_gone(worker.pid), "a worker outlives its master"
     wait_for_masters(circus, 2)
-    circus.stop(deadline=30)
+    circus.stop(deadline=BOOT)
     for master in found:
         assert wait_gone(master.pid)
 
@@ -224,7 +224,7 @@ def test_systemd_socket_activate(launch: Launch, options: tuple[str, ...]) -> No
             *command(*options).split(),
         ]
     )
-    eventually(lambda: not port_is_free(port), "it listens")
+    eventually(lambda: is_listening(port), "it listens")
     # The first connection starts the server, which then finds it in the queue.
     with Connection.open(("127.0.0.1", port)) as connection:
         assert connection.get("/ping").text == "pong"
