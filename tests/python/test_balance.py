@@ -96,7 +96,7 @@ def test_keep_alive_clients_are_shared_fairly(start: Start, manner: tuple[str, .
         return len(answered) == 4 and max(answered) <= 1.3 * min(answered)
 
     try:
-        eventually(fair, "a fair share for each worker")
+        eventually(fair, "a fair share for each worker", 60)
     finally:
         print(seen)
 
@@ -210,4 +210,5 @@ class TestReusePort:
         server.send_signal(signal.SIGKILL)
         for worker in server.workers():
             assert wait_gone(worker.pid)
+        assert not server.leftovers()
         assert port_is_free(server.port)

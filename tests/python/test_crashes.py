@@ -119,7 +119,7 @@ def test_core_dump_is_told(serve: Serve, module: Module, tmp_path: Path) -> None
     server.tolerates_tracebacks = True
     (worker,) = server.wait_for_workers(1)
     os.kill(worker.pid, signal.SIGSEGV)
-    server.wait_for_line(rf"\b{worker.pid}\] was killed by SIGSEGV \(core dumped\)", deadline=30)
+    server.wait_for_line(rf"\b{worker.pid}\] was killed by SIGSEGV \(core dumped\)", deadline=60)
 
 
 def test_idle_worker_that_is_killed(server: Server) -> None:
@@ -134,13 +134,10 @@ def test_draining_worker_that_is_killed_says_what_it_was_serving(serve: Serve) -
     server.wait_for_workers(2)
     with server.connect() as connection:
         connection.request("/announced?60000")
-        server.wait_for_line("serving /announced")
-        workers = server.workers()
-        for worker in workers:
-            worker.send_signal(signal.SIGTERM)
-        server.wait_for_line("leaves, without having been told to")
-        for worker in workers:
-            worker.send_signal(signal.SIGKILL)
+        pid = int(server.wait_for_line(r"^serving /announced in (\d+)$")[1])
+        os.kill(pid, signal.SIGTERM)
+        server.wait_for_line(rf"\b{pid}\b.* leaves, without having been told to")
+        os.kill(pid, signal.SIGKILL)
         server.wait_for_line(r"was killed by SIGKILL while serving GET /announced\?60000 \(")
 
 
@@ -259,22 +256,26 @@ def test_code_that_has_become_broken_backs_off(
     assert sum("broken on disk" in line for line in server.lines()) <= 12
     assert server.process.poll() is None
     module("main", versioned("repaired"))
-    eventually(lambda: server.get().text.startswith("repaired"), "the repaired code", 30)
+    eventually(lambda: server.get().text.startswith("repaired"), "the repaired code", 60)
 
 
 def test_worker_that_dies_soon_after_its_start_backs_off(
     serve: Serve, module: Module, tmp_path: Path
 ) -> None:
     """It has been ready, so the server has booted: it never ends, nor does it spin."""
-    dies = "asyncio.get_running_loop().call_later(0.05, os._exit, 7)"
-    module("main", versioned("1", startup=dies))
+    dies = "asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, os._exit, 7)"
+    module("main", versioned("1", top="import signal", startup=dies))
     server = serve("main:app", "--app-dir", str(tmp_path))
+    since = 0
     for delay in ("now", "in 0.1 s", "in 0.2 s", "in 0.4 s", "in 0.8 s", "in 1.6 s"):
         pattern = "" if delay == "now" else f" {delay}"
-        server.wait_for_line(rf"exited with code 7.*; replacing it{pattern}$")
+        started = server.wait_for_line(r"^INFO: .*Worker 1 started \[pid (\d+)", since=since)
+        since = server.output.mark()
+        os.kill(int(started[1]), signal.SIGUSR2)
+        server.wait_for_line(rf"exited with code 7.*; replacing it{pattern}$", since=since)
     assert server.process.poll() is None
     module("main", versioned("repaired"))
-    eventually(lambda: server.workers() and server.get().text.startswith("repaired"), "calm", 30)
+    eventually(lambda: server.workers() and server.get().text.startswith("repaired"), "calm", 60)
 
 
 def test_strangers_are_reaped(serve: Serve, module: Module, tmp_path: Path) -> None:
@@ -346,7 +347,8 @@ def test_ttou_lets_requests_finish(serve: Serve) -> None:
     with server.connections(8) as connections:
         for connection in connections:
             connection.request("/announced?400")
-        eventually(lambda: server.lines().count("serving /announced") == 8, "all are served")
+        begun = re.compile("^serving /announced in")
+        eventually(lambda: sum(map(bool, map(begun.match, server.lines()))) == 8, "all are served")
         server.send_signal(signal.SIGTTOU)
         assert {connection.response().text for connection in connections} == {"slept 400"}
     server.wait_for_workers(1)
@@ -374,7 +376,8 @@ def test_process_between_fork_server_and_worker(
     (tmp_path / "slow").touch()
     server.send_signal(signal.SIGTTIN)
     server.wait_for_line("^forked")
-    (between,) = [each for each in server.fork_servers() if each.parent == fork_server.pid]
+    titled = server.titled("^rsgun: fork server")
+    (between,) = [each for each in titled if each.parent == fork_server.pid]
     (tmp_path / "slow").unlink()
 
     def born() -> list[int]:

@@ -156,6 +156,7 @@ def test_client_that_leaves_is_not_an_error_in_the_log(serve: Serve) -> None:
         server.get(f"/notes?quiet-{how}-started")
         connection.close() if how == "close" else connection.reset()
         server.get(f"/notes?quiet-{how}")
+    assert server.stop() == 0
     assert not [line for line in server.lines("stderr") if line.startswith(("ERROR", "CRITICAL"))]
 
 

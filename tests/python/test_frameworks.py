@@ -484,7 +484,9 @@ class TestCurl:
         server = shared("fastapi_app:app")
         path = tmp_path / "big"
         path.write_bytes(b"x" * (50 * MEGABYTE))
-        result = self.curl("-v", "-H", "Expect: 100-continue", "-T", str(path), f"{server.url}/raw")
+        # By itself it waits for a second and sends the body then.
+        waits = ("-H", "Expect: 100-continue", "--expect100-timeout", "30")
+        result = self.curl("-v", *waits, "-T", str(path), f"{server.url}/raw")
         assert result.stdout == str(50 * MEGABYTE).encode()
         assert b"100 Continue" in result.stderr
 

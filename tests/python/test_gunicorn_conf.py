@@ -13,7 +13,7 @@ import pytest
 from harness.server import Server, free_port
 from harness.sources import answer, versioned
 from harness.target import command, rsgun_only
-from harness.waiting import DEADLINE, eventually, wait_gone
+from harness.waiting import BOOT, DEADLINE, eventually, wait_gone
 from test_service import ABOUT_ITSELF, AS_ROOT, about, public, public_binary, public_python
 
 __all__ = ["public", "public_binary", "public_python"]
@@ -391,7 +391,9 @@ def test_bad_file_at_a_reload(conf: Callable[[str], Path], start: Launch, how: s
     assert server.get().status == 200
     conf(good + "\nproc_name = 'mended'")
     server.send_signal(signal.SIGHUP)
-    eventually(lambda: len(server.titled(r"worker \d \[mended, gen 3\]")) == 2, "the good file", 20)
+    eventually(
+        lambda: len(server.titled(r"worker \d \[mended, gen 3\]")) == 2, "the good file", BOOT
+    )
     assert server.get().status == 200
 
 

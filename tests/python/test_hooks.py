@@ -296,7 +296,7 @@ async def app(scope, receive, send):
 
 
 def test_worker_that_hangs(start: Callable[..., Recorded]) -> None:
-    recorded = start("--timeout", "1", app=HANGING)
+    recorded = start("--timeout", "3", app=HANGING)
     recorded.server.tolerates_tracebacks = True
     (victim,) = recorded.server.wait_for_workers(1)
     with recorded.server.connect() as connection:

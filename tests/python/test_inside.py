@@ -249,7 +249,7 @@ async def respond(path):
     event = asyncio.Event()
     loop.add_signal_handler(signal.SIGUSR2, event.set)
     os.kill(os.getpid(), signal.SIGUSR2)
-    await asyncio.wait_for(event.wait(), 5)
+    await asyncio.wait_for(event.wait(), 30)
     return b"woken"
 """
         )

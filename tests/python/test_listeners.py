@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from harness.processes import look
 from harness.server import Server, free_port, port_is_free, serving
 from harness.target import APPS, command, rsgun_only
-from harness.waiting import DEADLINE
+from harness.waiting import BOOT, DEADLINE, eventually
 
 Serve = Callable[..., Server]
 Launch = Callable[..., Server]
@@ -164,6 +165,12 @@ class TestBind:
         server = serve("lab:app", "-w", "1")
         (worker,) = server.wait_for_workers(1)
         os.kill(worker.pid, signal.SIGSTOP)
+
+        def stands() -> bool:
+            found = look(worker.pid)
+            return found is not None and found.state == "T"
+
+        eventually(stands, "the worker has stopped")
         answered = 0
         with server.connections(5) as waiting:
             for connection in waiting:
@@ -194,9 +201,14 @@ class TestInherited:
     ) -> None:
         """As supervisord hands it over."""
         server = launch(serving("lab:app", form, "-w", workers), stdin=tcp.fileno())
-        server.wait_for_line("running on")
+        server.wait_for_line("running on", deadline=BOOT)
+        server.wait_for_workers(int(workers))
         assert server.get("/ping", address=tcp.getsockname()).body == b"pong"
-        for process in server.family():
+        for process in [
+            *server.titled("^rsgun: master"),
+            *server.fork_servers(),
+            *server.workers(),
+        ]:
             assert process.open_files()[0] == "/dev/null", process.title
 
     def test_unix(self, launch: Launch, unix: tuple[socket.socket, str]) -> None:
@@ -248,7 +260,7 @@ class TestInherited:
         masters = [launch(serving("lab:app", "--fd", "0"), stdin=tcp.fileno()) for _ in range(2)]
         for master in masters:
             master.wait_for_line("running on")
-        (other,) = masters[1].workers()
+        (other,) = masters[1].wait_for_workers(1)
         masters[0].send_signal(signal.SIGHUP)
         masters[0].wait_for_generation(2, 1)
         for _ in range(20):

@@ -17,6 +17,10 @@ from harness.waiting import DEADLINE, PATIENCE
 
 pytestmark = [rsgun_only, pytest.mark.slow]
 
+SLOWEST = 12 * PATIENCE
+"""Seconds within which every answer must have come. One that waits for a worker that is
+gone takes longer; the machine may stand still for some."""
+
 Serve = Callable[..., Server]
 Module = Callable[[str, str], Path]
 
@@ -83,7 +87,7 @@ def test_five_hups_with_four_workers(
     nothing_lost(load)
     for account in (load.keep_alive, load.one_shot):
         assert {f"version-{number}" for number in range(1, 7)} <= set(account.answers)
-        assert account.slowest < 5 * PATIENCE
+        assert account.slowest < SLOWEST
 
 
 def test_hups_with_one_worker(serve: Serve, module: Module, tmp_path: Path) -> None:

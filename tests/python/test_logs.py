@@ -114,6 +114,7 @@ class TestRotation:
     ) -> None:
         error, access, arguments = logs
         server = start(serve, error, "lab:app", "-w", "2", *mode, *arguments)
+        server.wait_for_workers(2)
         server.get("/ping")
         eventually(lambda: "/ping" in access.read_text(), "a line")
         self.rotate(error, access)
@@ -130,11 +131,10 @@ class TestRotation:
         server.get("/missing")
         eventually(lambda: "/missing" in access.read_text(), "the next line")
         assert "/missing" not in access.with_suffix(".1").read_text()
-        [worker, _] = server.workers()
-        os.kill(worker.pid, signal.SIGKILL)
+        before = {process.pid for process in server.workers()}
+        os.kill(min(before), signal.SIGKILL)
         eventually(lambda: "replacing it" in error.read_text(), "the master's line")
-        server.wait_for_workers(2)
-        newest = max(server.workers(), key=lambda process: process.pid)
+        [newest] = [each for each in server.wait_for_workers(2) if each.pid not in before]
         assert files <= set(newest.open_files().values()), "forked from the same fork server"
 
     def test_usr1_to_a_worker_is_for_that_worker(
@@ -143,7 +143,7 @@ class TestRotation:
         error, access, arguments = logs
         server = start(serve, error, "lab:app", "-w", "2", *arguments)
         self.rotate(access)
-        [one, other] = server.workers()
+        [one, other] = server.wait_for_workers(2)
         os.kill(one.pid, signal.SIGUSR1)
         eventually(lambda: str(access) in one.open_files().values(), "the new file")
         assert str(access.with_suffix(".1")) in other.open_files().values()
@@ -196,16 +196,18 @@ class TestRotation:
         eventually(access.exists, "the master has opened it anew")
         (tmp_path / "go").touch()
         eventually(lambda: "running on" in error.read_text(), "it serves")
-        assert str(access) in server.workers()[0].open_files().values()
+        [worker] = server.wait_for_workers(1)
+        assert str(access) in worker.open_files().values()
 
     def test_without_files_nothing_happens(self, serve: Serve) -> None:
         server = serve("lab:app", "-w", "2")
+        workers = server.wait_for_workers(2)
         server.send_signal(signal.SIGUSR1)
-        for worker in server.workers():
+        for worker in workers:
             os.kill(worker.pid, signal.SIGUSR1)
         assert server.get("/ping").body == b"pong"
         server.wait_for_line("GET /ping", stream="stdout")
-        assert len(server.workers()) == 2
+        assert {each.pid for each in server.workers()} == {each.pid for each in workers}
 
     def test_new_file_that_cannot_be_opened_leaves_the_old_one(
         self, serve: Serve, tmp_path: Path

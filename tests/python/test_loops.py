@@ -45,7 +45,7 @@ async def app(scope, receive, send):
         "eager": task in getattr(asyncio.tasks, "_eager_tasks", ()),
     }}
     await asyncio.sleep(0)
-    async with asyncio.TaskGroup() as group, asyncio.timeout(5):
+    async with asyncio.TaskGroup() as group, asyncio.timeout(30):
         group.create_task(asyncio.sleep(0.001))
     assert asyncio.current_task() is task
     await asyncio.to_thread(len, "abc")

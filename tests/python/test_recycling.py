@@ -12,8 +12,8 @@ from harness.load import Load
 from harness.server import Server
 from harness.sources import answer, versioned
 from harness.target import rsgun_only
-from harness.waiting import PATIENCE, eventually, wait_gone
-from test_load import nothing_lost, under_load, until
+from harness.waiting import eventually, wait_gone
+from test_load import SLOWEST, nothing_lost, under_load, until
 
 pytestmark = rsgun_only
 
@@ -80,7 +80,7 @@ def test_jitter_spreads_the_number(serve: Serve, module: Module, tmp_path: Path)
         pid_of(server)
         return len(counts()) >= 6
 
-    eventually(some_were_replaced, "six replacements", 30)
+    eventually(some_were_replaced, "six replacements", 60)
     assert len(set(counts())) > 1
     assert all(5 <= count <= 25 for count in counts())
 
@@ -111,7 +111,7 @@ def test_max_requests_under_load(
 
     under_load(load, story)
     nothing_lost(load)
-    assert max(load.keep_alive.slowest, load.one_shot.slowest) < 5 * PATIENCE
+    assert max(load.keep_alive.slowest, load.one_shot.slowest) < SLOWEST
     # From ready to told to go there is always a successor that was ready before.
     starts = [line for line in server.lines("stderr") if re.search(r"Worker \d started", line)]
     spent = recycled(server)
@@ -160,7 +160,7 @@ def test_broken_code_keeps_the_worker_that_is_due(
     for _ in range(10):
         assert pid_of(server) == first
     module("main", versioned("repaired"))
-    eventually(lambda: server.get().text.startswith("repaired"), "the repaired code", 30)
+    eventually(lambda: server.get().text.startswith("repaired"), "the repaired code", 60)
 
 
 def test_max_rss(serve: Serve, module: Module, tmp_path: Path) -> None:
@@ -190,11 +190,14 @@ def test_hard_max_rss(serve: Serve, module: Module, tmp_path: Path) -> None:
     server = serve(
         "main:app", "--app-dir", str(tmp_path), "--max-rss", "1G", "--hard-max-rss", "150M"
     )
-    first = int(server.get("/grow?200").text)
+    first = int(server.get("/pid").text)
     pattern = (
         r"Worker 1 \[pid (\d+)\] holds [\d.]+ MiB of memory, more than 150 MiB "
         r"\(--hard-max-rss\), and is killed; replacing it"
     )
-    assert int(server.wait_for_line(pattern, stream="stderr", deadline=30)[1]) == first
+    with server.connect() as connection:
+        # Perhaps it is killed before it has answered.
+        connection.request("/grow?200")
+        assert int(server.wait_for_line(pattern, stream="stderr", deadline=30)[1]) == first
     assert wait_gone(first)
     assert int(server.get("/pid").text) != first

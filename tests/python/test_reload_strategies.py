@@ -20,7 +20,8 @@ Serve = Callable[..., Server]
 Module = Callable[[str, str], Path]
 Start = Callable[..., Server]
 
-SLOW = "await asyncio.sleep(0.7)"
+OF_ITS_OWN = "f'go-{os.getpid()}'"
+"""What each worker waits for in its start."""
 
 
 @pytest.fixture
@@ -86,31 +87,46 @@ class TestProbation:
         server.wait_for_generation(2, 1)
 
 
-def test_parallel_starts_all_others_at_once(start: Start, module: Module) -> None:
+def starting(server: Server) -> list[int]:
+    """The pids of the workers that have begun to start, in order."""
+    words = (line.split() for line in server.lines("stdout"))
+    return [int(found[2]) for found in words if found[:1] == ["starting"]]
+
+
+def wait_for_starts(server: Server, count: int) -> list[int]:
+    """Waits until so many workers have begun to start."""
+    return eventually(
+        lambda: (found := starting(server)) and len(found) >= count and found,
+        f"{count} starts",
+    )
+
+
+def test_parallel_starts_all_others_at_once(start: Start, module: Module, tmp_path: Path) -> None:
     server = start("--reload-strategy", "parallel", "--reload-probation", "0", workers=3)
-    module("main", versioned("second", startup=SLOW))
+    module("main", versioned("second", gate=OF_ITS_OWN))
     reload(server)
-    eventually(lambda: generations(server) == [1, 1, 1, 2], "the first new worker")
-    eventually(lambda: generations(server).count(2) == 3, "all new workers", 20)
+    (first,) = wait_for_starts(server, 1)
+    assert generations(server) == [1, 1, 1, 2], "more than the first new worker"
+    (tmp_path / f"go-{first}").touch()
+    # Neither waits for the other.
+    for pid in wait_for_starts(server, 3):
+        (tmp_path / f"go-{pid}").touch()
     server.wait_for_generation(2, 3)
     assert server.get().text.startswith("second ")
 
 
-def test_workers_may_be_missing(start: Start, module: Module) -> None:
+def test_workers_may_be_missing(start: Start, module: Module, tmp_path: Path) -> None:
     """Never more workers than usual, but for the first new one."""
     server = start("--reload-max-unavailable", "1", "--reload-probation", "0", workers=3)
-    module("main", versioned("second", startup=SLOW))
+    module("main", versioned("second", gate=OF_ITS_OWN))
     reload(server)
-    seen = []
-
-    def over() -> bool:
-        seen.append(generations(server))
-        return seen[-1] == [2, 2, 2]
-
-    eventually(over, "the new generation", 30)
-    assert [1, 1, 1, 2] in seen
-    after = seen[max(i for i, found in enumerate(seen) if found == [1, 1, 1, 2]) + 1 :]
-    assert [1, 2, 2] in after, "an old one drained before its successor was ready"
+    # An old one drains before its successor is ready.
+    for number, there in enumerate(([1, 1, 1, 2], [1, 2, 2], [2, 2, 2]), 1):
+        pid = wait_for_starts(server, number)[-1]
+        eventually(lambda there=there: generations(server) == there, f"workers of {there}")
+        assert len(starting(server)) == number
+        (tmp_path / f"go-{pid}").touch()
+    server.wait_for_generation(2, 3)
 
 
 def test_strategy_is_checked(run: Callable[..., object]) -> None:
@@ -141,8 +157,8 @@ def test_worker_killed_while_it_drains_changes_nothing(start: Start, module: Mod
     server = start("--reload-probation", "0", workers=1)
     (old,) = server.workers()
     with server.connect() as connection:
-        connection.request("/slow?20000")
-        connection.silent(0.2)
+        connection.request("/wait")
+        server.wait_for_line("^waiting in first")
         module("main", versioned("second"))
         since = reload(server)
         server.wait_for_line("Reload complete", since=since)

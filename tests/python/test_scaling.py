@@ -53,6 +53,7 @@ def load(server: Server, clients: int) -> Iterator[None]:
             thread.join()
 
 
+@pytest.mark.timeout(300)
 def test_workers_come_with_the_load_and_go_without_it(
     serve: Serve, module: Module, tmp_path: Path
 ) -> None:

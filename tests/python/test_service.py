@@ -22,7 +22,7 @@ import pytest
 from harness import processes
 from harness.server import Server, clean_environment, free_port, serving
 from harness.target import binary, brings_its_extension, rsgun_only
-from harness.waiting import DEADLINE, eventually, wait_gone
+from harness.waiting import BOOT, DEADLINE, eventually, wait_gone
 from harness.wire import Connection
 
 pytestmark = rsgun_only
@@ -162,7 +162,7 @@ def daemon(tmp_path: Path) -> Iterator[Callable[..., Outcome]]:
                 stdin=stdin,
                 stdout=terminal,
                 stderr=terminal,
-                timeout=DEADLINE,
+                timeout=BOOT,
                 check=False,
             )
             terminal.seek(0)
@@ -190,7 +190,7 @@ class TestDaemon:
         assert master
         assert master.title == "rsgun: master [lab:app]"
         assert master.session == outcome.pid
-        assert len(outcome.workers()) == 2
+        eventually(lambda: len(outcome.workers()) == 2, "both workers")
         outcome.stop()
         assert not outcome.family()
         assert not (tmp_path / "rsgun.pid").exists()
@@ -298,7 +298,7 @@ class TestDaemon:
             command = [str(binary().parent / "rsgunctl"), "ready", "--socket", str(control)]
             return subprocess.run(command, check=False, timeout=20).returncode == 0
 
-        assert is_ready()
+        eventually(is_ready, "it is ready")
         os.kill(outcome.pid, signal.SIGWINCH)
         eventually(lambda: not outcome.workers(), "no worker is left")
         assert not is_ready()
@@ -536,7 +536,7 @@ class TestUser:
         before = socket.stat()
         port = int(server.wait_for_line(r"running on http://127.0.0.1:(\d+)")[1])
         server.send_signal(signal.SIGUSR2)
-        server.wait_for_line("Upgrade complete", deadline=30)
+        server.wait_for_line("Upgrade complete", deadline=BOOT)
         server.wait_for_generation(2, 1)
         assert about(port)["uids"][0] == pwd.getpwnam("nobody").pw_uid
         after = socket.stat()
@@ -674,12 +674,15 @@ def test_umask(serve: Serve, public: Path, tmp_path: Path) -> None:
 
 def test_name_is_in_the_titles(serve: Serve) -> None:
     server = serve("lab:app", "-n", "shop")
-    titles = sorted(process.title for process in server.family())
-    assert titles == [
+    expected = [
         "rsgun: fork server [shop, gen 1]",
         "rsgun: master [shop]",
         "rsgun: worker 1 [shop, gen 1]",
     ]
+    eventually(
+        lambda: sorted(process.title for process in server.family()) == expected,
+        f"exactly {expected}",
+    )
 
 
 def test_worker_tmp_dir_is_accepted_with_a_word(serve: Serve) -> None:

@@ -125,7 +125,8 @@ def test_signal_to_a_process_that_the_application_has_forked(
 ) -> None:
     """It is not the worker's, whose handlers the process has inherited."""
     module("main", FORKS)
-    server = serve("main:app", "--app-dir", str(tmp_path), "--loop", loop)
+    arguments = ["--app-dir", str(tmp_path), "--loop", loop, "--keep-alive", "600"]
+    server = serve("main:app", *arguments)
     (worker,) = server.wait_for_workers(1)
     with server.connect() as connection:
         child = int(connection.get("/").text)
@@ -137,6 +138,7 @@ def test_signal_to_a_process_that_the_application_has_forked(
         assert connection.silent(0.5)
     if number != signal.SIGTERM:
         os.kill(child, signal.SIGKILL)
+        assert wait_gone(child)
     assert not [line for line in server.lines(since=since) if "leaves" in line]
     assert [each.pid for each in server.titled("^rsgun: worker")] == [worker.pid]
 
@@ -184,28 +186,43 @@ async def app(scope, receive, send):
     assert server.get().body == b"computed"
 
 
+def state(pid: int) -> str | None:
+    """What the kernel says about a process: `T` is stopped, `Z` has ended."""
+    found = processes.look(pid)
+    return found.state if found else None
+
+
 def test_worker_that_serves_before_the_master_knows_answers_what_it_has(
     serve: Serve, module: Module, tmp_path: Path
 ) -> None:
     """The server stops when its word that it is ready is still on the way."""
-    module("main", versioned("only", startup="await asyncio.sleep(0.5)"))
+    gate = tmp_path / "gate"
+    gate.touch()
+    module("main", versioned("only", gate=repr(str(gate))))
     server = serve("main:app", "--app-dir", str(tmp_path))
     (first,) = server.wait_for_workers(1)
+    gate.unlink()
+    since = server.output.mark()
     server.send_signal(signal.SIGTTIN)
-    eventually(lambda: len(server.workers()) == 2, "the second worker")
+    server.wait_for_line("^starting", since=since)
     server.send_signal(signal.SIGSTOP)
+    eventually(lambda: state(server.pid) == "T", "the master has stopped")
+    gate.touch()
     with ExitStack() as stack:
 
         def second_is_asked() -> Connection | None:
             connection = stack.enter_context(server.connect())
             if answer(connection.get("/").text)[1] == first.pid:
                 return None
-            connection.request("/slow?1500")
+            connection.request("/wait")
+            server.wait_for_line("^waiting in only", since=since)
             return connection
 
         asked = eventually(second_is_asked, "a request to the second worker")
         server.send_signal(signal.SIGTERM)
         server.send_signal(signal.SIGCONT)
+        server.wait_for_line("Shutting down", since=since)
+        (tmp_path / "released").touch()
         assert asked.response().text.startswith("only ")
     assert server.wait() == 0
 
@@ -256,8 +273,10 @@ def test_wishes_during_a_reload_count_at_once(serve: Serve, module: Module, tmp_
     gate.touch()
     server.wait_for_generation(3, 1)
     assert server.get().text.startswith("second ")
-    done = [line for line in server.lines("stderr", since) if "Reload complete" in line]
-    assert len(done) == 2
+    eventually(
+        lambda: sum("Reload complete" in line for line in server.lines("stderr", since)) == 2,
+        "the end of the second reload",
+    )
 
 
 def test_term_and_int_together_are_one_stop(serve: Serve) -> None:
@@ -298,11 +317,6 @@ def test_term_to_the_group_is_a_stop_and_no_failure(
     server = serve("main:app", *arguments, wait=False)
     server.wait_for_line("event: ForkServerClosed")
     (fork_server,) = server.fork_servers()
-
-    def state(pid: int) -> str | None:
-        found = processes.look(pid)
-        return found.state if found else None
-
     server.send_signal(signal.SIGSTOP)
     eventually(lambda: state(server.pid) == "T", "the master has stopped")
     os.kill(fork_server.pid, signal.SIGTERM)

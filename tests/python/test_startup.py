@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,24 +158,26 @@ class TestAccessLog:
 class TestProcesses:
     def test_master_fork_server_workers(self, serve: Serve) -> None:
         server = serve("lab:app", "-w", "2")
-        server.wait_for_workers(2)
-        family = server.family()
-        assert len(family) == 4, [process.title for process in family]
-        master = look(server.pid)
-        assert master
-        assert master.title == "rsgun: master [lab:app]"
-        titles = sorted(process.title for process in family if process.pid != server.pid)
-        assert titles == [
+        expected = [
             "rsgun: fork server [gen 1]",
+            "rsgun: master [lab:app]",
             "rsgun: worker 1 [gen 1]",
             "rsgun: worker 2 [gen 1]",
         ]
+        eventually(
+            lambda: sorted(process.title for process in server.family()) == expected,
+            f"exactly {expected}",
+        )
 
     @pytest.mark.parametrize("count", [1, 3])
     def test_workers_are_children_of_the_master(self, serve: Serve, count: int) -> None:
         server = serve("lab:app", "-w", str(count))
         workers = server.wait_for_workers(count)
-        assert {worker.parent for worker in workers} == {server.pid}
+        assert len(workers) == count
+        eventually(
+            lambda: {worker.parent for worker in server.workers()} == {server.pid},
+            "those that have forked them are gone",
+        )
         assert {process.parent for process in server.fork_servers()} == {server.pid}
 
     def test_application_sees_the_master_as_parent(
@@ -241,9 +244,9 @@ class TestProcesses:
         with server.connect() as connection:
             connection.get("/ping")
             connection.silent(0.5)
-            before = switches()
+            before, began = switches(), time.monotonic()
             connection.silent(2.0)
-            assert switches() - before < 80
+            assert switches() - before < 40 * (time.monotonic() - began)
 
     def test_signals_are_not_blocked_in_workers(self, serve: Serve) -> None:
         """A blocked SIGCHLD hangs the subprocesses of an application."""

@@ -18,7 +18,7 @@ import pytest
 from harness.server import Server, clean_environment
 from harness.sources import versioned
 from harness.target import binary, rsgun_only
-from harness.waiting import eventually, wait_gone
+from harness.waiting import BOOT, eventually, wait_gone
 
 pytestmark = rsgun_only
 
@@ -80,6 +80,7 @@ def test_document_names_every_worker(serve: Serve, control: Path) -> None:
     assert (status["generation"], status["workers_wanted"]) == (1, 2)
     assert {worker["pid"] for worker in status["workers"]} == pids
     eventually(lambda: ask(control)["phase"] == "serving", "it serves")
+    eventually(lambda: ask(control)["workers_serving"] == 2, "both serve")
     eventually(lambda: ask(control)["totals"]["requests"] == 6, "the requests are counted")
     status = ask(control)
     assert status["degraded"] == []
@@ -240,13 +241,10 @@ def test_past_is_kept_over_an_upgrade(
     eventually(lambda: ask(control)["last_reload"], "the reload has failed")
     before = ask(control)
 
-    gate = tmp_path / "gate"
-    wait = f"while os.path.exists({str(gate)!r}): await asyncio.sleep(0.01)"
-    module("main", versioned("second", startup=wait))
+    is_second = "'rsgun: worker 2 ' in open('/proc/self/cmdline').read()"
+    module("main", versioned("second", gate=f"{is_second} and 'go'"))
     server.send_signal(signal.SIGUSR2)
-    server.wait_for_line(r"Worker 1 started .* generation 3")
-    gate.touch()
-    server.wait_for_line("has taken over from")
+    server.wait_for_line("has taken over from", deadline=BOOT)
 
     def asked() -> Document | None:
         try:
@@ -262,8 +260,8 @@ def test_past_is_kept_over_an_upgrade(
     assert "no_such_module" in after["last_reload"]["traceback"]
     assert after["last_reload"]["seconds_ago"] > before["last_reload"]["seconds_ago"]
     assert after["uptime_s"] > before["uptime_s"]
-    gate.unlink()
-    server.wait_for_line("Upgrade complete", deadline=30)
+    (tmp_path / "go").touch()
+    server.wait_for_line("Upgrade complete", deadline=BOOT)
     after = ask(control)
     assert after["last_reload"]["ok"] and after["last_reload"]["generation"] == 3
     assert after["totals"]["restarts"] == 1
@@ -319,16 +317,21 @@ class TestPhase:
         assert status["phase"] == "reloading"
         assert {worker["phase"] for worker in status["workers"]} == {"serving", "startup"}
 
-    def test_draining_and_stopping(self, serve: Serve, control: Path) -> None:
-        server = serve("lab:app", "--drain-delay", "600", "--control-socket", str(control))
+    def test_draining_and_stopping(
+        self, serve: Serve, module: Module, tmp_path: Path, control: Path
+    ) -> None:
+        module("main", versioned("1"))
+        arguments = ("--app-dir", str(tmp_path), "--control-socket", str(control))
+        server = serve("main:app", *arguments, "--drain-delay", "600")
         with server.connect() as connection:
-            connection.request("/announced?2000")
-            server.wait_for_line("serving /announced")
+            connection.request("/wait")
+            server.wait_for_line("^waiting in 1")
             server.send_signal(signal.SIGTERM)
             eventually(lambda: ask(control)["phase"] == "draining", "it drains")
             server.send_signal(signal.SIGTERM)
             eventually(lambda: ask(control)["phase"] == "stopping", "it stops")
-            assert connection.response().text == "slept 2000"
+            (tmp_path / "released").touch()
+            assert connection.response().text.startswith("1 ")
         assert server.wait() == 0
 
 
@@ -337,6 +340,7 @@ class TestReady:
 
     def test_while_it_serves_and_not_afterwards(self, serve: Serve, control: Path) -> None:
         server = serve("lab:app", "-w", "2", "--control-socket", str(control))
+        eventually(lambda: ask(control)["workers_serving"] == 2, "both serve")
         assert ask(control)["ready"] is True
         result = rsgunctl("ready", "--socket", str(control))
         assert (result.returncode, result.stderr) == (0, "")
@@ -369,7 +373,7 @@ class TestReady:
         )
         assert degraded["ready"] is False
         module("main", versioned("2"))
-        eventually(lambda: ask(control)["ready"], "it is ready again")
+        eventually(lambda: ask(control)["ready"], "it is ready again", 60)
 
     def test_not_before(self, serve: Serve, module: Module, tmp_path: Path, control: Path) -> None:
         module("main", versioned("1", startup="await asyncio.sleep(300)"))

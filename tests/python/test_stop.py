@@ -72,25 +72,35 @@ def test_term_answers_the_request_in_flight(serve: Serve) -> None:
 
 @rsgun_only
 class TestTerm:
-    def test_answer_says_that_the_connection_closes(self, serve: Serve) -> None:
-        server = serve("lab:app")
+    def test_answer_says_that_the_connection_closes(
+        self, serve: Serve, module: Module, tmp_path: Path
+    ) -> None:
+        module("main", versioned("1"))
+        server = serve("main:app", "--app-dir", str(tmp_path))
         with server.connect() as connection:
-            connection.request("/announced?1000")
-            server.wait_for_line("serving /announced")
+            connection.request("/wait")
+            server.wait_for_line("^waiting in 1")
             server.send_signal(signal.SIGTERM)
+            server.wait_until_refusing()
+            (tmp_path / "released").touch()
             assert connection.response().closes
             assert connection.ended()
         assert server.wait() == 0
 
     def test_request_on_an_idle_connection_is_not_lost(self, serve: Serve) -> None:
-        """It crosses the signal on its way: answered, or closed before it was sent."""
+        """It crosses the signal on its way."""
         server = serve("lab:app")
+        (worker,) = server.wait_for_workers(1)
         with server.connect() as connection, server.connect() as busy:
             connection.get("/ping")
             busy.request("/announced?500")
             server.wait_for_line("serving /announced")
+            # The worker finds the order and the request at the same moment.
+            worker.send_signal(signal.SIGSTOP)
             server.send_signal(signal.SIGTERM)
+            server.wait_for_line("Shutting down")
             connection.request("/ping")
+            worker.send_signal(signal.SIGCONT)
             assert connection.response().body == b"pong"
             assert busy.response().text == "slept 500"
         assert server.wait() == 0
@@ -155,22 +165,18 @@ async def app(scope, receive, send):
             assert idle.ended()
             assert used.ended()
 
-    def test_new_connections_are_refused(self, serve: Serve) -> None:
-        server = serve("lab:app")
+    def test_new_connections_are_refused(
+        self, serve: Serve, module: Module, tmp_path: Path
+    ) -> None:
+        module("main", versioned("1"))
+        server = serve("main:app", "--app-dir", str(tmp_path))
         with server.connect() as connection:
-            connection.request("/announced?5000")
-            server.wait_for_line("serving /announced")
+            connection.request("/wait")
+            server.wait_for_line("^waiting in 1")
             server.send_signal(signal.SIGTERM)
-
-            def refused() -> bool:
-                try:
-                    server.connect().close()
-                except ConnectionRefusedError:
-                    return True
-                return False
-
-            eventually(refused, "new connections are refused", 4.5)
-            assert connection.response().text == "slept 5000"
+            server.wait_until_refusing()
+            (tmp_path / "released").touch()
+            assert connection.response().text.startswith("1 ")
         assert server.wait() == 0
 
     def test_limit_of_the_graceful_end(self, serve: Serve) -> None:
@@ -418,15 +424,20 @@ class TestDeathOfTheMaster:
             assert connection.response().text == "slept 400"
         assert not server.leftovers()
 
-    def test_port_is_free_at_once(self, serve: Serve) -> None:
-        """A supervisor starts the next master in the same second."""
-        server = serve("lab:app", "-w", "2")
+    def test_port_is_free_before_the_last_answer(
+        self, serve: Serve, module: Module, tmp_path: Path
+    ) -> None:
+        """A supervisor starts the next master in the same second (test_orphans.py)."""
+        module("main", versioned("1"))
+        server = serve("main:app", "--app-dir", str(tmp_path), "-w", "2")
         server.wait_for_workers(2)
         with server.connect() as connection:
-            connection.request("/announced?1000")
-            server.wait_for_line("serving /announced")
+            connection.request("/wait")
+            server.wait_for_line("^waiting in 1")
             server.send_signal(signal.SIGKILL)
-            eventually(lambda: port_is_free(server.port), "the port is free", 3)
+            eventually(lambda: port_is_free(server.port), "the port is free")
+            (tmp_path / "released").touch()
+            assert connection.response().text.startswith("1 ")
 
     def test_worker_that_hangs_is_ended_too(
         self, serve: Serve, module: Module, tmp_path: Path

@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from harness.target import ROOT, rsgun_only
 
-pytestmark = rsgun_only
+pytestmark = [rsgun_only, pytest.mark.timeout(300)]
 
 PROGRAM = """
 import asyncio
@@ -87,7 +88,7 @@ def run_mypy(
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=250,
     )
 
 

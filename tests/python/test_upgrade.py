@@ -21,7 +21,7 @@ from harness.load import Load
 from harness.server import Server, clean_environment, free_port
 from harness.sources import answer, versioned
 from harness.target import ROOT, binary, brings_its_extension, rsgun_only
-from harness.waiting import eventually, wait_gone
+from harness.waiting import BOOT, eventually, wait_gone
 from harness.wire import Connection
 
 pytestmark = rsgun_only
@@ -141,6 +141,12 @@ def test_nothing_is_lost_under_load(
                     place(binary(), program)
                     await line(COMPLETE, upgrade(server))
                 await asyncio.to_thread(server.wait_for_generation, 3, 3)
+                accounts = (load.keep_alive, load.one_shot)
+                await asyncio.to_thread(
+                    eventually,
+                    lambda: all(account.answers["version-3"] for account in accounts),
+                    "answers of the last version",
+                )
             finally:
                 load.stop()
 
@@ -170,7 +176,7 @@ def load_on(server: Server, *, is_stopped: bool = False) -> Iterator[Load]:
 def wait_for_service(load: Load, version: str) -> None:
     """Waits until a worker of this version answers new clients."""
     answers = load.one_shot.answers
-    eventually(lambda: answers[version] > 10, f"{version} serves", 30)
+    eventually(lambda: answers[version] > 10, f"{version} serves", BOOT)
 
 
 ENDS_OF_CANDIDATES = {
@@ -228,7 +234,7 @@ def test_long_request_of_a_candidate_that_fails(
         assert server.titled(r"^rsgun: candidate")
         (tmp_path / "released").touch()
         assert waiting[0].response().text.startswith("second ")
-    eventually(lambda: server.get().text.startswith("third "), "the next upgrade", 30)
+    eventually(lambda: server.get().text.startswith("third "), "the next upgrade", BOOT)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
@@ -249,7 +255,7 @@ def test_quick_stop_does_not_wait_for_the_requests_of_a_candidate(
 
         eventually(second_waits, "a request to the new program")
         assert server.stop(number, 10) == 0
-    assert not server.leftovers(1)
+    assert not server.leftovers()
 
 
 def test_stop_while_the_candidate_serves_loses_nothing(start: Start, module: Module) -> None:
@@ -260,7 +266,7 @@ def test_stop_while_the_candidate_serves_loses_nothing(start: Start, module: Mod
         wait_for_service(load, "second")
         server.send_signal(signal.SIGTERM)
         assert server.wait() == 0
-        assert not server.leftovers(1)
+        assert not server.leftovers()
 
 
 def test_five_upgrades_leave_no_descriptor_behind(start: Start) -> None:
@@ -300,7 +306,7 @@ def test_broken_binary_changes_nothing(start: Start, program: Path, how: str) ->
         program.chmod(0o644 if how == "not executable" else 0o755)
     since = upgrade(server)
     server.wait_for_line(f"{FAILED}.*({reason})", since=since)
-    assert {worker.pid for worker in server.family()} == before
+    eventually(lambda: {p.pid for p in server.family()} == before, "the candidate is gone")
     for _ in range(10):
         assert server.get().text.startswith("first ")
 
@@ -415,12 +421,12 @@ def test_broken_application_changes_nothing(
 
 
 def test_slow_boot_is_given_up(start: Start, module: Module) -> None:
-    server = start("--boot-timeout", "3")
+    server = start("--boot-timeout", "5")
     before = {worker.pid for worker in server.family()}
     module("main", versioned("second", top="import time; time.sleep(600)"))
     since = upgrade(server)
     server.tolerates_tracebacks = True
-    server.wait_for_line(FAILED + ".*not ready within 3 s", since=since, deadline=30)
+    server.wait_for_line(FAILED + ".*not ready within 5 s", since=since, deadline=30)
     eventually(lambda: {p.pid for p in server.family()} == before, "the candidate is gone")
     assert server.get().text.startswith("first ")
 
@@ -433,7 +439,7 @@ def test_configuration_is_read_anew(start: Start, tmp_path: Path) -> None:
     file.write_text("graceful-timeuot = 20\n")
     since = upgrade(server)
     server.wait_for_line(FAILED + ".*rsgun.toml, line 1.*graceful-timeuot", since=since)
-    assert {worker.pid for worker in server.family()} == before
+    eventually(lambda: {p.pid for p in server.family()} == before, "the candidate is gone")
 
     other = free_port()
     file.write_text(f"bind = ['127.0.0.1:{other}']\n")
@@ -532,15 +538,16 @@ def test_socket_at_standard_input(start: Start) -> None:
         assert server.get(address=listener.getsockname()).text.startswith("first ")
 
 
-SLOW_START = versioned("second", startup="await asyncio.sleep(1.5)")
+GATED = versioned("second", gate="'go'")
 
 
-def test_second_one_is_refused(start: Start, module: Module) -> None:
+def test_second_one_is_refused(start: Start, module: Module, tmp_path: Path) -> None:
     server = start()
-    module("main", SLOW_START)
+    module("main", GATED)
     since = upgrade(server)
     server.wait_for_line(r"Upgrading: rsgun .* boots", since=since)
     server.wait_for_line(r"^WARNING: .*Upgrade refused", since=upgrade(server))
+    (tmp_path / "go").touch()
     server.wait_for_line(COMPLETE, since=since, deadline=30)
     server.wait_for_generation(2, 2)
 
@@ -548,7 +555,7 @@ def test_second_one_is_refused(start: Start, module: Module) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_stop_ends_the_candidate_too(start: Start, module: Module, number: signal.Signals) -> None:
     server = start()
-    module("main", SLOW_START)
+    module("main", GATED)
     since = upgrade(server)
     server.wait_for_line(r"Upgrading: rsgun .* boots", since=since)
     assert server.stop(number) == 0
@@ -556,14 +563,15 @@ def test_stop_ends_the_candidate_too(start: Start, module: Module, number: signa
     assert not [line for line in server.lines(since=since) if re.search(FAILED, line)]
 
 
-def test_reload_waits_for_the_new_program(start: Start, module: Module) -> None:
+def test_reload_waits_for_the_new_program(start: Start, module: Module, tmp_path: Path) -> None:
     server = start()
-    module("main", SLOW_START)
+    module("main", GATED)
     since = upgrade(server)
     server.wait_for_line(r"Upgrading: rsgun .* boots", since=since)
     module("main", versioned("third"))
     server.send_signal(signal.SIGHUP)
     server.wait_for_line(r"Reload asked for; it follows", since=since)
+    (tmp_path / "go").touch()
     server.wait_for_generation(3, 2, 40)
     assert server.get().text.startswith("third ")
 
@@ -617,7 +625,7 @@ def test_workers_leave_when_the_new_master_is_killed(start: Start) -> None:
 
 def test_nobody_is_left_when_the_master_is_killed_meanwhile(start: Start, module: Module) -> None:
     server = start("--graceful-timeout", "5")
-    module("main", SLOW_START)
+    module("main", GATED)
     since = upgrade(server)
     server.wait_for_line(r"Upgrading: rsgun .* boots", since=since)
     left = [process.pid for process in server.family() if process.pid != server.pid]
@@ -628,13 +636,16 @@ def test_nobody_is_left_when_the_master_is_killed_meanwhile(start: Start, module
         server.connect()
 
 
-def test_request_in_flight_is_answered_by_the_old_worker(start: Start, module: Module) -> None:
+def test_request_in_flight_is_answered_by_the_old_worker(
+    start: Start, module: Module, tmp_path: Path
+) -> None:
     server = start(workers=1)
     with server.connect() as connection:
-        connection.request("/slow?3000")
-        connection.silent(0.2)
+        connection.request("/wait")
+        server.wait_for_line("^waiting in first")
         module("main", versioned("second"))
         server.wait_for_line(COMPLETE, since=upgrade(server), deadline=30)
+        (tmp_path / "released").touch()
         assert connection.response().text.startswith("first ")
     server.wait_for_generation(2, 1)
     assert server.get().text.startswith("second ")

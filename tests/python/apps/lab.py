@@ -97,7 +97,7 @@ async def pid(scope: Scope, receive: Receive, send: Send) -> None:
 async def notes(scope: Scope, receive: Receive, send: Send) -> None:
     """What was noted under the key in the query string, as soon as there is some."""
     key = scope["query_string"].decode()
-    await asyncio.wait_for(EVENTS.setdefault(key, asyncio.Event()).wait(), 10)
+    await asyncio.wait_for(EVENTS.setdefault(key, asyncio.Event()).wait(), 30)
     await answer(send, "\n".join(NOTES[key]).encode())
 
 
@@ -439,7 +439,7 @@ async def never(scope: Scope, receive: Receive, send: Send) -> None:
 @at("/announced")
 async def announced(scope: Scope, receive: Receive, send: Send) -> None:
     """As ``/slow``, and prints a line once it has begun, for tests with several workers."""
-    print("serving /announced", flush=True)
+    print("serving /announced in", os.getpid(), flush=True)
     await slow(scope, receive, send)
 
 
@@ -474,7 +474,7 @@ async def one_of_several(function: Any, *arguments: Any) -> Any:
 
 
 async def under_timeout(function: Any, *arguments: Any) -> Any:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         return await function(*arguments)
 
 
@@ -495,7 +495,7 @@ WAYS: dict[str, Any] = {
     "loop.create_task": lambda function, *arguments: asyncio.get_running_loop().create_task(
         function(*arguments)
     ),
-    "wait_for": lambda function, *arguments: asyncio.wait_for(function(*arguments), 5),
+    "wait_for": lambda function, *arguments: asyncio.wait_for(function(*arguments), 30),
     "shield": lambda function, *arguments: asyncio.shield(function(*arguments)),
     "gather": one_of_several,
     "wait": first_of,

@@ -95,11 +95,9 @@ class Socket:
         early: bytes = b"",
         receive_buffer: int | None = None,
     ) -> Socket:
-        """Connects and shakes hands; ``early`` is sent together with the request."""
+        """Connects and shakes hands; ``early`` is sent in one piece with the request."""
         connection = Connection.open(address, receive_buffer=receive_buffer)
-        connection.request(path, headers=HANDSHAKE + (headers or []), body=None)
-        if early:
-            connection.send(early)
+        connection.request(path, headers=HANDSHAKE + (headers or []), after=early)
         response = connection.head()
         assert response.status == 101, response
         assert response.header("sec-websocket-accept") == ACCEPT

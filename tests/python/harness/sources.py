@@ -17,6 +17,10 @@ async def app(scope, receive, send):
             message = await receive()
             if message["type"] == "lifespan.startup":
                 {startup}
+                if gate := {gate}:
+                    print("starting", VERSION, os.getpid(), flush=True)
+                    while not os.path.exists(gate):
+                        await asyncio.sleep(0.01)
                 await send({{"type": "lifespan.startup.complete"}})
             else:
                 {shutdown}
@@ -24,8 +28,10 @@ async def app(scope, receive, send):
                 return
     if scope["path"] == "/slow":
         await asyncio.sleep(int(scope["query_string"] or b"20") / 1000)
-    while scope["path"] == "/wait" and not os.path.exists("released"):
-        await asyncio.sleep(0.02)
+    if scope["path"] == "/wait":
+        print("waiting in", VERSION, flush=True)
+        while not os.path.exists("released"):
+            await asyncio.sleep(0.02)
     body = f"{{VERSION}} {{os.getpid()}} {{os.getppid()}}".encode()
     headers = [(b"content-length", str(len(body)).encode())]
     await send({{"type": "http.response.start", "status": 200, "headers": headers}})
@@ -33,14 +39,24 @@ async def app(scope, receive, send):
 """
 
 
-def versioned(version: str, *, top: str = "", startup: str = "pass", shutdown: str = "pass") -> str:
+def versioned(
+    version: str,
+    *,
+    top: str = "",
+    startup: str = "pass",
+    shutdown: str = "pass",
+    gate: str = "None",
+) -> str:
     """An application that answers with its version, its pid and that of its parent.
 
-    ``/slow?MS`` takes so long, ``/wait`` until there is a file ``released``.
+    ``/slow?MS`` takes so long; ``/wait`` prints a line and waits until there is a file
+    ``released``.
 
     ``top`` runs at import, ``startup`` and ``shutdown`` (one line each) in the lifespan.
+    ``gate`` is an expression: if it names a file, the start prints a line and waits until
+    that is there.
     """
-    return VERSIONED.format(version=version, top=top, startup=startup, shutdown=shutdown)
+    return VERSIONED.format(version=version, top=top, startup=startup, shutdown=shutdown, gate=gate)
 
 
 def answer(text: str) -> tuple[str, int, int]:

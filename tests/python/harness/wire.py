@@ -136,8 +136,9 @@ class Connection:
         body: bytes | None = None,
         version: str = "1.1",
         close: bool = False,
+        after: bytes = b"",
     ) -> None:
-        """Sends a request."""
+        """Sends a request, in one piece with what comes ``after`` it."""
         lines = [f"{method} {path} HTTP/{version}"]
         given = headers or []
         if not any(name.lower() == "host" for name, _ in given):
@@ -150,7 +151,7 @@ class Connection:
         if close:
             lines.append("Connection: close")
         head = "\r\n".join(lines) + "\r\n\r\n"
-        self.send(head.encode("latin-1") + (body or b""))
+        self.send(head.encode("latin-1") + (body or b"") + after)
 
     def get(self, path: str = "/", *, close: bool = False, **more: object) -> Response:
         """Sends a request and reads the answer."""
