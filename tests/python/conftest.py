@@ -101,7 +101,8 @@ def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str
             server.kill()
             continue
         server.tolerates_tracebacks = True
-        wrong += [f"shared server {key}: {problem}" for problem in server.close()]
+        problems = [f"shared server {key}: {problem}" for problem in server.close()]
+        wrong += [*problems, server.report()] if problems else []
     if wrong:
         pytest.fail("\n".join(wrong), pytrace=False)
 

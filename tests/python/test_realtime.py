@@ -40,6 +40,10 @@ async def leave(server: Server, client: socketio.AsyncClient) -> None:
     await leaving
 
 
+IMPATIENT = ("--graceful-timeout", "1")
+"""engine.io forgets the poll of a client that leaves: it ends after 45 seconds."""
+
+
 class TestSocketIO:
     @pytest.mark.parametrize(
         ("transports", "ends_as"),
@@ -47,7 +51,7 @@ class TestSocketIO:
         ids=["polling", "websocket", "upgrade"],
     )
     def test_events(self, shared: Serve, transports: list[str] | None, ends_as: str) -> None:
-        server = shared("socketio_app:app")
+        server = shared("socketio_app:app", *IMPATIENT)
 
         async def work() -> None:
             client = socketio.AsyncClient()
@@ -76,7 +80,7 @@ class TestSocketIO:
         server.wait_for_line("^socketio connect me (http|websocket)$", since=since)
 
     def test_room(self, shared: Serve) -> None:
-        server = shared("socketio_app:app")
+        server = shared("socketio_app:app", *IMPATIENT)
 
         async def work() -> None:
             heard: list[asyncio.Future[str]] = []
@@ -98,7 +102,7 @@ class TestSocketIO:
         run(work())
 
     def test_refused_connection(self, shared: Serve) -> None:
-        server = shared("socketio_app:app")
+        server = shared("socketio_app:app", *IMPATIENT)
 
         async def work() -> None:
             client = socketio.AsyncClient()
