@@ -134,9 +134,9 @@ class Socket:
         return Frame(first & 0x0F, payload, bool(first & 0x80), first >> 4 & 7)
 
     def _exactly(self, count: int) -> bytes:
-        response = Response("1.1", 101, "", [])
-        self.connection._exactly(count, response, "a frame")
-        return response.body
+        found = bytearray()
+        self.connection._exactly(count, found, "a frame")
+        return bytes(found)
 
     def ends(self, deadline: float = DEADLINE) -> bool:
         """Whether the server closes the connection without another byte."""

@@ -185,20 +185,15 @@ class Connection:
         line, self._buffer = self._buffer.split(b"\r\n", 1)
         return line
 
-    def _exactly(self, count: int, response: Response, what: str) -> None:
+    def _exactly(self, count: int, into: bytearray, what: str) -> None:
+        """Adds so many bytes; those that came if the connection ends before."""
         missing = count
-        parts = []
         while missing:
             if not self._buffer:
-                try:
-                    self._fill(what)
-                except Truncated:
-                    response.body += b"".join(parts)
-                    raise
+                self._fill(what)
             part, self._buffer = self._buffer[:missing], self._buffer[missing:]
             missing -= len(part)
-            parts.append(part)
-        response.body += b"".join(parts)
+            into += part
 
     def head(self) -> Response:
         """The next status line and headers, also of a 1xx."""
@@ -236,27 +231,31 @@ class Connection:
             raise Malformed(f"ambiguous length: {response.headers}")
         if method == "HEAD" or response.status in (204, 304):
             return
-        if coding:
-            if coding.lower() != "chunked" or response.version == "1.0":
-                raise Malformed(f"transfer-encoding {coding} in HTTP/{response.version}")
-            response.framing = "chunked"
-            self._chunks(response)
-        elif lengths:
-            response.framing = "length"
-            self._exactly(int(lengths[0]), response, "the body")
-        else:
-            response.framing = "close"
-            response.body = self._buffer + self.rest()
-            self._buffer = b""
+        body = bytearray()
+        try:
+            if coding:
+                if coding.lower() != "chunked" or response.version == "1.0":
+                    raise Malformed(f"transfer-encoding {coding} in HTTP/{response.version}")
+                response.framing = "chunked"
+                self._chunks(body)
+            elif lengths:
+                response.framing = "length"
+                self._exactly(int(lengths[0]), body, "the body")
+            else:
+                response.framing = "close"
+                body += self._buffer + self.rest()
+                self._buffer = b""
+        finally:
+            response.body = bytes(body)
 
-    def _chunks(self, response: Response) -> None:
+    def _chunks(self, body: bytearray) -> None:
         while True:
             size = self._line("a chunk size")
             if not re.fullmatch(rb"[0-9A-Fa-f]{1,16}", size):
                 raise Malformed(f"chunk size {size!r}")
             if not int(size, 16):
                 break
-            self._exactly(int(size, 16), response, "a chunk")
+            self._exactly(int(size, 16), body, "a chunk")
             if self._line("the end of a chunk"):
                 raise Malformed("a chunk is longer than it says")
         while self._line("the trailers"):
