@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 from harness.programs import HELPERS, succeed
 from harness.server import Server
-from harness.target import rsgun_only
+from harness.target import interpreters, rsgun_only, supported
 
 pytestmark = rsgun_only
 
@@ -205,3 +205,89 @@ async def main():
 asyncio.run(main())
 """
     )
+
+
+UNENDING = """
+import atexit, socket, sys
+
+begun = []
+
+def for_ever():
+    begun.append(1)
+    while True:
+        time.sleep(0.0002)
+
+class Last:
+    def __del__(self):
+        for_ever()
+
+class Closing:
+    def __iter__(self):
+        return iter([b"x"])
+
+    def close(self):
+        for_ever()
+
+class Reading:
+    def read(self, size):
+        for_ever()
+
+def parts():
+    yield b"x"
+    for_ever()
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    match environ["PATH_INFO"]:
+        case "/computes":
+            begun.append(1)
+            while True:
+                sum(range(50))
+        case "/calls":
+            begun.append(1)
+            while True:
+                start_response("200 OK", [], (None, None, None))
+        case "/waits":
+            for_ever()
+        case "/generates":
+            return parts()
+        case "/closes":
+            return Closing()
+        case "/reads":
+            return environ["wsgi.file_wrapper"](Reading())
+        case "/drops":
+            environ["last"] = Last()
+            return [b"x"]
+
+PATHS = ["/computes", "/calls", "/waits", "/generates", "/closes", "/reads", "/drops"]
+
+class LetsOthersRun:
+    # The interpreter meets it while it ends.
+    def __del__(self):
+        time.sleep(0.05)
+
+async def main():
+    server, task = await begin(app, threads=len(PATHS), log_level="error")
+    clients = [asyncio.create_task(get(port_of(server), path)) for path in PATHS]
+    await until(lambda: len(begun) == len(PATHS))
+    server.should_exit = server.force_exit = True
+    await task
+    await asyncio.gather(*clients)
+
+asyncio.run(main())
+atexit.register(print, "the exit handlers have run", flush=True)
+sys.keeps = LetsOthersRun()
+sys.exit(7)
+"""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("version", supported(), ids=lambda version: f"python{version[1]}")
+def test_threads_that_never_end_do_not_spoil_the_exit_code(
+    program: Program, version: tuple[int, int]
+) -> None:
+    """What they are at when the program ends differs from time to time."""
+    for _ in range(4):
+        server = program(PRELUDE + UNENDING, wait=False, python=interpreters()[version])
+        assert server.wait(60) == 7, server.report()
+        assert "the exit handlers have run" in server.lines("stdout")

@@ -5,8 +5,10 @@ use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::ptr::{self, NonNull};
 
 use hyper::rt::ReadBufCursor;
+use nix::libc::{c_int, c_void};
 use socket2::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -63,4 +65,59 @@ pub(crate) fn duplicate(number: RawFd) -> io::Result<File> {
     // duplicate of any file is a file.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     borrowed.try_clone_to_owned().map(File::from)
+}
+
+/// While it lives, its thread stops for ever where it would be ended from within.
+///
+/// CPython before 3.14 ends a thread that wants the interpreter's lock while the
+/// interpreter ends by `pthread_exit(3)`, which unwinds the stack. Here that would drop
+/// what Rust holds of Python, without the lock, in an interpreter that is being taken
+/// apart, and then meet frames that must not be unwound: the process would die of it. A
+/// clean-up handler of the C library that does not return keeps the stack as it is, as
+/// 3.14 does by itself.
+pub(crate) struct Immortal(NonNull<CleanUp>);
+
+/// What the C library keeps of a handler: four words with glibc, three with musl.
+#[repr(C)]
+struct CleanUp([*mut c_void; 4]);
+
+// The functions behind `pthread_cleanup_push(3)` of programs that cannot be unwound.
+unsafe extern "C" {
+    fn _pthread_cleanup_push(
+        record: *mut CleanUp,
+        handler: extern "C" fn(*mut c_void),
+        argument: *mut c_void,
+    );
+    fn _pthread_cleanup_pop(record: *mut CleanUp, run: c_int);
+}
+
+extern "C" fn stop_for_ever(_: *mut c_void) {
+    loop {
+        nix::unistd::pause();
+    }
+}
+
+impl Immortal {
+    /// For the running thread.
+    pub(crate) fn new() -> Self {
+        // glibc calls a handler when the unwinding leaves the frame that holds its record.
+        // One that is not on the stack is called first, before any frame is touched.
+        let record = Box::new(CleanUp([ptr::null_mut(); 4]));
+        let record = NonNull::from(Box::leak(record));
+        // SAFETY: the record is large enough, and stays where it is until it is popped,
+        // in this thread, since `Self` is not `Send`.
+        unsafe { _pthread_cleanup_push(record.as_ptr(), stop_for_ever, ptr::null_mut()) };
+        Self(record)
+    }
+}
+
+impl Drop for Immortal {
+    fn drop(&mut self) {
+        // SAFETY: pushed by this thread, and the last that was, since nothing else in this
+        // crate pushes one; then nobody knows the record any more.
+        unsafe {
+            _pthread_cleanup_pop(self.0.as_ptr(), 0);
+            drop(Box::from_raw(self.0.as_ptr()));
+        }
+    }
 }

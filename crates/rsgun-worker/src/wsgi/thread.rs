@@ -9,6 +9,7 @@ use super::body;
 use super::environ::{EnvironMaker, Plan};
 use super::pool::{self, Job, Pool};
 use super::response::{self, StartResponse, Unsent};
+use crate::ffi::Immortal;
 use crate::glue;
 use crate::reactor::pending::Pending;
 use crate::reactor::queue;
@@ -26,6 +27,8 @@ pub(crate) struct Shop {
 
 /// Works until the pool stops.
 pub(crate) fn work(py: Python<'_>, shop: &Shop) -> PyResult<()> {
+    // A program may end while an application still works on a request.
+    let _immortal = Immortal::new();
     // The pool rings for this thread.
     Pending::defer();
     let ident: u64 = py
