@@ -7,8 +7,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
 
+use bytes::BytesMut;
 use hyper::rt::ReadBufCursor;
-use nix::libc::{c_int, c_void};
+use nix::libc::{self, c_int, c_void};
 use socket2::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -36,6 +37,29 @@ pub(crate) fn fill(
     Ok(length)
 }
 
+/// Reads up to `room` bytes of a file, into memory that is not set to zero first.
+///
+/// # Errors
+/// What `pread(2)` returns.
+pub(crate) fn read_at(file: &File, room: usize, offset: u64) -> io::Result<BytesMut> {
+    let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+    let mut bytes = BytesMut::with_capacity(room);
+    let start = bytes.spare_capacity_mut().as_mut_ptr();
+    loop {
+        // SAFETY: there is room for so many bytes, and nobody else knows of it.
+        let read = unsafe { libc::pread(file.as_raw_fd(), start.cast(), room, offset) };
+        if let Ok(length) = usize::try_from(read) {
+            // SAFETY: so many have just been written.
+            unsafe { bytes.set_len(length) };
+            return Ok(bytes);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
 /// Descriptors that stay what they are while they are registered.
 pub(crate) trait Registrable: AsRawFd {}
 
@@ -59,7 +83,7 @@ pub(crate) fn register<T: Registrable>(inner: T, interest: Interest) -> io::Resu
 /// `EBADF` for a number that no file has, and what `fcntl(2)` returns.
 pub(crate) fn duplicate(number: RawFd) -> io::Result<File> {
     if number < 0 {
-        return Err(io::Error::from_raw_os_error(nix::libc::EBADF));
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
     // SAFETY: not -1, and only used for this call: the system checks the number, and a
     // duplicate of any file is a file.

@@ -135,11 +135,44 @@ impl Cycle {
     /// Sends the head with the first part of the body. Returns whether to wait for the
     /// client.
     fn begin(&self, state: &mut State, headers: HeaderMap, part: Part) -> bool {
-        let mut head = Response::new(());
-        *head.status_mut() = state.response.status;
-        *head.headers_mut() = headers;
+        let head = head(state, headers);
         let rest = self.exchange.begin(state, head, part.data, part.more);
         rest.is_some_and(|rest| state.push(rest))
+    }
+
+    /// Takes a file that is the whole body.
+    fn file(&self, py: Python<'_>, message: &Bound<'_, PyDict>) -> PyResult<()> {
+        const KIND: &str = "http.response.pathsend";
+        match self.exchange.lock().response.stage {
+            Stage::Head(_) => {}
+            Stage::Failed => return Ok(()),
+            Stage::Waiting => return Err(unexpected(KIND, "http.response.start comes first")),
+            Stage::Streaming => return Err(unexpected(KIND, "the body has begun already")),
+            Stage::Complete => return Err(unexpected(KIND, "the response is complete")),
+        }
+        // Not while the connection may want the exchange.
+        let part = message::open_path(message)?;
+        let mut guard = self.exchange.lock();
+        let state = &mut *guard;
+        if state.closed {
+            drop(guard);
+            return Err(gone(py));
+        }
+        let part = part.fitted(state.response.declared).map_err(|(has, declared)| {
+            PyRuntimeError::new_err(format!(
+                "{KIND}: the file is shorter than the content-length: {has} bytes, not {declared}"
+            ))
+        })?;
+        let Stage::Head(headers) = std::mem::replace(&mut state.response.stage, Stage::Complete)
+        else {
+            return Ok(());
+        };
+        let head = head(state, headers);
+        self.exchange.begin_file(state, head, part);
+        let status = state.response.status;
+        drop(guard);
+        self.log(status);
+        Ok(())
     }
 
     pub(super) fn log(&self, status: StatusCode) {
@@ -215,6 +248,10 @@ impl Cycle {
                 }
                 reactor.after_send(py, length);
             }
+            "http.response.pathsend" => {
+                self.file(py, message)?;
+                reactor.after_send(py, 0);
+            }
             other => {
                 return Err(PyRuntimeError::new_err(format!(
                     "unknown ASGI message \"{other}\""
@@ -230,6 +267,13 @@ impl Cycle {
             self.log(status);
         }
     }
+}
+
+fn head(state: &State, headers: HeaderMap) -> Response<()> {
+    let mut head = Response::new(());
+    *head.status_mut() = state.response.status;
+    *head.headers_mut() = headers;
+    head
 }
 
 /// Refuses body bytes that do not fit the announced length, before any of them are

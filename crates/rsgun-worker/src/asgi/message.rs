@@ -3,14 +3,18 @@
 //! Nothing of an illegal message reaches the wire: it raises in the application's
 //! `send()`, whose traceback then shows where it was made.
 
+use std::path::PathBuf;
+
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{HeaderMap, StatusCode};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use nix::errno::Errno;
+use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyInt, PyList, PyString};
 
+use crate::http::spool::FilePart;
 use crate::reactor::queue::{self, Discarded};
 
 /// Bodies from this size on go out straight from Python's memory; below it a copy
@@ -122,6 +126,39 @@ impl Part {
             None => false,
         };
         Ok(Self { data, more })
+    }
+}
+
+/// Reads `http.response.pathsend` (ASGI extensions, "Path Send") and opens the file.
+///
+/// # Errors
+/// `TypeError` and `ValueError` for what is no path of a regular file, and `OSError` when
+/// it cannot be opened.
+pub(crate) fn open_path(message: &Bound<'_, PyDict>) -> PyResult<FilePart> {
+    let py = message.py();
+    let path = message
+        .get_item(pyo3::intern!(py, "path"))?
+        .ok_or_else(|| PyValueError::new_err("http.response.pathsend without \"path\""))?;
+    let Ok(name) = path.extract::<PathBuf>() else {
+        return Err(PyTypeError::new_err(format!(
+            "http.response.pathsend: path must be a string, not {}",
+            path.get_type().name()?
+        )));
+    };
+    match FilePart::open(&name) {
+        Ok(Some(part)) => Ok(part),
+        Ok(None) => Err(PyValueError::new_err(format!(
+            "http.response.pathsend: {} is not a regular file",
+            name.display()
+        ))),
+        Err(error) => Err(match error.raw_os_error() {
+            // Python finds the class by the number.
+            Some(number) => {
+                let text = Errno::from_raw(number).desc();
+                PyOSError::new_err((number, text, path.unbind()))
+            }
+            None => error.into(),
+        }),
     }
 }
 

@@ -25,6 +25,9 @@ pub(crate) struct ScopeMaker {
     websocket_template: Py<PyDict>,
     /// The `asgi` entry; copied, since middleware may write to it.
     asgi: Py<PyDict>,
+    /// What is offered beyond the specification; copied for the same reason.
+    extensions: Py<PyDict>,
+    websocket_extensions: Py<PyDict>,
     /// The lifespan state; each request gets a shallow copy.
     state: Py<PyDict>,
     root_path: String,
@@ -63,10 +66,16 @@ impl ScopeMaker {
         websocket_template.set_item(pyo3::intern!(py, "scheme"), pyo3::intern!(py, "ws"))?;
         websocket_template.del_item(pyo3::intern!(py, "method"))?;
         websocket_template.set_item(pyo3::intern!(py, "subprotocols"), py.None())?;
+        let extensions = PyDict::new(py);
+        extensions.set_item("http.response.pathsend", PyDict::new(py))?;
+        let websocket_extensions = PyDict::new(py);
+        websocket_extensions.set_item("websocket.http.response", PyDict::new(py))?;
         Ok(Self {
             template: template.unbind(),
             websocket_template: websocket_template.unbind(),
             asgi: asgi.unbind(),
+            extensions: extensions.unbind(),
+            websocket_extensions: websocket_extensions.unbind(),
             state,
             root_path: root_path.to_owned(),
             names: RefCell::new((0..NAMES).map(|_| None).collect()),
@@ -83,6 +92,8 @@ impl ScopeMaker {
         let scope = self.template.bind(py).copy()?;
         scope.set_item(pyo3::intern!(py, "method"), method_name(py, &parts.method))?;
         self.complete(&scope, parts, peer)?;
+        let extensions = self.extensions.bind(py).copy()?;
+        scope.set_item(pyo3::intern!(py, "extensions"), extensions)?;
         Ok(scope)
     }
 
@@ -98,12 +109,8 @@ impl ScopeMaker {
         let subprotocols = PyList::new(py, subprotocols)?;
         scope.set_item(pyo3::intern!(py, "subprotocols"), subprotocols)?;
         self.complete(&scope, parts, peer)?;
-        if let Some(extensions) = scope.get_item(pyo3::intern!(py, "extensions"))? {
-            extensions.set_item(
-                pyo3::intern!(py, "websocket.http.response"),
-                PyDict::new(py),
-            )?;
-        }
+        let extensions = self.websocket_extensions.bind(py).copy()?;
+        scope.set_item(pyo3::intern!(py, "extensions"), extensions)?;
         Ok(scope)
     }
 
@@ -138,7 +145,6 @@ impl ScopeMaker {
         scope.set_item(pyo3::intern!(py, "client"), client)?;
         scope.set_item(pyo3::intern!(py, "server"), server)?;
         scope.set_item(pyo3::intern!(py, "state"), self.state.bind(py).copy()?)?;
-        scope.set_item(pyo3::intern!(py, "extensions"), PyDict::new(py))?;
         Ok(())
     }
 

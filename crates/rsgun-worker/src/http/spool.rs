@@ -1,11 +1,14 @@
 //! Bytes on disk that are too many for memory.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Seek};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::{FallocateFlags, OFlag, fallocate};
+
+use crate::ffi;
 
 /// Bytes that are read from a file at a time.
 const PIECE: usize = 64 * 1024;
@@ -119,13 +122,29 @@ pub(crate) struct FilePart {
 }
 
 impl FilePart {
-    /// `length` bytes from `offset` on.
-    pub(crate) fn new(file: File, offset: u64, length: u64) -> Self {
-        Self {
+    /// What a file has from `offset` on; `None` unless it is a regular file.
+    ///
+    /// # Errors
+    /// What `fstat(2)` returns.
+    pub(crate) fn new(file: File, offset: u64) -> io::Result<Option<Self>> {
+        let metadata = file.metadata()?;
+        Ok(metadata.is_file().then(|| Self {
             file,
             offset,
-            left: length,
-        }
+            left: metadata.len().saturating_sub(offset),
+        }))
+    }
+
+    /// The whole of a file; `None` unless it is a regular file.
+    ///
+    /// # Errors
+    /// What `open(2)` and `fstat(2)` return.
+    pub(crate) fn open(path: &Path) -> io::Result<Option<Self>> {
+        let mut options = OpenOptions::new();
+        // Who opens a pipe would wait for its writer.
+        let flags = OFlag::O_NONBLOCK.bits();
+        let file = options.read(true).custom_flags(flags).open(path)?;
+        Self::new(file, 0)
     }
 
     /// How many bytes have not been read yet.
@@ -133,10 +152,18 @@ impl FilePart {
         self.left
     }
 
-    /// At most the first `length` bytes of it.
-    pub(crate) fn cut(mut self, length: u64) -> Self {
-        self.left = self.left.min(length);
-        self
+    /// As much of it as was `declared`: a file may have grown since its length was asked
+    /// for.
+    ///
+    /// # Errors
+    /// Both lengths, if the file has less.
+    pub(crate) fn fitted(mut self, declared: Option<u64>) -> Result<Self, (u64, u64)> {
+        let declared = declared.unwrap_or(self.left);
+        if declared > self.left {
+            return Err((self.left, declared));
+        }
+        self.left = declared;
+        Ok(self)
     }
 
     /// Reads on; `None` at the end.
@@ -159,13 +186,5 @@ impl FilePart {
 
 fn read_piece(file: &File, offset: u64, most: u64) -> io::Result<Bytes> {
     let length = usize::try_from(most).unwrap_or(PIECE).min(PIECE);
-    let mut piece = BytesMut::zeroed(length);
-    let read = loop {
-        match file.read_at(&mut piece, offset) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            other => break other?,
-        }
-    };
-    piece.truncate(read);
-    Ok(piece.freeze())
+    ffi::read_at(file, length, offset).map(BytesMut::freeze)
 }

@@ -70,15 +70,6 @@ impl FileWrapper {
         if !is_binary {
             return None;
         }
-        let copy = ffi::duplicate(number).ok()?;
-        let metadata = copy.metadata().ok()?;
-        if !metadata.is_file() {
-            return None;
-        }
-        Some(FilePart::new(
-            copy,
-            offset,
-            metadata.len().saturating_sub(offset),
-        ))
+        FilePart::new(ffi::duplicate(number).ok()?, offset).ok()?
     }
 }

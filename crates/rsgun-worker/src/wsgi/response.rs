@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HeaderValue};
+use http::header::CONTENT_LENGTH;
 use http::{Response, StatusCode};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -16,7 +16,6 @@ use super::head::{self, header, is_hop_by_hop};
 use super::pool::Pool;
 use crate::asgi::exchange::{SharedExchange, Stage};
 use crate::asgi::message;
-use crate::http::body::ResponseBody;
 use crate::http::spool::FilePart;
 
 /// Why nothing more can be sent.
@@ -261,13 +260,9 @@ impl StartResponse {
                 "the application returns a file before it has called start_response()",
             ));
         };
-        let part = match head.declared {
-            Some(declared) if declared > part.left() => {
-                return Err(mismatch("shorter", part.left(), declared));
-            }
-            Some(declared) => part.cut(declared),
-            None => part,
-        };
+        let part = part
+            .fitted(head.declared)
+            .map_err(|(has, declared)| mismatch("shorter", has, declared))?;
         head.sent = true;
         head.length = part.left();
         drop(head);
@@ -275,25 +270,7 @@ impl StartResponse {
         if state.closed || matches!(state.response.stage, Stage::Failed) {
             return Err(Unsent::Gone);
         }
-        let mut response = response;
-        let status = response.status();
-        let bodiless = self.exchange.has_no_body(status);
-        state.response.status = status;
-        state.response.bodiless = bodiless;
-        state.response.stage = Stage::Complete;
-        let body = if bodiless {
-            if status == StatusCode::NO_CONTENT {
-                response.headers_mut().remove(CONTENT_LENGTH);
-            } else if status != StatusCode::NOT_MODIFIED {
-                response
-                    .headers_mut()
-                    .insert(CONTENT_LENGTH, HeaderValue::from(part.left()));
-            }
-            ResponseBody::Empty
-        } else {
-            ResponseBody::File(part)
-        };
-        state.respond(response.map(|()| body));
+        self.exchange.begin_file(&mut state, response, part);
         Ok(())
     }
 }

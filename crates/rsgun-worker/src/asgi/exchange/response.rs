@@ -12,7 +12,7 @@ use pyo3::{Py, PyAny};
 
 use super::{Exchange, State};
 use crate::http::body::ResponseBody;
-use crate::http::spool::Spool;
+use crate::http::spool::{FilePart, Spool};
 
 /// `send()` waits when this much of a streamed response is waiting for the client.
 const SEND_HIGH_WATER: usize = 64 * 1024;
@@ -118,6 +118,28 @@ impl Exchange {
         };
         state.respond(head.map(|()| body));
         rest
+    }
+
+    /// Hands the head to the connection, with a part of a file as the whole body.
+    pub(crate) fn begin_file(&self, state: &mut State, mut head: Response<()>, part: FilePart) {
+        let response = &mut state.response;
+        let status = head.status();
+        response.bodiless = self.has_no_body(status);
+        response.status = status;
+        response.stage = Stage::Complete;
+        let body = if response.bodiless {
+            if status == StatusCode::NO_CONTENT {
+                // RFC 9110, 8.6.
+                head.headers_mut().remove(CONTENT_LENGTH);
+            } else if status != StatusCode::NOT_MODIFIED {
+                head.headers_mut()
+                    .insert(CONTENT_LENGTH, HeaderValue::from(part.left()));
+            }
+            ResponseBody::Empty
+        } else {
+            ResponseBody::File(part)
+        };
+        state.respond(head.map(|()| body));
     }
 
     /// Sends an informational response, if the final one has not begun.
