@@ -371,6 +371,9 @@ class TestWhatOthersRead:
             ("FORWARDED_ALLOW_IPS", "127.0.0.1", "ProxyHeadersMiddleware"),
             ("GUNICORN_CMD_ARGS", "--workers 4", "a file that `-c` names"),
             ("RSGUN_WORKER", "2", "did you mean RSGUN_WORKERS?"),
+            ("UVICORN_WORKERS", "2", "set RSGUN_WORKERS instead"),
+            ("UVICORN_RELOAD", "true", "files are not watched yet"),
+            ("GRANIAN_SSL_KEYFILE", "key.pem", "let nginx, Caddy or HAProxy"),
         ],
     )
     def test_variable(self, serve: Serve, variable: str, value: str, words: str) -> None:

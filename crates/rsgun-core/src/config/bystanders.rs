@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::declaration::Declaration;
 use super::environment::Environment;
-use super::foreign::PROXIES;
+use super::foreign::{PROXIES, variables};
 use super::settings::DECLARATIONS;
 
 /// What the variables of settings begin with.
@@ -16,16 +16,17 @@ const SERVICE: [&str; 2] = ["RSGUN_SERVICE_", "RSGUN_PORT_"];
 /// The file that gunicorn reads without being told to.
 const GUNICORN_FILE: &str = "gunicorn.conf.py";
 
-/// Warnings of variables, and of a file in `directory`, that are not read. gunicorn looks
-/// for that file only if no other one is named.
+/// Warnings of variables, and of a file in `directory`, that are not read. `states` says
+/// whether the command line or the environment gives a setting: gunicorn looks for that
+/// file only if no other one is named.
 pub(super) fn warnings(
     environment: &dyn Environment,
     directory: &Path,
-    names_file: bool,
+    states: &dyn Fn(&str) -> bool,
 ) -> Vec<String> {
     let is_set = |name: &str| environment.get(name).is_some_and(|value| !value.is_empty());
     let mut warnings = Vec::new();
-    if !names_file && directory.join(GUNICORN_FILE).is_file() {
+    if !states("config") && directory.join(GUNICORN_FILE).is_file() {
         warnings.push(format!(
             "{} is not read unless it is named: add `-c {GUNICORN_FILE}`",
             directory.join(GUNICORN_FILE).display()
@@ -43,6 +44,7 @@ pub(super) fn warnings(
             "the environment variable FORWARDED_ALLOW_IPS has no effect: {PROXIES}"
         ));
     }
+    warnings.extend(variables::warnings(environment, states));
     let mut names = environment.names();
     names.sort_unstable();
     warnings.extend(names.iter().filter_map(|name| unknown(name)));
@@ -82,7 +84,9 @@ mod tests {
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value.into()))
             .collect();
-        warnings(&variables, directory.path(), names_file)
+        warnings(&variables, directory.path(), &|name| {
+            name == "config" && names_file
+        })
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub fn layer(
 }
 
 /// Finds a setting by its name or one of its aliases, as Python writes them.
-fn find(name: &str) -> Option<&'static Declaration> {
+pub(super) fn find(name: &str) -> Option<&'static Declaration> {
     let name = name.replace('_', "-");
     DECLARATIONS
         .iter()

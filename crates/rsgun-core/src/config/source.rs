@@ -86,12 +86,10 @@ impl Source {
     /// What the user may believe to be read, and is not.
     #[must_use]
     pub fn unread(&self) -> Vec<String> {
-        let names_file = environment::layer(&*self.environment).is_ok_and(|layer| {
-            Layers(&[&self.command_line, &layer])
-                .get("config")
-                .is_some()
-        });
-        bystanders::warnings(&*self.environment, &self.directory, names_file)
+        let environment = environment::layer(&*self.environment).unwrap_or_default();
+        let stated = [&self.command_line, &environment];
+        let states = |name: &str| Layers(&stated).get(name).is_some();
+        bystanders::warnings(&*self.environment, &self.directory, &states)
     }
 
     /// How many sockets were opened for this process, whether they are used or not.

@@ -11,6 +11,7 @@
 mod granian;
 mod gunicorn;
 mod uvicorn;
+pub(super) mod variables;
 
 use super::python_file::Value;
 
