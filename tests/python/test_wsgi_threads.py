@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.processes import Process
 from harness.server import Server
 from harness.target import rsgun_only
 from harness.waiting import eventually
-from harness.wire import Truncated
+from harness.wire import Connection, Truncated
 
 pytestmark = rsgun_only
 
@@ -28,6 +31,13 @@ def noted(server: Server, event: str) -> None:
 def pool_of(server: Server) -> list[str]:
     names = json.loads(server.get("/threads").body)
     return sorted(name for name in names if name.startswith("rsgun-"))
+
+
+def spooled(worker: Process) -> int:
+    """Bytes that a worker keeps on disk."""
+    folder = Path(f"/proc/{worker.pid}/fd")
+    kept = [number for number, path in worker.open_files().items() if path.endswith("(deleted)")]
+    return sum((folder / str(number)).stat().st_blocks * 512 for number in kept)
 
 
 class TestSlowClients:
@@ -259,6 +269,30 @@ class TestTimeouts:
         server.wait_for_line("in wait$")
         server.wait_for_workers(1)
         assert server.get("/ping").body == b"pong"
+
+    @pytest.mark.timeout(180)
+    def test_waiting_for_a_client_is_no_hang(self, serve: Serve, tmp_path: Path) -> None:
+        """A stream for which there is no room on disk any more keeps its thread."""
+        arguments = ("--timeout", "1", "--client-timeout", "4")
+        server = serve("wsgi_lab:bare", *arguments, environment={"TMPDIR": str(tmp_path)})
+        [worker] = server.wait_for_workers(1)
+        with Connection.open(server.address, receive_buffer=65536) as reader:
+            reader.request("/endless")
+
+            def fills() -> bool:
+                # As much as the system needs to let the server know of it.
+                reader.socket.recv(1 << 18, socket.MSG_WAITALL)
+                return spooled(worker) >= (1 << 30) - PIECE
+
+            eventually(fills, "all the room is taken", deadline=120)
+            for _ in range(4):
+                assert reader.socket.recv(1 << 18, socket.MSG_WAITALL)
+                until = time.monotonic() + 1
+                eventually(lambda until=until: time.monotonic() > until, "time passes")
+            assert [process.pid for process in server.workers()] == [worker.pid]
+            # And it is not kept for longer than a client that takes nothing is waited for.
+            noted(server, "closed endless")
+        assert [process.pid for process in server.workers()] == [worker.pid]
 
     def test_with_more_threads_it_does_not(self, serve: Serve) -> None:
         server = serve("wsgi_lab:bare", "--timeout", "2", "--threads", "2")

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -74,6 +74,8 @@ pub(crate) struct Pool {
     finished: Mutex<Vec<Finished>>,
     /// Counts everything that a Python thread gets done.
     progress: AtomicU64,
+    /// Threads that wait for a client to take what it has asked for.
+    held_up: AtomicUsize,
     most: usize,
 }
 
@@ -109,6 +111,7 @@ impl Pool {
             pending,
             finished: Mutex::default(),
             progress: AtomicU64::new(0),
+            held_up: AtomicUsize::new(0),
             most,
         }
     }
@@ -206,6 +209,11 @@ impl Pool {
         (self.lock().working.len(), self.progress.load(Relaxed))
     }
 
+    /// How many threads wait for their clients: the application is not to blame for that.
+    pub(crate) fn held_up(&self) -> usize {
+        self.held_up.load(Relaxed)
+    }
+
     // === a Python thread's side ===
 
     /// Takes the next job, waiting for one if need be; `None` when the thread is to end.
@@ -251,6 +259,14 @@ impl Pool {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         state.idle -= 1;
+    }
+
+    /// Waits for a client.
+    pub(crate) fn while_held_up(&self, wait: impl FnOnce()) {
+        self.held_up.fetch_add(1, Relaxed);
+        wait();
+        self.note_progress();
+        self.held_up.fetch_sub(1, Relaxed);
     }
 
     /// Something has got done.

@@ -247,7 +247,7 @@ impl StartResponse {
 
     fn spool(&self, py: Python<'_>, data: &Bytes) {
         if !self.exchange.try_spool(data) {
-            py.detach(|| self.exchange.spool(data));
+            py.detach(|| self.pool.while_held_up(|| self.exchange.spool(data)));
         }
     }
 

@@ -367,7 +367,8 @@ impl Service {
             // The load of a worker is that of its threads.
             let wait = state.rhythm.beat(&this.board, working >= this.most);
             let before = state.progress.replace(progress);
-            let hangs = this.most == 1 && working > 0 && before == Some(progress);
+            let stands_still = working > this.shop.pool.held_up() && before == Some(progress);
+            let hangs = this.most == 1 && stands_still;
             (hangs, wait)
         };
         if !hangs {
