@@ -16,7 +16,7 @@ use std::os::fd::OwnedFd;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2, setsid};
-use rsgun_core::sys::process::{Forked, fork_without_hooks};
+use rsgun_core::sys::fork::{Forked, fork_without_hooks};
 
 /// What the master sends when it serves; no log line has it.
 const SERVES: u8 = 0;

@@ -352,39 +352,3 @@ def test_ttou_lets_requests_finish(serve: Serve) -> None:
         server.send_signal(signal.SIGTTOU)
         assert {connection.response().text for connection in connections} == {"slept 400"}
     server.wait_for_workers(1)
-
-
-SLOW_FORK = """
-import time
-
-def linger():
-    if os.path.exists("slow"):
-        print("forked", flush=True)
-        time.sleep(60)
-
-os.register_at_fork(after_in_parent=linger)
-"""
-
-
-def test_process_between_fork_server_and_worker(
-    serve: Serve, module: Module, tmp_path: Path
-) -> None:
-    """It is killed when the worker is there: nobody takes that for the end of the server."""
-    module("main", versioned("only", top=SLOW_FORK))
-    server = serve("main:app", "--app-dir", str(tmp_path), "--preload")
-    (fork_server,) = server.fork_servers()
-    (tmp_path / "slow").touch()
-    server.send_signal(signal.SIGTTIN)
-    server.wait_for_line("^forked")
-    titled = server.titled("^rsgun: fork server")
-    (between,) = [each for each in titled if each.parent == fork_server.pid]
-    (tmp_path / "slow").unlink()
-
-    def born() -> list[int]:
-        return [each.pid for each in server.workers() if each.parent == between.pid]
-
-    (worker,) = eventually(born, "a worker")
-    os.kill(between.pid, signal.SIGKILL)
-    server.wait_for_line(rf"Worker 2 started \[pid {worker}\b")
-    for _ in range(20):
-        assert server.get().text.startswith("only ")

@@ -10,6 +10,8 @@ use std::ptr::{self, NonNull};
 use bytes::BytesMut;
 use hyper::rt::ReadBufCursor;
 use nix::libc::{self, c_int, c_void};
+use pyo3::Python;
+use rsgun_core::sys::fork::Orphaned;
 use socket2::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -143,5 +145,24 @@ impl Drop for Immortal {
             _pthread_cleanup_pop(self.0.as_ptr(), 0);
             drop(Box::from_raw(self.0.as_ptr()));
         }
+    }
+}
+
+/// Calls `fork` with what Python and libraries want done around it, on both sides.
+pub(crate) fn around_fork(_: Python<'_>, fork: impl FnOnce() -> Orphaned) -> Orphaned {
+    // SAFETY: the interpreter is attached to this thread. These are the calls that
+    // CPython documents for whoever forks by himself: one before, and one after it in
+    // each process.
+    unsafe {
+        pyo3::ffi::PyOS_BeforeFork();
+        let forked = fork();
+        match forked {
+            Orphaned::Grandchild => pyo3::ffi::PyOS_AfterFork_Child(),
+            Orphaned::Torn(_) => {}
+            Orphaned::Made | Orphaned::Unsupported | Orphaned::Failed(_) => {
+                pyo3::ffi::PyOS_AfterFork_Parent();
+            }
+        }
+        forked
     }
 }

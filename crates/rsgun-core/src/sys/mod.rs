@@ -4,6 +4,7 @@
 //!
 //! * [`channel`]: `SOCK_SEQPACKET` pairs that carry bytes and descriptors;
 //! * [`credentials`]: becoming another user;
+//! * [`fork`]: forks, and what becomes a child of somebody else by them;
 //! * [`handover`]: one program taking the place of another;
 //! * [`handshakes`]: a TCP listener that new clients no longer reach;
 //! * [`inherited`]: descriptors that the parent has passed on by number;
@@ -11,7 +12,7 @@
 //! * [`relay`]: signals that are passed on to a master;
 //! * [`shared`]: sealed memory files and their mappings;
 //! * [`signals`]: signals as a queue;
-//! * [`process`]: forks, signal dispositions, parent-death, inherited descriptors;
+//! * [`process`]: signal dispositions, parent-death, inherited descriptors;
 //! * [`stacks`]: the Python stacks of a process that hangs;
 //! * [`title`]: what `ps` shows.
 #![expect(
@@ -21,6 +22,7 @@
 
 pub mod channel;
 pub mod credentials;
+pub mod fork;
 pub mod handover;
 pub mod handshakes;
 pub mod inherited;

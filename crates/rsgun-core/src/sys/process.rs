@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::sys::signal::{
     SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask,
 };
-use nix::unistd::Pid;
 
 use super::credentials::{self, Credentials};
+use super::fork::{Forked, fork_without_hooks};
 
 /// Signals that a terminal or an operator sends to the whole group and that only
 /// the master acts on. The other processes ignore them, but for a worker's own handler
@@ -172,32 +172,6 @@ pub fn redirect(fd: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
-}
-
-/// Which side of a fork the caller is on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Forked {
-    /// In the parent; the child's pid.
-    Parent(Pid),
-    /// In the child.
-    Child,
-}
-
-/// Forks without running the fork hooks that libraries have registered.
-///
-/// Other threads do not exist in the child: what they had locked stays locked there.
-///
-/// # Errors
-/// `EAGAIN` or `ENOMEM` when the system has no room for one more process.
-pub fn fork_without_hooks() -> io::Result<Forked> {
-    // SAFETY: a fork breaks no memory: the child has a copy of all of it. A lock that
-    // another thread holds may block the child, which the callers know to avoid or to
-    // warn of (see the documentation above).
-    #[expect(clippy::disallowed_methods, reason = "this is the place for it")]
-    match unsafe { nix::unistd::fork()? } {
-        nix::unistd::ForkResult::Parent { child } => Ok(Forked::Parent(child)),
-        nix::unistd::ForkResult::Child => Ok(Forked::Child),
-    }
 }
 
 /// As [`prepare_child`], but the program becomes an orphan: the direct child ends at

@@ -17,8 +17,8 @@ use pyo3::prelude::*;
 use rsgun_core::config::Settings;
 use rsgun_core::ipc::{Belated, Channel, FromForkServer, Message, ToForkServer};
 use rsgun_core::log::output::{self, Files};
-use rsgun_core::sys::process::{self, Forked};
-use rsgun_core::sys::{parent_death, title};
+use rsgun_core::sys::fork::Forked;
+use rsgun_core::sys::{parent_death, process, title};
 use rsgun_core::{VERSION, log};
 
 use self::hooks::Hooks;

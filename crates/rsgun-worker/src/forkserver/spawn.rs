@@ -1,11 +1,16 @@
 //! Making one worker.
 //!
-//! The fork server forks an intermediate process, which forks the worker and ends at
-//! once, so that the worker becomes a child of the master (a subreaper). The first
-//! fork runs nobody's hooks: those that libraries have registered would start threads
-//! in the intermediate, which then could not fork. The second one is `os.fork()`, with
-//! all hooks. When threads exist already and nothing is preloaded, the worker is
-//! started by exec instead: a lock held by a thread would stay locked for ever in a
+//! The worker is to be a child of the master (a subreaper), so the fork server forks it by
+//! way of a process that ends at once. Usually that one borrows the fork server's memory
+//! (`rsgun_core::sys::fork`), so that only one copy of it is made, and the fork is one of
+//! the fork server for all hooks: those before it and those in the parent run there,
+//! those in the child in the worker.
+//!
+//! Memory with several threads in it cannot be lent. Then the intermediate process is a
+//! fork of its own, which runs nobody's hooks: those that libraries have registered would
+//! start threads in the intermediate, which then could not fork. The second fork is
+//! `os.fork()`, with all hooks. When threads exist and nothing is preloaded, the worker
+//! is started by exec instead: a lock held by a thread would stay locked for ever in a
 //! fork.
 
 use std::io;
@@ -13,14 +18,17 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 
 use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
 use pyo3::prelude::*;
 use rsgun_core::bootstrap;
 use rsgun_core::ipc::{Belated, Channel, FromForkServer, ToForkServer};
 use rsgun_core::log::output::Files;
 use rsgun_core::sys::channel;
-use rsgun_core::sys::process::{self, Forked};
+use rsgun_core::sys::fork::{Forked, Orphaned, fork_orphan, fork_without_hooks};
+use rsgun_core::sys::process;
 
 use super::{Loaded, Master};
+use crate::ffi;
 
 /// Carries out an order to make one worker; returns on both sides, with [`Forked::Child`] in the worker.
 pub(super) fn worker(
@@ -32,20 +40,48 @@ pub(super) fn worker(
     extension: &str,
 ) -> io::Result<Forked> {
     flush(py);
-    let threads = process::thread_count().unwrap_or(1);
+    let threads = process::thread_count();
+    let others = threads.unwrap_or(1) - 1;
     let preloaded = loaded.app.is_some();
-    if threads > 1 {
+    if others > 0 {
         let message = FromForkServer::Threads {
-            count: threads - 1,
+            count: others,
             forked: preloaded,
         };
         // A master that is gone is noticed at the next receive.
         let _ = master.send(&message, &[]);
     }
-    if threads > 1 && !preloaded {
+    if others > 0 && !preloaded {
         return exec(py, loaded, order, fds, extension);
     }
+    if threads == Some(1)
+        && let Some(forked) = orphan(py)?
+    {
+        return Ok(forked);
+    }
     in_grandchild(py, || fork_with_hooks(py))
+}
+
+/// Forks by way of a process without memory of its own, with all hooks; `None` where that
+/// cannot be done.
+fn orphan(py: Python<'_>) -> io::Result<Option<Forked>> {
+    let audited = py
+        .import("sys")
+        .and_then(|sys| sys.call_method1("audit", ("os.fork",)));
+    audited.map_err(|error: PyErr| io::Error::other(error.to_string()))?;
+    match ffi::around_fork(py, fork_orphan) {
+        Orphaned::Made => Ok(Some(Forked::Parent(Pid::this()))),
+        Orphaned::Grandchild => Ok(Some(Forked::Child)),
+        Orphaned::Unsupported => Ok(None),
+        Orphaned::Failed(error) => Err(error),
+        Orphaned::Torn(status) => {
+            tracing::error!(
+                "The process between the fork server and a new worker was killed ({status:?}), \
+                 and the fork server ends with it"
+            );
+            process::exit_now(1)
+        }
+    }
 }
 
 /// Forks, and calls `second` in the child, which is to fork once more.
@@ -53,7 +89,7 @@ fn in_grandchild(
     py: Python<'_>,
     second: impl FnOnce() -> io::Result<Forked>,
 ) -> io::Result<Forked> {
-    match process::fork_without_hooks()? {
+    match fork_without_hooks()? {
         Forked::Parent(intermediate) => {
             let status = py.detach(|| {
                 loop {
@@ -94,7 +130,7 @@ fn fork_with_hooks(py: Python<'_>) -> io::Result<Forked> {
     Ok(if pid == 0 {
         Forked::Child
     } else {
-        Forked::Parent(nix::unistd::Pid::from_raw(pid))
+        Forked::Parent(Pid::from_raw(pid))
     })
 }
 
@@ -137,7 +173,7 @@ fn exec(
     let configure = ToForkServer::Configure {
         generation: loaded.generation,
         settings: Box::new(loaded.settings.clone()),
-        heir: loaded.heir.map(nix::unistd::Pid::as_raw),
+        heir: loaded.heir.map(Pid::as_raw),
         workers: loaded.workers,
         belated: Belated::default(),
     };
@@ -146,7 +182,7 @@ fn exec(
     worker.send(&configure, &logs).map_err(io::Error::other)?;
     let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
     worker.send(order, &borrowed).map_err(io::Error::other)?;
-    Ok(Forked::Parent(nix::unistd::Pid::this()))
+    Ok(Forked::Parent(Pid::this()))
 }
 
 /// Writes out what Python has buffered, or every worker would write it again.
