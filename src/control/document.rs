@@ -37,7 +37,10 @@ pub struct Status {
     /// What all workers have done, those that have ended included.
     pub totals: Totals,
     /// The last reload that is over.
-    pub last_reload: Option<Reload>,
+    pub last_reload: Option<Renewal>,
+    /// The last upgrade that is over. One that was complete is the last reload as well.
+    #[serde(default)]
+    pub last_upgrade: Option<Renewal>,
 }
 
 /// The document that a client gets: the state, and what follows from it.
@@ -210,9 +213,9 @@ pub struct Totals {
     pub waited_s: f64,
 }
 
-/// A reload that is over.
+/// A reload or an upgrade that is over.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Reload {
+pub struct Renewal {
     /// The generation that it was to bring.
     pub generation: u32,
     /// Whether it did.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::document::{Reload, Slot, Status, Totals, Worker};
+use super::document::{Renewal, Slot, Status, Totals, Worker};
 
 /// The columns of the table of workers; the first two are to the left.
 const HEADINGS: [&str; 10] = [
@@ -43,9 +43,7 @@ pub fn text(status: &Status) -> String {
     if let Some(line) = threads_text(status) {
         text.push_str(&line);
     }
-    if let Some(reload) = &status.last_reload {
-        text.push_str(&reload_text(reload));
-    }
+    text.push_str(&renewals_text(status));
     for reason in &status.degraded {
         let _ = writeln!(text, "  degraded: {}", escaped(reason));
     }
@@ -121,20 +119,32 @@ fn threads_text(status: &Status) -> Option<String> {
     Some(text)
 }
 
-fn reload_text(reload: &Reload) -> String {
-    let ago = duration(reload.seconds_ago);
-    if reload.ok {
+fn renewals_text(status: &Status) -> String {
+    let reload = status.last_reload.as_ref();
+    let upgrade = status.last_upgrade.as_ref();
+    // An upgrade that was complete counts as both.
+    let is_both = |one: &&Renewal| upgrade.is_some_and(|other| one.generation == other.generation);
+    let reload = reload.filter(|reload| !is_both(reload));
+    let text = |what: &str, renewal: Option<&Renewal>| {
+        renewal.map_or_else(String::new, |renewal| renewal_text(what, renewal))
+    };
+    text("reload", reload) + &text("upgrade", upgrade)
+}
+
+fn renewal_text(what: &str, renewal: &Renewal) -> String {
+    let ago = duration(renewal.seconds_ago);
+    if renewal.ok {
         return format!(
-            "  last reload: generation {} complete, {ago} ago\n",
-            reload.generation
+            "  last {what}: generation {} complete, {ago} ago\n",
+            renewal.generation
         );
     }
     let mut text = format!(
-        "  last reload: generation {} FAILED, {ago} ago: {}\n",
-        reload.generation,
-        escaped(reload.message.as_deref().unwrap_or_default())
+        "  last {what}: generation {} FAILED, {ago} ago: {}\n",
+        renewal.generation,
+        escaped(renewal.message.as_deref().unwrap_or_default())
     );
-    for line in reload.traceback.as_deref().unwrap_or_default().lines() {
+    for line in renewal.traceback.as_deref().unwrap_or_default().lines() {
         let _ = writeln!(text, "    {}", escaped(line));
     }
     text
@@ -311,14 +321,39 @@ mod tests {
                 status: [0, 120_499, 0, 0, 1],
                 ..Totals::default()
             },
-            last_reload: Some(Reload {
+            last_reload: Some(Renewal {
                 generation: 2,
                 ok: false,
                 seconds_ago: 130.0,
                 message: Some("importing \"main\" failed".to_owned()),
                 traceback: Some("Traceback:\n  File \x1b[2Jmain.py".to_owned()),
             }),
+            last_upgrade: Some(Renewal {
+                generation: 3,
+                ok: false,
+                seconds_ago: 9.0,
+                message: Some("no such \x1bprogram".to_owned()),
+                traceback: None,
+            }),
         }
+    }
+
+    #[test]
+    fn an_upgrade_that_was_complete_is_told_once() {
+        let mut status = status();
+        let complete = Renewal {
+            generation: 4,
+            ok: true,
+            seconds_ago: 61.0,
+            message: None,
+            traceback: None,
+        };
+        status.last_upgrade = Some(complete.clone());
+        status.last_reload = Some(complete);
+        assert_eq!(
+            renewals_text(&status),
+            "  last upgrade: generation 4 complete, 1 min 1 s ago\n"
+        );
     }
 
     #[test]
@@ -333,6 +368,7 @@ rsgun 1.2.3, master 4711 [main:app]: degraded, ready, up 1 h 2 min
   last reload: generation 2 FAILED, 2 min 10 s ago: importing \"main\" failed
     Traceback:
       File \\u{1b}[2Jmain.py
+  last upgrade: generation 3 FAILED, 9.0 s ago: no such \\u{1b}program
   degraded: slot 2 has no worker that serves
 
 SLOT  PHASE     PID  GEN         UP  REQUESTS  ACTIVE  CONNS  MEMORY  LOST

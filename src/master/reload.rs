@@ -80,7 +80,7 @@ enum ReloadStage {
     Proven,
 }
 
-/// How a reload went.
+/// How a reload or an upgrade went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Outcome {
     /// The generation that it was to bring.
@@ -355,11 +355,15 @@ impl State {
         }
         self.current = candidate;
         self.server_backoff.reset();
-        self.last_reload = Some(Outcome {
+        let outcome = Outcome {
             generation: candidate,
             at: now,
             failure: None,
-        });
+        };
+        if was_upgrade {
+            self.last_upgrade = Some(outcome.clone());
+        }
+        self.last_reload = Some(outcome);
         self.act(Action::Adopt {
             generation: candidate,
         });

@@ -103,6 +103,7 @@ pub(super) struct State {
     pub(super) reload: Option<Reload>,
     pub(super) reload_waits: bool,
     pub(super) last_reload: Option<Outcome>,
+    pub(super) last_upgrade: Option<Outcome>,
     /// The binary is being exchanged.
     pub(super) upgrade: Option<Upgrade>,
     pub(super) upgrade_waits: bool,
@@ -160,6 +161,7 @@ impl State {
             reload: None,
             reload_waits: false,
             last_reload: None,
+            last_upgrade: None,
             upgrade: None,
             upgrade_waits: false,
             kept: Vec::new(),

@@ -147,6 +147,8 @@ pub(super) struct World {
     pub(super) proved: Option<Identity>,
     /// The next exec does not succeed.
     pub(super) exec_fails: bool,
+    /// The next program gives up after the exec, and runs this one again.
+    pub(super) gives_up_late: bool,
     /// The hooks that fork servers were asked to call.
     pub(super) calls: Vec<(u32, Call)>,
     /// Who was asked for stacks; the answer comes when a test lets it.
@@ -182,6 +184,7 @@ impl World {
             candidate: None,
             proved: None,
             exec_fails: false,
+            gives_up_late: false,
             calls: Vec::new(),
             asked: Vec::new(),
             late: VecDeque::new(),

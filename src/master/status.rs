@@ -20,7 +20,7 @@ use super::reload::Outcome;
 use super::state::{Lifecycle, State};
 use super::worker::{Stage, Worker};
 use crate::control::document::{
-    self, Ended, Phase, Reload, Request, Slot, Status, Threads, Totals,
+    self, Ended, Phase, Renewal, Request, Slot, Status, Threads, Totals,
 };
 
 /// Failures in a row that make a missing worker more than an accident.
@@ -103,7 +103,8 @@ impl State {
                 restarts: self.losses,
                 ..Totals::default()
             },
-            last_reload: self.last_reload().map(|last| reload(last, now)),
+            last_reload: self.last_reload().map(|last| renewal(last, now)),
+            last_upgrade: self.last_upgrade.as_ref().map(|last| renewal(last, now)),
         }
     }
 
@@ -211,8 +212,8 @@ fn describe(worker: &Worker, now: Moment, observed: Option<Observed>) -> documen
     }
 }
 
-fn reload(last: &Outcome, now: Moment) -> Reload {
-    Reload {
+fn renewal(last: &Outcome, now: Moment) -> Renewal {
+    Renewal {
         generation: last.generation,
         ok: last.failure.is_none(),
         seconds_ago: now.since(last.at).as_secs_f64(),

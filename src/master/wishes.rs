@@ -53,7 +53,7 @@ impl State {
                     self.notify(Notice::Dismissed);
                 }
             }
-            Command::Upgrade => self.upgrade_ordered(),
+            Command::Upgrade => self.upgrade_ordered(now),
         }
     }
 

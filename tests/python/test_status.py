@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -96,6 +97,7 @@ def test_document_names_every_worker(serve: Serve, control: Path) -> None:
 
 WAITS = """
 import os
+import re
 import time
 
 
@@ -221,6 +223,40 @@ def test_failed_reload_is_kept_with_its_traceback(
     server.wait_for_line("Reload complete")
     last = ask(control)["last_reload"]
     assert (last["generation"], last["ok"], last["message"]) == (3, True, None)
+
+
+def test_failed_upgrade_is_kept_with_its_traceback(
+    serve: Serve, module: Module, tmp_path: Path, control: Path
+) -> None:
+    module("main", versioned("first"))
+    server = serve("main:app", "--app-dir", str(tmp_path), "--control-socket", str(control))
+    assert ask(control)["last_upgrade"] is None
+    module("main", "raise RuntimeError('broken by the deployment')\n")
+    server.tolerates_tracebacks = True
+    server.send_signal(signal.SIGUSR2)
+    server.wait_for_line("Upgrade failed")
+    status = ask(control)
+    assert (status["phase"], status["last_reload"]) == ("serving", None)
+    last = status["last_upgrade"]
+    assert (last["generation"], last["ok"]) == (2, False)
+    assert "broken by the deployment" in last["traceback"]
+    shown = rsgunctl("status", RSGUN_CONTROL_SOCKET=str(control)).stdout
+    assert re.search(r"^  last upgrade: generation 2 FAILED, [\d.]+ s ago: ", shown, re.MULTILINE)
+    assert "broken by the deployment" in shown
+
+    module("main", versioned("third"))
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_line("Reload complete")
+    status = ask(control)
+    assert status["last_reload"]["ok"] and not status["last_upgrade"]["ok"]
+    since = server.output.mark()
+    server.send_signal(signal.SIGUSR2)
+    server.wait_for_line("Upgrade complete", since=since, deadline=30)
+    last = ask(control)["last_upgrade"]
+    assert (last["generation"], last["ok"], last["message"]) == (4, True, None)
+    shown = rsgunctl("status", RSGUN_CONTROL_SOCKET=str(control)).stdout
+    assert "last upgrade: generation 4 complete" in shown
+    assert "last reload" not in shown
 
 
 def test_past_is_kept_over_an_upgrade(

@@ -317,7 +317,8 @@ def test_broken_binary_changes_nothing(start: Start, program: Path, how: str) ->
 
 def test_program_that_cannot_take_over_runs_the_old_one_again(start: Start, program: Path) -> None:
     """Its candidate boots, but after the exec it misses something in the state."""
-    server = start("--preload")
+    control = program.with_name("control.sock")
+    server = start("--preload", "--control-socket", str(control))
     old = program_of(server.pid)
     before = {process.pid for process in server.family()}
     known, other = b"descriptors_of_master", b"descriptors_of_nobody"
@@ -334,6 +335,10 @@ def test_program_that_cannot_take_over_runs_the_old_one_again(start: Start, prog
     server.wait_for_line(FAILED + ".*cannot be understood.*descriptors_of_nobody", since=since)
     assert program_of(server.pid) == old
     eventually(lambda: {p.pid for p in server.family()} == before, "the others are gone")
+    ctl = binary().with_name("rsgunctl")
+    command = [str(ctl), "status", "--socket", str(control)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert re.search("last upgrade: generation 2 FAILED.*descriptors_of_nobody", shown.stdout)
     for _ in range(10):
         assert server.get().text.startswith("first ")
 

@@ -23,7 +23,7 @@ use crate::master::exit::Exit;
 use crate::master::generation::Cause;
 use crate::master::moment::Moment;
 use crate::master::notice::Notice;
-use crate::master::reload::Reload;
+use crate::master::reload::{Outcome, Reload};
 use crate::master::state::State;
 
 /// How long a candidate may take to say that it is one; it has not started Python then.
@@ -72,6 +72,24 @@ enum Stage {
     Executing,
 }
 
+impl Upgrade {
+    /// One whose candidate has done its part: the new program runs, or has given up.
+    pub(super) fn executing(identity: Identity) -> Self {
+        Self {
+            identity,
+            pid: None,
+            grace: Duration::ZERO,
+            closed: true,
+            stage: Stage::Executing,
+        }
+    }
+
+    /// The worker with which the candidate is to prove itself.
+    pub(super) fn identity(&self) -> Identity {
+        self.identity
+    }
+}
+
 /// What happens to an upgrade.
 #[derive(Debug)]
 pub(in crate::master) enum UpgradeEvent {
@@ -108,7 +126,7 @@ pub(in crate::master) enum UpgradeEvent {
 }
 
 impl State {
-    pub(in crate::master) fn upgrade_ordered(&mut self) {
+    pub(in crate::master) fn upgrade_ordered(&mut self, now: Moment) {
         let is_under_way = self.upgrade.is_some() && !self.candidate_leaves();
         if is_under_way || self.upgrade_waits || self.is_exchanging() {
             self.notify(Notice::UpgradeRefused);
@@ -120,7 +138,7 @@ impl State {
             self.upgrade_waits = true;
             self.notify(Notice::UpgradeWaits);
         } else {
-            self.start_upgrade();
+            self.start_upgrade(now);
         }
     }
 
@@ -134,7 +152,7 @@ impl State {
             && !self.is_stopping()
         {
             self.upgrade_waits = false;
-            self.start_upgrade();
+            self.start_upgrade(now);
         }
         self.expire_upgrade(now);
         let dying =
@@ -153,15 +171,13 @@ impl State {
         }
     }
 
-    fn start_upgrade(&mut self) {
+    fn start_upgrade(&mut self, now: Moment) {
+        self.last_generation += 1;
         let Some(seat) = self.free_seat() else {
             let reason = "no seat is free for another worker".to_owned();
-            self.notify(Notice::UpgradeFailed {
-                cause: Cause::boot(reason),
-            });
+            self.note_upgrade_failure(now, self.last_generation, Cause::boot(reason));
             return;
         };
-        self.last_generation += 1;
         self.last_worker += 1;
         let identity = Identity {
             id: WorkerId(self.last_worker),
@@ -215,7 +231,8 @@ impl State {
                 self.notify(Notice::CandidateBoots { version, pid });
             }
             (UpgradeEvent::Failed(cause), Stage::Booting { .. }) => {
-                self.give_up_upgrade(now, cause);
+                let generation = upgrade.identity.generation;
+                self.give_up_upgrade(now, generation, cause);
             }
             (UpgradeEvent::Failed(cause), Stage::Exited { .. }) => {
                 self.upgrade_failed(now, cause);
@@ -274,10 +291,21 @@ impl State {
 
     /// Forgets the upgrade, of which no process is left.
     pub(super) fn upgrade_failed(&mut self, now: Moment, cause: Cause) {
-        self.upgrade = None;
+        let Some(upgrade) = self.upgrade.take() else {
+            return;
+        };
         self.act(Action::EndCandidate);
-        self.notify(Notice::UpgradeFailed { cause });
+        self.note_upgrade_failure(now, upgrade.identity.generation, cause);
         self.replay(now);
+    }
+
+    fn note_upgrade_failure(&mut self, now: Moment, generation: u32, cause: Cause) {
+        self.last_upgrade = Some(Outcome {
+            generation,
+            at: now,
+            failure: Some(cause.clone()),
+        });
+        self.notify(Notice::UpgradeFailed { cause });
     }
 
     /// Does what was wanted since the new program was to take over.
@@ -287,9 +315,9 @@ impl State {
         }
     }
 
-    fn give_up_upgrade(&mut self, now: Moment, cause: Cause) {
+    fn give_up_upgrade(&mut self, now: Moment, generation: u32, cause: Cause) {
         self.end_candidate(now);
-        self.notify(Notice::UpgradeFailed { cause });
+        self.note_upgrade_failure(now, generation, cause);
     }
 
     /// Ends the candidate with everything that it has started. Its worker may serve
@@ -350,7 +378,8 @@ impl State {
                      raise --boot-timeout"
                         .to_owned(),
                 );
-                self.give_up_upgrade(now, cause);
+                let generation = upgrade.identity.generation;
+                self.give_up_upgrade(now, generation, cause);
             }
             Stage::Exited { by, exit } if by <= now => self.upgrade_failed(now, unexplained(exit)),
             Stage::Leaving { by } if by <= now => self.kill_candidate(),
@@ -361,9 +390,10 @@ impl State {
             }
             Stage::Handed { by, killed: true } if by <= now => {
                 upgrade.stage = Stage::Killed;
+                let generation = upgrade.identity.generation;
                 self.act(Action::EndCandidate);
                 let cause = Cause::boot("the kernel does not end the candidate".to_owned());
-                self.notify(Notice::UpgradeFailed { cause });
+                self.note_upgrade_failure(now, generation, cause);
                 self.replay(now);
             }
             _ => {}

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rsgun_core::ipc::{Identity, WorkerId};
 use serde::{Deserialize, Serialize};
 
+use super::Upgrade;
 use crate::master::event::{Command, Policy};
 use crate::master::generation::{Generation, Standing};
 use crate::master::moment::Moment;
@@ -43,6 +44,12 @@ struct PastRecord {
     condition: Condition,
     losses: u64,
     last_reload: Option<Outcome>,
+    #[serde(default)]
+    last_upgrade: Option<Outcome>,
+    /// The worker that the upgrade under way has brought: for this program alone, if the
+    /// next one gives up.
+    #[serde(default)]
+    upgrading: Option<Identity>,
     server_backoff: Backoff,
 }
 
@@ -128,6 +135,8 @@ impl StateRecord {
                 condition: state.condition,
                 losses: state.losses,
                 last_reload: state.last_reload.clone(),
+                last_upgrade: state.last_upgrade.clone(),
+                upgrading: state.upgrade.as_ref().map(Upgrade::identity),
                 server_backoff: state.server_backoff.clone(),
             },
         }
@@ -160,6 +169,8 @@ impl StateRecord {
         state.condition = self.past.condition;
         state.losses = self.past.losses;
         state.last_reload = self.past.last_reload;
+        state.last_upgrade = self.past.last_upgrade;
+        state.upgrade = self.past.upgrading.map(Upgrade::executing);
         state.server_backoff = self.past.server_backoff;
         for record in self.generations {
             let policy = policy(&record);

@@ -29,6 +29,14 @@ fn all_workers_become_new_one_after_the_other() {
     assert_eq!(world.servers.len(), 1);
     let done = |notice: &Notice| matches!(notice, Notice::Upgraded { generation: 2 });
     assert_eq!(count(&world, done), 1);
+    assert_eq!(last(&world), (2, true));
+    assert_eq!(world.state.last_reload, world.state.last_upgrade);
+}
+
+/// The generation of the last upgrade, and whether it was complete.
+fn last(world: &World) -> (u32, bool) {
+    let outcome = world.state.last_upgrade.as_ref().unwrap();
+    (outcome.generation, outcome.failure.is_none())
 }
 
 #[test]
@@ -45,6 +53,7 @@ fn nothing_changes_when_the_candidate_fails_or_dies() {
         }
         world.cooperate();
         assert_eq!(failures(&world), 1);
+        assert_eq!(last(&world), (2, false));
         assert_eq!(world.serving(), before);
         assert!(world.state.upgrade.is_none() && world.candidate.is_none());
         world.command(Command::Upgrade);
@@ -169,6 +178,20 @@ fn an_exec_that_fails_leaves_everything_as_it_was() {
     assert_eq!(failures(&world), 1);
     assert!(before.iter().all(|id| world.serving().contains(id)));
     assert_eq!(world.serving().len(), 3, "the kept TTIN was not lost");
+    assert_eq!(last(&world), (2, false));
+}
+
+#[test]
+fn a_program_that_is_run_again_remembers_which_upgrade_has_failed() {
+    let mut world = World::booted(1, false);
+    world.command(Command::Reload);
+    world.cooperate();
+    world.gives_up_late = true;
+    world.command(Command::Upgrade);
+    world.cooperate();
+    assert_eq!(failures(&world), 1);
+    assert_eq!(last(&world), (3, false));
+    assert!(world.state.last_reload().unwrap().failure.is_none());
 }
 
 #[test]
@@ -260,6 +283,7 @@ fn the_format_of_the_state_has_not_changed() {
         }],
         "past": {
             "started_at": 1_000_000, "condition": "Sound", "losses": 0, "last_reload": null,
+            "last_upgrade": null, "upgrading": null,
             "server_backoff": {"failures": 0, "retry_at": null},
         },
     });

@@ -116,6 +116,14 @@ impl World {
             let reason = "no such program".to_owned();
             return Some(Event::Upgrade(UpgradeEvent::NotReplaced { reason }));
         }
+        if std::mem::take(&mut self.gives_up_late) {
+            let policy = self.policy.clone();
+            self.state = record.restore(self.now, |generation| generation.promised(&policy));
+            self.shown = Condition::Sound;
+            let actions = self.state.go_on(self.now, "it is damaged".to_owned());
+            self.carry_out(actions);
+            return None;
+        }
         let policy = self.policy.clone();
         let candidate = self.prove(identity);
         // The channels of the fork servers are closed by it.
