@@ -38,9 +38,9 @@ use super::pidfile::PidFile;
 use super::spawn::{Interpreter, WorkerHandle};
 use super::status::Condition;
 use super::terminal::Terminal;
-use super::upgrade::Invocation;
 use super::upgrade::exec::Companion;
 use super::upgrade::snapshot::FromCandidate;
+use super::upgrade::{Invocation, UpgradeEvent};
 use super::{processors, stacks};
 use crate::control::document::Totals;
 use crate::control::socket::ControlSocket;
@@ -297,7 +297,16 @@ impl Effects {
                 self.show_title();
             }
             Action::Notify(notice) => self.tell(&notice),
-            Action::EndCandidate => self.companion = None,
+            Action::EndCandidate => {
+                if let Some(companion) = &mut self.companion {
+                    companion.dismiss();
+                }
+            }
+            Action::TellOffspring(offspring) => {
+                if let Role::Candidate(master) = &self.role {
+                    master.send(FromCandidate::Offspring(offspring), Vec::new());
+                }
+            }
             // The loop looks for these itself.
             Action::StartCandidate { .. }
             | Action::HandOver
@@ -339,6 +348,10 @@ impl Effects {
                     } else {
                         exit
                     };
+                    let orphans = self.companion.as_ref().and_then(|one| one.orphans(pid));
+                    if let Some(orphans) = orphans {
+                        events.push(Event::Upgrade(UpgradeEvent::Orphans(orphans)));
+                    }
                     events.push(Event::Exited { pid, exit });
                 }
                 Ok(None) => break,

@@ -22,6 +22,7 @@ use super::processors;
 use super::scale::Bounds;
 use super::status::Condition;
 use super::upgrade::UpgradeEvent;
+use super::upgrade::orphans::Offspring;
 
 /// What an operator can ask for, by signal today.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -360,6 +361,8 @@ pub(super) enum Action {
     /// Close the channel of the candidate, upon which it ends, and drop what it has handed
     /// over.
     EndCandidate,
+    /// Tell the master, as its candidate, which processes there are.
+    TellOffspring(Offspring),
     /// Hand everything over to the master, as its candidate, and end.
     HandOver,
     /// Run the new program in the place of this one.

@@ -50,6 +50,7 @@ use super::slot::{Backoff, Slot};
 use super::status::Condition;
 use super::stop::Stop;
 use super::upgrade::Upgrade;
+use super::upgrade::orphans::Offspring;
 use super::worker::{Worker, earliest};
 
 /// The most slots: during a replacement each may need two seats.
@@ -111,6 +112,8 @@ pub(super) struct State {
     pub(super) kept: Vec<Command>,
     /// This is the candidate of an upgrade, with this worker and no other.
     pub(super) candidate: Option<Identity>,
+    /// What the master knows of its processes.
+    pub(super) offspring: Offspring,
     /// Its probation ends.
     pub(super) proved_at: Option<Moment>,
     /// When the workers are looked at next; `None`: there is nothing to look for.
@@ -166,6 +169,7 @@ impl State {
             upgrade_waits: false,
             kept: Vec::new(),
             candidate: None,
+            offspring: Offspring::default(),
             proved_at: None,
             inspect_at: None,
             resumed_at: now,

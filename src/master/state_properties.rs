@@ -14,6 +14,7 @@ use super::exit::Exit;
 use super::scale::Bounds;
 use super::state_world::{KILLED, World, import_error, policy, with_hooks};
 use super::status::Condition;
+use super::upgrade::world::Exec;
 
 /// Something random; the numbers choose among what is there.
 #[derive(Debug, Clone)]
@@ -50,8 +51,12 @@ enum Incident {
     CandidateReacts,
     CandidateFails,
     CandidateDies,
-    /// The next exec fails.
-    ExecFails,
+    /// One of those dies whom a candidate has left behind.
+    OrphanDies,
+    /// From now on they hang, or do not.
+    OrphansHang(bool),
+    /// This comes of the next exec.
+    Exec(Exec),
     /// Whoever was asked for stacks answers.
     Stacks,
     Time(u64),
@@ -86,7 +91,10 @@ fn incident() -> impl Strategy<Value = Incident> {
         6 => Just(Incident::CandidateReacts),
         1 => Just(Incident::CandidateFails),
         1 => Just(Incident::CandidateDies),
-        1 => Just(Incident::ExecFails),
+        1 => Just(Incident::OrphanDies),
+        1 => any::<bool>().prop_map(Incident::OrphansHang),
+        1 => Just(Incident::Exec(Exec::Fails)),
+        1 => Just(Incident::Exec(Exec::IsTakenBack)),
         3 => Just(Incident::Stacks),
         3 => (1_u64..40_000).prop_map(Incident::Time),
         1 => (1_u64..40).prop_map(Incident::Pause),
@@ -231,7 +239,9 @@ fn apply(world: &mut World, incident: &Incident) {
         }
         Incident::CandidateFails => world.candidate_fails(),
         Incident::CandidateDies => world.candidate_dies(KILLED),
-        Incident::ExecFails => world.exec_fails = true,
+        Incident::OrphanDies => world.orphan_dies(KILLED),
+        Incident::OrphansHang(hang) => world.orphans_hang = hang,
+        Incident::Exec(exec) => world.next_exec = exec,
         Incident::Stacks => world.answer_stacks(Some("Thread 1")),
         Incident::Seconds(count) => world.seconds(count),
         Incident::Time(milliseconds) => world.pass(Duration::from_millis(milliseconds)),
@@ -282,6 +292,7 @@ proptest! {
         prop_assert!(world.state.reload.is_none());
         prop_assert_eq!(world.shown, Condition::Sound);
         prop_assert!(world.state.upgrade.is_none() && world.candidate.is_none());
+        prop_assert!(world.orphans.is_empty());
         prop_assert_eq!(world.servers.len(), 1);
         prop_assert_eq!(world.workers.len(), world.serving().len());
     }
@@ -296,7 +307,10 @@ proptest! {
                 8 => Just(Incident::CandidateReacts),
                 1 => Just(Incident::CandidateFails),
                 1 => Just(Incident::CandidateDies),
-                1 => Just(Incident::ExecFails),
+                1 => Just(Incident::OrphanDies),
+                1 => any::<bool>().prop_map(Incident::OrphansHang),
+                1 => Just(Incident::Exec(Exec::Fails)),
+        1 => Just(Incident::Exec(Exec::IsTakenBack)),
                 6 => (0_usize..8).prop_map(Incident::ServerReacts),
                 12 => (0_usize..32).prop_map(Incident::WorkerReacts),
                 3 => (0_usize..32).prop_map(Incident::WorkerSpent),

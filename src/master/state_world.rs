@@ -18,7 +18,7 @@ use super::moment::Moment;
 use super::notice::Notice;
 use super::state::State;
 use super::status::Condition;
-use super::upgrade::world::Candidate;
+use super::upgrade::world::{Candidate, Exec, Proved};
 
 pub(super) const KILLED: Exit = Exit::Signal {
     signal: Signal::SIGKILL,
@@ -143,12 +143,16 @@ pub(super) struct World {
     pub(super) signs_come_late: bool,
     /// The candidate of an upgrade.
     pub(super) candidate: Option<Candidate>,
-    /// The worker of a candidate that has handed over.
-    pub(super) proved: Option<Identity>,
-    /// The next exec does not succeed.
-    pub(super) exec_fails: bool,
-    /// The next program gives up after the exec, and runs this one again.
-    pub(super) gives_up_late: bool,
+    /// What a candidate has handed over that has ended.
+    pub(super) proved: Option<Proved>,
+    /// Those whom a candidate has left behind.
+    pub(super) orphans: BTreeSet<i32>,
+    /// They end only when they are killed.
+    pub(super) orphans_hang: bool,
+    /// Whom the master has sent SIGKILL.
+    pub(super) killed: BTreeSet<i32>,
+    /// What comes of the next exec.
+    pub(super) next_exec: Exec,
     /// The hooks that fork servers were asked to call.
     pub(super) calls: Vec<(u32, Call)>,
     /// Who was asked for stacks; the answer comes when a test lets it.
@@ -183,8 +187,10 @@ impl World {
             signs_come_late: false,
             candidate: None,
             proved: None,
-            exec_fails: false,
-            gives_up_late: false,
+            orphans: BTreeSet::new(),
+            orphans_hang: false,
+            killed: BTreeSet::new(),
+            next_exec: Exec::Succeeds,
             calls: Vec::new(),
             asked: Vec::new(),
             late: VecDeque::new(),
@@ -293,11 +299,14 @@ impl World {
                     assert!(!self.asked.contains(&of), "{of:?} is asked twice");
                     self.asked.push(of);
                 }
-                Action::Kill { pid, .. } => {
+                Action::Kill { pid, signal } => {
                     assert!(
                         self.living.contains(&pid),
                         "{pid} was reaped: it may be another's"
                     );
+                    if signal == Signal::SIGKILL {
+                        self.killed.insert(pid);
+                    }
                 }
                 Action::ForgetWorker { identity } => {
                     let gone = self
@@ -330,7 +339,9 @@ impl World {
                     at_once.push(self.candidate_starts(identity));
                 }
                 Action::EndCandidate => self.end_candidate(),
-                Action::HandOver => panic!("the master is no candidate"),
+                Action::HandOver | Action::TellOffspring(_) => {
+                    panic!("the master is no candidate")
+                }
                 Action::Exec => execs = true,
                 Action::Notify(notice) => self.notices.push(notice),
                 Action::Exit { code } => self.exit = Some(code),
@@ -475,6 +486,9 @@ impl World {
                 "{:?} is lost",
                 worker.identity
             );
+        }
+        for pid in &self.orphans {
+            assert!(self.state.follows(*pid), "the orphan {pid} is lost");
         }
         let seats: BTreeSet<u32> = self
             .state

@@ -174,6 +174,8 @@ fn describe(worker: &Worker, now: Moment, observed: Option<Observed>) -> documen
         (Stage::Aborted { .. } | Stage::Killed, _) => "killed",
         _ if worker.silent_since.is_some() => "stuck",
         (Stage::Leaving { .. }, Some(seen)) if seen.phase < Announced::Draining => "draining",
+        // The worker of a candidate that has died shows nothing.
+        (Stage::Leaving { .. }, None) if worker.ending.is_closed() => "draining",
         (_, Some(seen)) => seen.phase.name(),
         (_, None) => "starting",
     };

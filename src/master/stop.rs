@@ -163,6 +163,21 @@ impl State {
         }
     }
 
+    /// Has those that a candidate has left behind hurry as everybody else does.
+    pub(super) fn hasten_orphans(&mut self, now: Moment, number: u32) {
+        let Lifecycle::Stopping(Stop { urgency, .. }) = self.lifecycle else {
+            return;
+        };
+        let of_generation = |worker: &&Worker| worker.identity.generation == number;
+        let orphan = self.workers.values().find(of_generation);
+        if let Some(id) = orphan.map(|worker| worker.identity.id) {
+            self.hasten_worker(now, id, urgency);
+        }
+        if urgency == Urgency::Now {
+            self.kill_server(number, Signal::SIGKILL);
+        }
+    }
+
     fn hasten_worker(&mut self, now: Moment, id: WorkerId, urgency: Urgency) {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
@@ -198,10 +213,14 @@ impl State {
                     _ => limit,
                 };
                 worker.stage = Stage::Leaving { since: now, by };
-                if worker.pid.is_some() {
-                    self.act(Action::Tell {
-                        id,
-                        order: ToWorker::Quit,
+                let no_channel = worker.ending.is_closed();
+                if let Some(pid) = worker.pid.filter(|_| !worker.ending.has_exited()) {
+                    self.act(if no_channel {
+                        let signal = Signal::SIGINT;
+                        Action::Kill { pid, signal }
+                    } else {
+                        let order = ToWorker::Quit;
+                        Action::Tell { id, order }
                     });
                 }
             }

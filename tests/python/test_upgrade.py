@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -85,6 +86,13 @@ def upgrade(server: Server) -> int:
     since = server.output.mark()
     server.send_signal(signal.SIGUSR2)
     return since
+
+
+def rsgunctl(control: Path, *arguments: str) -> str:
+    """What ``rsgunctl status`` prints."""
+    command = [str(binary().with_name("rsgunctl")), "status", "--socket", str(control), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout
 
 
 def program_of(pid: int) -> tuple[int, int]:
@@ -237,6 +245,81 @@ def test_long_request_of_a_candidate_that_fails(
     eventually(lambda: server.get().text.startswith("third "), "the next upgrade", BOOT)
 
 
+@contextmanager
+def hung_orphan(start: Start, module: Module, *arguments: str) -> Iterator[tuple[Server, int]]:
+    """A candidate was killed, and its worker hangs: the server and that worker."""
+    server = start("--reload-probation", "60", "--timeout", "0", *arguments)
+    module("main", versioned("second"))
+    since = upgrade(server)
+    with ExitStack() as stack:
+
+        def second_blocks() -> int | None:
+            connection = stack.enter_context(server.connect())
+            version, pid, _ = answer(connection.get("/").text)
+            if version != "second":
+                return None
+            connection.request("/block")
+            return pid
+
+        worker = eventually(second_blocks, "a request to the new program")
+        assert worker is not None
+        (candidate,) = server.titled(r"^rsgun: candidate")
+        os.kill(candidate.pid, signal.SIGKILL)
+        server.wait_for_line(FAILED + ".*SIGKILL", since=since)
+        yield server, worker
+
+
+def killed(worker: int) -> str:
+    """The line about the end of that worker."""
+    return rf"Worker 1 \[pid {worker}\] did not end within [\d.]+ s and was killed"
+
+
+def test_worker_that_hangs_does_not_outlive_its_candidate_for_long(
+    start: Start, module: Module, tmp_path: Path
+) -> None:
+    control = tmp_path / "control.sock"
+    arguments = ("--graceful-timeout", "1", "--control-socket", str(control))
+    with hung_orphan(start, module, *arguments) as (server, worker):
+        before = {process.pid for process in server.family()} - {worker}
+        status = json.loads(rsgunctl(control, "--json"))
+        shown = [one["phase"] for one in status["workers"] if one["pid"] == worker]
+        assert shown == ["draining"]
+        server.wait_for_line(killed(worker))
+        server.wait_for_line("Its requests and stacks are not known")
+        assert wait_gone(worker)
+        eventually(lambda: len(server.family()) == 4, "master, fork server, two workers")
+        assert {process.pid for process in server.family()} <= before
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["plain", "preload"])
+def test_import_that_hangs_does_not_outlive_the_candidate_for_long(
+    start: Start, module: Module, preload: tuple[str, ...]
+) -> None:
+    """In its fork server, or its worker; and it minds no signal."""
+    server = start("--graceful-timeout", "1", "--timeout", "0", *preload)
+    before = {process.pid for process in server.family()}
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    module(
+        "main", versioned("second", top=f"{deaf}; print('imports', flush=True); time.sleep(600)")
+    )
+    since = upgrade(server)
+    server.wait_for_line("^imports$", since=since)
+    (candidate,) = server.titled(r"^rsgun: candidate")
+    os.kill(candidate.pid, signal.SIGKILL)
+    server.wait_for_line(FAILED + ".*SIGKILL", since=since)
+    eventually(lambda: {p.pid for p in server.family()} == before, "all of it is gone")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stop_ends_the_worker_that_a_candidate_has_left_behind(
+    start: Start, module: Module, number: signal.Signals
+) -> None:
+    with hung_orphan(start, module, "--graceful-timeout", "1") as (server, worker):
+        assert server.stop(number, 12) == 0
+        assert [line for line in server.lines() if re.search(killed(worker), line)]
+    assert not server.leftovers(0)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
 def test_quick_stop_does_not_wait_for_the_requests_of_a_candidate(
     start: Start, module: Module, number: signal.Signals
@@ -335,10 +418,8 @@ def test_program_that_cannot_take_over_runs_the_old_one_again(start: Start, prog
     server.wait_for_line(FAILED + ".*cannot be understood.*descriptors_of_nobody", since=since)
     assert program_of(server.pid) == old
     eventually(lambda: {p.pid for p in server.family()} == before, "the others are gone")
-    ctl = binary().with_name("rsgunctl")
-    command = [str(ctl), "status", "--socket", str(control)]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert re.search("last upgrade: generation 2 FAILED.*descriptors_of_nobody", shown.stdout)
+    shown = rsgunctl(control)
+    assert re.search("last upgrade: generation 2 FAILED.*descriptors_of_nobody", shown)
     for _ in range(10):
         assert server.get().text.startswith("first ")
 

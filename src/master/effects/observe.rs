@@ -49,7 +49,11 @@ impl Effects {
             .collect();
         let active = usize::try_from(scoreboard.active.load(Relaxed)).unwrap_or(0);
         let more = active.saturating_sub(named.len());
-        Some(InFlight { named, more })
+        Some(InFlight {
+            named,
+            more,
+            is_known: true,
+        })
     }
 
     /// The state of the server, as the control socket tells it.

@@ -326,6 +326,8 @@ pub(in crate::master) struct InFlight {
     pub(in crate::master) named: Vec<String>,
     /// How many there are besides.
     pub(in crate::master) more: usize,
+    /// There was a scoreboard to look at.
+    pub(in crate::master) is_known: bool,
 }
 
 impl InFlight {
@@ -346,6 +348,11 @@ impl InFlight {
 /// What is known about a process that hangs: all its requests, and its stacks.
 fn evidence(serving: &InFlight, stacks: Option<&str>) -> String {
     let mut text = String::new();
+    if !serving.is_known && stacks.is_none() {
+        return "\n          Its requests and stacks are not known: it belonged to the candidate of \
+                an upgrade, which is dead."
+            .to_owned();
+    }
     if serving.named.is_empty() {
         text.push_str("\n          It has no requests in flight.");
     } else {

@@ -208,6 +208,10 @@ impl World {
         if self.candidate_reacts() {
             return true;
         }
+        if self.orphan_leaves() {
+            self.orphan_dies(Exit::Code(0));
+            return true;
+        }
         if let Some(generation) = self.resolving.take() {
             let policy = self.policy.clone();
             self.happen(Event::Resolved { generation, policy });

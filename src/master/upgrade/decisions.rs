@@ -18,6 +18,7 @@ use nix::sys::signal::Signal;
 use rsgun_core::hooks::Call;
 use rsgun_core::ipc::{Identity, WorkerId};
 
+use super::orphans::Offspring;
 use crate::master::event::{Action, Command};
 use crate::master::exit::Exit;
 use crate::master::generation::Cause;
@@ -45,17 +46,19 @@ const KILLED_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(in crate::master) struct Upgrade {
     /// The worker with which the candidate is to prove itself.
-    identity: Identity,
+    pub(super) identity: Identity,
     pid: Option<i32>,
     /// What its worker may take to finish requests in flight.
-    grace: Duration,
+    pub(super) grace: Duration,
     /// Its channel has ended.
     closed: bool,
-    stage: Stage,
+    /// Those of its processes that live on although it has ended.
+    pub(super) orphans: Offspring,
+    pub(super) stage: Stage,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// The candidate boots.
     Booting { by: Option<Moment> },
     /// It has exited; what it said last may still be on its way.
@@ -74,19 +77,15 @@ enum Stage {
 
 impl Upgrade {
     /// One whose candidate has done its part: the new program runs, or has given up.
-    pub(super) fn executing(identity: Identity) -> Self {
+    pub(super) fn executing(identity: Identity, grace: Duration, orphans: Offspring) -> Self {
         Self {
             identity,
             pid: None,
-            grace: Duration::ZERO,
+            grace,
             closed: true,
+            orphans,
             stage: Stage::Executing,
         }
-    }
-
-    /// The worker with which the candidate is to prove itself.
-    pub(super) fn identity(&self) -> Identity {
-        self.identity
     }
 }
 
@@ -118,6 +117,8 @@ pub(in crate::master) enum UpgradeEvent {
     HandedOver,
     /// It has closed its channel.
     Closed,
+    /// It has ended, and these have not.
+    Orphans(Offspring),
     /// The new program could not be run, or has given up.
     NotReplaced {
         /// Why.
@@ -190,6 +191,7 @@ impl State {
             pid: None,
             grace: Duration::ZERO,
             closed: false,
+            orphans: Offspring::default(),
             // Until it runs there is nothing to wait for.
             stage: Stage::Booting { by: None },
         });
@@ -243,6 +245,7 @@ impl State {
                 upgrade.stage = Stage::Handed { by, killed };
             }
             (UpgradeEvent::HandedOver, Stage::Exited { .. }) => upgrade.stage = Stage::Ready,
+            (UpgradeEvent::Orphans(orphans), _) => upgrade.orphans = orphans,
             (UpgradeEvent::Closed, stage) => {
                 upgrade.closed = true;
                 match stage {
@@ -259,7 +262,7 @@ impl State {
         }
     }
 
-    /// Whether an exit was that of the candidate.
+    /// Whether an exit was that of the candidate, or of somebody whom it has left behind.
     pub(in crate::master) fn candidate_exited(
         &mut self,
         now: Moment,
@@ -270,7 +273,7 @@ impl State {
             return false;
         };
         if upgrade.pid != Some(pid) {
-            return false;
+            return self.orphan_exited(now, pid, exit);
         }
         match upgrade.stage {
             Stage::Booting { .. } if upgrade.closed => self.upgrade_failed(now, unexplained(exit)),
@@ -279,7 +282,7 @@ impl State {
                 upgrade.pid = None;
                 upgrade.stage = Stage::Exited { by, exit };
             }
-            Stage::Leaving { .. } | Stage::Killed => self.upgrade = None,
+            Stage::Leaving { .. } | Stage::Killed => self.forget_upgrade(now),
             Stage::Handed { .. } => {
                 upgrade.pid = None;
                 upgrade.stage = Stage::Ready;
@@ -291,12 +294,21 @@ impl State {
 
     /// Forgets the upgrade, of which no process is left.
     pub(super) fn upgrade_failed(&mut self, now: Moment, cause: Cause) {
-        let Some(upgrade) = self.upgrade.take() else {
+        let Some(upgrade) = &self.upgrade else {
             return;
         };
+        let generation = upgrade.identity.generation;
         self.act(Action::EndCandidate);
-        self.note_upgrade_failure(now, upgrade.identity.generation, cause);
+        self.note_upgrade_failure(now, generation, cause);
+        self.forget_upgrade(now);
         self.replay(now);
+    }
+
+    /// The candidate is gone, and nothing comes of it.
+    fn forget_upgrade(&mut self, now: Moment) {
+        if let Some(upgrade) = self.upgrade.take() {
+            self.adopt_orphans(now, &upgrade);
+        }
     }
 
     fn note_upgrade_failure(&mut self, now: Moment, generation: u32, cause: Cause) {

@@ -16,6 +16,7 @@ use rsgun_core::sys::signals::HeldBack;
 use rsgun_core::sys::{channel, handover, process};
 use serde_json::Value;
 
+use super::orphans::Offspring;
 use super::record::StateRecord;
 use super::snapshot::{FORMAT, FromCandidate, Luggage, Passage, ToCandidate};
 use super::{CANDIDATE, UpgradeEvent, VARIABLE};
@@ -27,9 +28,32 @@ use crate::master::state::State;
 /// The candidate, as the master sees it.
 #[derive(Debug)]
 pub(in crate::master) struct Companion {
+    pid: i32,
     /// Dropped, it ends the candidate.
-    _link: Link<ToCandidate>,
-    handed: Arc<Mutex<Option<Handed>>>,
+    link: Option<Link<ToCandidate>>,
+    heard: Arc<Mutex<Heard>>,
+}
+
+/// What a candidate has said that is no event.
+#[derive(Debug, Default)]
+struct Heard {
+    handed: Option<Handed>,
+    offspring: Offspring,
+}
+
+impl Companion {
+    /// Tells the candidate to end, and drops what it has handed over.
+    pub(in crate::master) fn dismiss(&mut self) {
+        self.link = None;
+        lock(&self.heard).handed = None;
+    }
+
+    /// If this was the end of the candidate: those of its processes that are children of
+    /// this one now.
+    pub(in crate::master) fn orphans(&self, ended: i32) -> Option<Offspring> {
+        let offspring = lock(&self.heard).offspring;
+        (ended == self.pid).then(|| offspring.only(process::is_child))
+    }
 }
 
 /// What a candidate has handed over.
@@ -54,12 +78,12 @@ impl Effects {
         let (ours, theirs) = channel::pair().map_err(failed)?;
         let mut luggage = Luggage::default();
         let snapshot = self.outline(state, &mut luggage).map_err(failed)?;
-        let handed = Arc::new(Mutex::new(None));
-        let into = Arc::clone(&handed);
+        let heard = Arc::new(Mutex::new(Heard::default()));
+        let into = Arc::clone(&heard);
         let link = Link::open(
             Channel::<ToCandidate, FromCandidate>::new(ours),
             self.events.clone(),
-            move |message| Event::Upgrade(heard(message, &into)),
+            move |message| hear(message, &into),
             Event::Upgrade(UpgradeEvent::Closed),
         )
         .map_err(failed)?;
@@ -90,11 +114,13 @@ impl Effects {
             identity,
         };
         link.send(begin, luggage.0);
+        let pid = i32::try_from(child.id()).map_err(|error| failed(io::Error::other(error)))?;
         self.companion = Some(Companion {
-            _link: link,
-            handed,
+            pid,
+            link: Some(link),
+            heard,
         });
-        i32::try_from(child.id()).map_err(|error| failed(io::Error::other(error)))
+        Ok(pid)
     }
 
     /// Runs the new program. Returns only if that fails, with the reason.
@@ -107,7 +133,7 @@ impl Effects {
         let handed = self
             .companion
             .as_ref()
-            .and_then(|companion| lock(&companion.handed).take());
+            .and_then(|companion| lock(&companion.heard).handed.take());
         let Some(Handed { snapshot, mut fds }) = handed else {
             return "the new program has handed nothing over".to_owned();
         };
@@ -172,9 +198,9 @@ pub(super) fn written(text: &[u8]) -> io::Result<OwnedFd> {
     handover::inheritable(file.as_fd())
 }
 
-/// What the candidate says, as an event; what it hands over is put aside.
-fn heard(message: Message<FromCandidate>, into: &Mutex<Option<Handed>>) -> UpgradeEvent {
-    match message.body {
+/// What the candidate says, as an event; what only the effects need is put aside.
+fn hear(message: Message<FromCandidate>, into: &Mutex<Heard>) -> Event {
+    Event::Upgrade(match message.body {
         FromCandidate::Boots {
             version,
             within_ms,
@@ -184,17 +210,21 @@ fn heard(message: Message<FromCandidate>, into: &Mutex<Option<Handed>>) -> Upgra
             within: within_ms.map(Duration::from_millis),
             grace: Duration::from_millis(grace_ms),
         },
+        FromCandidate::Offspring(offspring) => {
+            lock(into).offspring = offspring;
+            return Event::Tick;
+        }
         FromCandidate::Failed(cause) => UpgradeEvent::Failed(cause),
         FromCandidate::Ready { snapshot } => {
-            *lock(into) = Some(Handed {
+            lock(into).handed = Some(Handed {
                 snapshot: *snapshot,
                 fds: message.fds,
             });
             UpgradeEvent::HandedOver
         }
-    }
+    })
 }
 
-fn lock(handed: &Mutex<Option<Handed>>) -> std::sync::MutexGuard<'_, Option<Handed>> {
-    handed.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(heard: &Mutex<Heard>) -> std::sync::MutexGuard<'_, Heard> {
+    heard.lock().unwrap_or_else(PoisonError::into_inner)
 }

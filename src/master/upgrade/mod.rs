@@ -40,6 +40,7 @@
 pub(super) mod candidate;
 mod decisions;
 pub(super) mod exec;
+pub(super) mod orphans;
 mod pack;
 mod program;
 pub(super) mod record;

@@ -9,6 +9,7 @@ use rsgun_core::ipc::{Identity, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use super::Upgrade;
+use super::orphans::Offspring;
 use crate::master::event::{Command, Policy};
 use crate::master::generation::{Generation, Standing};
 use crate::master::moment::Moment;
@@ -46,11 +47,20 @@ struct PastRecord {
     last_reload: Option<Outcome>,
     #[serde(default)]
     last_upgrade: Option<Outcome>,
-    /// The worker that the upgrade under way has brought: for this program alone, if the
-    /// next one gives up.
+    /// For this program alone, if the next one gives up.
     #[serde(default)]
-    upgrading: Option<Identity>,
+    upgrade: Option<UpgradeRecord>,
     server_backoff: Backoff,
+}
+
+/// The upgrade that is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct UpgradeRecord {
+    /// The worker that it has brought.
+    identity: Identity,
+    /// What that may take to finish requests in flight, milliseconds.
+    grace_ms: u64,
+    orphans: Offspring,
 }
 
 /// A generation.
@@ -136,7 +146,7 @@ impl StateRecord {
                 losses: state.losses,
                 last_reload: state.last_reload.clone(),
                 last_upgrade: state.last_upgrade.clone(),
-                upgrading: state.upgrade.as_ref().map(Upgrade::identity),
+                upgrade: state.upgrade.as_ref().map(UpgradeRecord::of),
                 server_backoff: state.server_backoff.clone(),
             },
         }
@@ -170,7 +180,7 @@ impl StateRecord {
         state.losses = self.past.losses;
         state.last_reload = self.past.last_reload;
         state.last_upgrade = self.past.last_upgrade;
-        state.upgrade = self.past.upgrading.map(Upgrade::executing);
+        state.upgrade = self.past.upgrade.map(UpgradeRecord::restore);
         state.server_backoff = self.past.server_backoff;
         for record in self.generations {
             let policy = policy(&record);
@@ -194,6 +204,21 @@ impl StateRecord {
             state.slots.insert(record.number, slot);
         }
         state
+    }
+}
+
+impl UpgradeRecord {
+    fn of(upgrade: &Upgrade) -> Self {
+        Self {
+            identity: upgrade.identity,
+            grace_ms: u64::try_from(upgrade.grace.as_millis()).unwrap_or(u64::MAX),
+            orphans: upgrade.orphans,
+        }
+    }
+
+    fn restore(self) -> Upgrade {
+        let grace = Duration::from_millis(self.grace_ms);
+        Upgrade::executing(self.identity, grace, self.orphans)
     }
 }
 

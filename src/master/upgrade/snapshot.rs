@@ -15,6 +15,7 @@ use rsgun_core::sys::handover;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::orphans::Offspring;
 use super::record::StateRecord;
 use crate::control::document::Totals;
 use crate::master::event::ConfigurationFile;
@@ -178,6 +179,9 @@ pub(in crate::master) enum FromCandidate {
         #[serde(default)]
         grace_ms: u64,
     },
+    /// It has started somebody, or somebody has ended. Comes before the former run anything
+    /// of the application.
+    Offspring(Offspring),
     /// It has failed, or refuses, and ends.
     Failed(Cause),
     /// It is ready and exits. Carries its program, then the descriptors of the snapshot.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rsgun_core::ipc::{DrainReason, FromWorker, ToWorker};
 
 use super::record::StateRecord;
+use super::world::Exec;
 use crate::master::event::Command;
 use crate::master::exit::Exit;
 use crate::master::moment::Moment;
@@ -169,7 +170,7 @@ fn a_stop_in_the_last_moment_is_carried_out_by_the_new_program() {
 fn an_exec_that_fails_leaves_everything_as_it_was() {
     let mut world = World::booted(2, false);
     let before = world.serving();
-    world.exec_fails = true;
+    world.next_exec = Exec::Fails;
     world.command(Command::Upgrade);
     world.candidate_reacts();
     world.candidate_reacts();
@@ -186,7 +187,7 @@ fn a_program_that_is_run_again_remembers_which_upgrade_has_failed() {
     let mut world = World::booted(1, false);
     world.command(Command::Reload);
     world.cooperate();
-    world.gives_up_late = true;
+    world.next_exec = Exec::IsTakenBack;
     world.command(Command::Upgrade);
     world.cooperate();
     assert_eq!(failures(&world), 1);
@@ -227,6 +228,63 @@ fn a_candidate_that_hangs_is_ended_and_then_killed() {
     world.candidate_dies(KILLED);
     assert!(world.state.upgrade.is_none());
     assert_eq!(world.generations_serving(), [1]);
+}
+
+/// A world in which a candidate was killed whose processes live on.
+fn bereaved() -> World {
+    let mut world = World::booted(2, false);
+    world.orphans_hang = true;
+    world.command(Command::Upgrade);
+    world.candidate_reacts();
+    world.candidate_dies(KILLED);
+    assert_eq!(failures(&world), 1);
+    assert_eq!(world.orphans.len(), 2);
+    assert!(world.killed.is_empty());
+    world
+}
+
+#[test]
+fn who_is_left_behind_by_a_candidate_is_ended_in_time() {
+    let mut world = bereaved();
+    world.pass(Duration::from_secs(34));
+    world.cooperate();
+    assert_eq!(world.orphans.len(), 1, "the worker may answer its requests");
+    world.pass(Duration::from_secs(1));
+    world.cooperate();
+    assert!(world.orphans.is_empty());
+    let overdue = |notice: &Notice| matches!(notice, Notice::WorkerOverdue { .. });
+    assert_eq!(count(&world, overdue), 1);
+    assert_eq!(world.generations_serving(), [1, 1]);
+    assert_eq!(world.state.generations.len(), 1);
+}
+
+#[test]
+fn a_stop_waits_for_who_is_left_behind_by_a_candidate() {
+    for command in [Command::Stop, Command::StopQuickly] {
+        let mut world = bereaved();
+        world.command(command);
+        world.cooperate();
+        assert_eq!(world.exit, None);
+        let quick = command == Command::StopQuickly;
+        world.pass(Duration::from_secs(if quick { 5 } else { 35 }));
+        world.cooperate();
+        assert!(world.orphans.is_empty());
+        assert_eq!(world.exit, Some(0));
+    }
+}
+
+#[test]
+fn a_program_that_is_run_again_follows_who_was_handed_over() {
+    let mut world = World::booted(2, false);
+    world.next_exec = Exec::IsTakenBack;
+    world.command(Command::Upgrade);
+    while world.state.upgrade.is_some() {
+        world.candidate_reacts();
+    }
+    assert_eq!(world.orphans.len(), 2);
+    world.cooperate();
+    assert!(world.orphans.is_empty());
+    assert_eq!(world.generations_serving(), [1, 1]);
 }
 
 /// A worker of any version must understand these, and any master must understand its
@@ -283,7 +341,7 @@ fn the_format_of_the_state_has_not_changed() {
         }],
         "past": {
             "started_at": 1_000_000, "condition": "Sound", "losses": 0, "last_reload": null,
-            "last_upgrade": null, "upgrading": null,
+            "last_upgrade": null, "upgrade": null,
             "server_backoff": {"failures": 0, "retry_at": null},
         },
     });
@@ -315,9 +373,9 @@ fn what_came_later_may_be_missing() {
 
 #[test]
 fn the_past_is_remembered() {
-    for exec_fails in [false, true] {
+    for exec in [Exec::Succeeds, Exec::Fails, Exec::IsTakenBack] {
         let mut world = degraded_after_a_failed_reload();
-        world.exec_fails = exec_fails;
+        world.next_exec = exec;
         let past = |world: &World| {
             let status = world.state.status(world.now, |_, _| None);
             let reload = status.last_reload.map(|last| (last.ok, last.message));
@@ -334,7 +392,7 @@ fn the_past_is_remembered() {
         assert_eq!(past(&world), before);
         assert_eq!(world.shown, Condition::Degraded);
         let retry_after = world.state.slots[&2].backoff.deadline();
-        assert_eq!(retry_after, retry_at.filter(|_| exec_fails));
+        assert_eq!(retry_after, retry_at.filter(|_| exec != Exec::Succeeds));
         world.pass(Duration::from_secs(30));
         world.cooperate();
         assert_eq!(world.shown, Condition::Sound);

@@ -25,8 +25,12 @@ impl State {
         }
     }
 
-    /// Hands over when the probation of the candidate's worker is over.
+    /// Tells the master whom it has started, and hands over when the probation of the
+    /// candidate's worker is over.
     pub(in crate::master) fn settle_candidate(&mut self, now: Moment) {
+        if self.candidate.is_some() {
+            self.tell_offspring();
+        }
         if !self.is_stopping() && self.proved_at.is_some_and(|at| at <= now) {
             self.proved_at = None;
             self.act(Action::HandOver);

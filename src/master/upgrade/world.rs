@@ -6,12 +6,13 @@ use std::time::Duration;
 use rsgun_core::ipc::{FromForkServer, FromWorker, Identity};
 
 use super::UpgradeEvent;
+use super::orphans::Offspring;
 use super::record::StateRecord;
 use crate::master::event::{Action, Event};
 use crate::master::exit::Exit;
 use crate::master::generation::Cause;
 use crate::master::state::State;
-use crate::master::state_world::{ForkServer, Process, World};
+use crate::master::state_world::{ForkServer, KILLED, Process, World};
 use crate::master::status::Condition;
 
 /// The candidate, from the outside.
@@ -19,9 +20,29 @@ use crate::master::status::Condition;
 pub(in crate::master) struct Candidate {
     identity: Identity,
     pub(in crate::master) pid: i32,
-    boots: bool,
+    /// What it has started, once it boots.
+    offspring: Option<Offspring>,
     pub(in crate::master) handed_over: bool,
     ended_by_master: bool,
+}
+
+/// What comes of an exec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::master) enum Exec {
+    #[default]
+    Succeeds,
+    /// There is none.
+    Fails,
+    /// The next program gives up, and runs this one again.
+    IsTakenBack,
+}
+
+/// What a candidate has proved.
+#[derive(Debug)]
+pub(in crate::master) struct Proved {
+    identity: Identity,
+    fork_server: i32,
+    worker: i32,
 }
 
 impl World {
@@ -36,7 +57,7 @@ impl World {
         self.candidate = Some(Candidate {
             identity,
             pid,
-            boots: false,
+            offspring: None,
             handed_over: false,
             ended_by_master: false,
         });
@@ -58,11 +79,17 @@ impl World {
         if candidate.ended_by_master || candidate.handed_over {
             let code = i32::from(candidate.ended_by_master);
             self.candidate_dies(Exit::Code(code));
-        } else if candidate.boots {
+        } else if candidate.offspring.is_some() {
             candidate.handed_over = true;
             self.happen(Event::Upgrade(UpgradeEvent::HandedOver));
         } else {
-            candidate.boots = true;
+            let offspring = Offspring {
+                fork_server: Some(self.new_pid()),
+                worker: Some(self.new_pid()),
+            };
+            if let Some(candidate) = &mut self.candidate {
+                candidate.offspring = Some(offspring);
+            }
             self.happen(Event::Upgrade(UpgradeEvent::Boots {
                 version: "2.0".to_owned(),
                 within: Some(Duration::from_secs(120)),
@@ -92,10 +119,26 @@ impl World {
             pid: candidate.pid,
             exit,
         };
-        let handed_over = candidate.handed_over;
         let closed = Event::Upgrade(UpgradeEvent::Closed);
-        if handed_over {
-            self.proved = Some(candidate.identity);
+        let offspring = candidate.offspring.unwrap_or_default();
+        // One that ends by itself has ended them before.
+        let leaves_them = candidate.handed_over || exit == KILLED;
+        let orphans = [offspring.fork_server, offspring.worker];
+        if let ([Some(fork_server), Some(worker)], true) = (orphans, candidate.handed_over) {
+            let identity = candidate.identity;
+            self.proved = Some(Proved {
+                identity,
+                fork_server,
+                worker,
+            });
+        }
+        if leaves_them {
+            self.orphans.extend(orphans.into_iter().flatten());
+            self.happen(Event::Upgrade(UpgradeEvent::Orphans(offspring)));
+        } else {
+            for pid in orphans.into_iter().flatten() {
+                self.living.remove(&pid);
+            }
         }
         if candidate.ended_by_master {
             self.ends(exited);
@@ -108,15 +151,16 @@ impl World {
 
     /// The exec: the state crosses to another program, or nothing happens.
     pub(in crate::master) fn exec(&mut self) -> Option<Event> {
-        let identity = self.proved.take().expect("a candidate has handed over");
+        let proved = self.proved.take().expect("a candidate has handed over");
         assert!(!self.state.is_stopping(), "an exec during the stop");
         let text = serde_json::to_string(&StateRecord::of(&self.state)).unwrap();
         let record: StateRecord = serde_json::from_str(&text).unwrap();
-        if std::mem::take(&mut self.exec_fails) {
+        let exec = std::mem::take(&mut self.next_exec);
+        if exec == Exec::Fails {
             let reason = "no such program".to_owned();
             return Some(Event::Upgrade(UpgradeEvent::NotReplaced { reason }));
         }
-        if std::mem::take(&mut self.gives_up_late) {
+        if exec == Exec::IsTakenBack {
             let policy = self.policy.clone();
             self.state = record.restore(self.now, |generation| generation.promised(&policy));
             self.shown = Condition::Sound;
@@ -124,8 +168,10 @@ impl World {
             self.carry_out(actions);
             return None;
         }
+        self.orphans.clear();
         let policy = self.policy.clone();
-        let candidate = self.prove(identity);
+        let identity = proved.identity;
+        let candidate = self.prove(&proved);
         // The channels of the fork servers are closed by it.
         for server in self.servers.values_mut() {
             server.closed_by_master = true;
@@ -141,11 +187,32 @@ impl World {
         None
     }
 
+    /// Somebody dies whom a candidate has left behind.
+    pub(in crate::master) fn orphan_dies(&mut self, exit: Exit) {
+        if let Some(pid) = self.orphans.pop_first() {
+            self.killed.remove(&pid);
+            self.ends(Event::Exited { pid, exit });
+        }
+    }
+
+    /// Whether one of them is about to end: its channel has ended, or it was killed.
+    pub(in crate::master) fn orphan_leaves(&self) -> bool {
+        let is_killed = |pid| self.killed.contains(pid);
+        let leaves = self.proved.is_none() && !self.orphans_hang;
+        self.orphans
+            .first()
+            .is_some_and(|pid| leaves || is_killed(pid))
+    }
+
     /// What the candidate has made.
-    fn prove(&mut self, identity: Identity) -> State {
+    fn prove(&mut self, proved: &Proved) -> State {
+        let Proved {
+            identity,
+            fork_server: server,
+            worker,
+        } = *proved;
         let generation = identity.generation;
         let (mut state, _) = State::prove(self.now, self.policy.clone(), identity);
-        let (server, worker) = (self.new_pid(), self.new_pid());
         let from_server = |message| Event::ForkServer {
             generation,
             message,
@@ -181,6 +248,15 @@ impl World {
             .collect();
         assert_eq!(spawned, [identity], "a candidate starts what it was given");
         assert!(actions.iter().any(|a| matches!(a, Action::HandOver)));
+        let told = actions.iter().rev().find_map(|action| match action {
+            Action::TellOffspring(offspring) => Some(*offspring),
+            _ => None,
+        });
+        let all = Offspring {
+            fork_server: Some(server),
+            worker: Some(worker),
+        };
+        assert_eq!(told, Some(all), "the master knows them");
         let text = serde_json::to_string(&StateRecord::of(&state)).unwrap();
         let record: StateRecord = serde_json::from_str(&text).unwrap();
         self.servers.insert(
@@ -197,5 +273,16 @@ impl World {
         let process = Process::ready(identity, worker);
         self.workers.insert(identity.id, process);
         record.restore(self.now, |_| self.policy.clone())
+    }
+}
+
+impl State {
+    /// Whether a process is known to the state machine.
+    pub(in crate::master) fn follows(&self, pid: i32) -> bool {
+        let mut workers = self.workers.values();
+        let mut servers = self.generations.values().map(|each| &each.server);
+        workers.any(|worker| worker.pid == Some(pid))
+            || servers.any(|server| server.pid == Some(pid) && !server.gone)
+            || (self.upgrade.as_ref()).is_some_and(|upgrade| upgrade.orphans.contains(pid))
     }
 }

@@ -6,6 +6,7 @@ VERSIONED = """
 import asyncio
 import os
 import sys
+import time
 
 VERSION = {version!r}
 
@@ -32,6 +33,8 @@ async def app(scope, receive, send):
         print("waiting in", VERSION, flush=True)
         while not os.path.exists("released"):
             await asyncio.sleep(0.02)
+    while scope["path"] == "/block" and not os.path.exists("released"):
+        time.sleep(0.02)
     body = f"{{VERSION}} {{os.getpid()}} {{os.getppid()}}".encode()
     headers = [(b"content-length", str(len(body)).encode())]
     await send({{"type": "http.response.start", "status": 200, "headers": headers}})
@@ -50,7 +53,7 @@ def versioned(
     """An application that answers with its version, its pid and that of its parent.
 
     ``/slow?MS`` takes so long; ``/wait`` prints a line and waits until there is a file
-    ``released``.
+    ``released``, and ``/block`` lets nobody else run meanwhile.
 
     ``top`` runs at import, ``startup`` and ``shutdown`` (one line each) in the lifespan.
     ``gate`` is an expression: if it names a file, the start prints a line and waits until

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::sys::signal::{
     SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask,
 };
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
 
 use super::credentials::{self, Credentials};
 use super::fork::{Forked, fork_without_hooks};
@@ -210,6 +212,13 @@ pub fn reap_any() -> io::Result<Option<(i32, i32)>> {
             _ => return Err(error),
         }
     }
+}
+
+/// Whether a process is a child of this one that was not reaped.
+#[must_use]
+pub fn is_child(pid: i32) -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::Pid(Pid::from_raw(pid)), flags).is_ok()
 }
 
 /// Ends this process at once: no destructors, no exit handlers, no flushing.
