@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::awaitable::{self, Source};
-use super::deferred::{self, Call};
+use super::deferred::{self, Outlet};
 use super::exchange::{SharedExchange, Stage, State};
 use super::message::{self, Part, Start};
 use crate::http::access_log;
@@ -49,11 +49,6 @@ impl Cycle {
             ended: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
         }
-    }
-
-    /// The reactor that this request belongs to.
-    pub(super) fn reactor(&self) -> PyResult<Rc<Reactor>> {
-        reactor::serving(self.server)
     }
 
     /// Whether the application has returned or raised.
@@ -217,17 +212,6 @@ impl Cycle {
         true
     }
 
-    /// Takes a message on the event loop's thread; see [`Self::send`].
-    pub(super) fn take(
-        &self,
-        py: Python<'_>,
-        reactor: &Reactor,
-        message: &Bound<'_, PyAny>,
-    ) -> PyResult<Py<PyAny>> {
-        let (message, kind) = message::open(message)?;
-        self.respond(py, reactor, kind.to_str()?, message)
-    }
-
     /// Takes a message that is a part of a response; see [`Self::send`].
     pub(super) fn respond(
         &self,
@@ -296,6 +280,22 @@ fn check_length(state: &State, part: &Part) -> PyResult<()> {
     )))
 }
 
+impl Outlet for Cycle {
+    fn reactor(&self) -> PyResult<Rc<Reactor>> {
+        reactor::serving(self.server)
+    }
+
+    fn take(
+        &self,
+        py: Python<'_>,
+        reactor: &Reactor,
+        message: &Bound<'_, PyAny>,
+    ) -> PyResult<Py<PyAny>> {
+        let (message, kind) = message::open(message)?;
+        self.respond(py, reactor, kind.to_str()?, message)
+    }
+}
+
 #[pymethods]
 impl Cycle {
     /// Returns an awaitable of the next event: `http.request` or `http.disconnect`.
@@ -307,14 +307,7 @@ impl Cycle {
     /// Takes an event of the application and returns an awaitable, which is done when
     /// more may be sent.
     fn send(slf: &Bound<'_, Self>, message: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-        let (py, this) = (slf.py(), slf.get());
-        match this.reactor() {
-            Ok(reactor) => this.take(py, &reactor, message),
-            Err(_) => {
-                let call = Call::Http(slf.clone().unbind(), message.clone().unbind());
-                deferred::later(py, call)
-            }
-        }
+        deferred::send(slf, message)
     }
 
     /// The application has raised.

@@ -5,44 +5,35 @@
 //! asgiref calls on a thread of the application, and awaits on the event loop's. So a
 //! call on another thread is only noted, and made by the first step of its awaitable.
 
+use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 
+use pyo3::PyClass;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use pyo3::pyclass::boolean_struct::True;
 
 use super::awaitable::{self, Awaitable, Source};
-use super::cycle::Cycle;
-use super::socket::Socket;
-use crate::reactor;
+use crate::reactor::{self, Reactor};
 
-/// A call that is still to be made.
-pub(super) enum Call {
-    /// `receive()`.
-    Receive(Source),
-    /// `send()` of a request.
-    Http(Py<Cycle>, Py<PyAny>),
-    /// `send()` of a WebSocket.
-    WebSocket(Py<Socket>, Py<PyAny>),
-}
+/// A call that is still to be made; returns its awaitable.
+type Call = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
 
-impl Call {
-    fn make(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        match self {
-            Self::Receive(source) => {
-                // Nothing may be taken that cannot be handed out.
-                reactor::current()?;
-                awaitable::receive(py, source.clone())
-            }
-            Self::Http(cycle, message) => {
-                let cycle = cycle.get();
-                cycle.take(py, &*cycle.reactor()?, message.bind(py))
-            }
-            Self::WebSocket(socket, message) => {
-                let socket = socket.get();
-                socket.take(py, &*socket.reactor()?, message.bind(py))
-            }
-        }
-    }
+/// What takes messages of the application: a request or a WebSocket.
+pub(super) trait Outlet: PyClass<Frozen = True> + Sync {
+    /// The reactor that it belongs to.
+    ///
+    /// # Errors
+    /// `RuntimeError` on a thread that has none, or another one.
+    fn reactor(&self) -> PyResult<Rc<Reactor>>;
+
+    /// Takes a message on the event loop's thread; returns the awaitable of its `send()`.
+    fn take(
+        &self,
+        py: Python<'_>,
+        reactor: &Reactor,
+        message: &Bound<'_, PyAny>,
+    ) -> PyResult<Py<PyAny>>;
 }
 
 /// How far it has come.
@@ -65,7 +56,7 @@ impl Deferred {
             Progress::Over,
         );
         let awaitable = match progress {
-            Progress::Noted(call) => call.make(py)?,
+            Progress::Noted(call) => call(py)?,
             Progress::Made(awaitable) => awaitable,
             Progress::Over => {
                 return Err(PyRuntimeError::new_err("cannot await a call a second time"));
@@ -80,13 +71,35 @@ impl Deferred {
 /// The awaitable of `receive()`, called on the event loop's thread (`is_here`) or another.
 pub(super) fn receive(py: Python<'_>, source: Source, is_here: bool) -> PyResult<Py<PyAny>> {
     if is_here {
-        awaitable::receive(py, source)
-    } else {
-        later(py, Call::Receive(source))
+        return awaitable::receive(py, source);
     }
+    later(py, move |py| {
+        // Nothing may be taken that cannot be handed out.
+        reactor::current()?;
+        awaitable::receive(py, source)
+    })
+}
+
+/// The awaitable of `send()`, called on the event loop's thread or another.
+pub(super) fn send<T: Outlet>(
+    outlet: &Bound<'_, T>,
+    message: &Bound<'_, PyAny>,
+) -> PyResult<Py<PyAny>> {
+    let py = outlet.py();
+    if let Ok(reactor) = outlet.get().reactor() {
+        return outlet.get().take(py, &reactor, message);
+    }
+    let (outlet, message) = (outlet.clone().unbind(), message.clone().unbind());
+    later(py, move |py| {
+        let outlet = outlet.get();
+        outlet.take(py, &*outlet.reactor()?, message.bind(py))
+    })
 }
 
 /// The awaitable of a call that is made when it is awaited.
-pub(super) fn later(py: Python<'_>, call: Call) -> PyResult<Py<PyAny>> {
-    awaitable::make(py, Deferred(Mutex::new(Progress::Noted(call))))
+fn later(
+    py: Python<'_>,
+    call: impl FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send + 'static,
+) -> PyResult<Py<PyAny>> {
+    awaitable::make(py, Deferred(Mutex::new(Progress::Noted(Box::new(call)))))
 }

@@ -12,7 +12,7 @@ use rsgun_websocket::{Kind, close};
 
 use super::awaitable::{self, Source};
 use super::cycle::{Cycle, gone, unexpected};
-use super::deferred::{self, Call};
+use super::deferred::{self, Outlet};
 use super::exchange::Stage as ResponseStage;
 use super::message;
 use super::session::{Received, SharedSession, Stage};
@@ -49,11 +49,6 @@ impl Socket {
             place: Mutex::new(Place::Request(entry)),
             ended: AtomicBool::new(false),
         }
-    }
-
-    /// The reactor that this WebSocket belongs to.
-    pub(super) fn reactor(&self) -> PyResult<Rc<Reactor>> {
-        self.request.reactor()
     }
 
     /// Where the task belongs; `None` when the application has returned or raised.
@@ -190,8 +185,36 @@ impl Socket {
         Ok(())
     }
 
-    /// Takes a message on the event loop's thread; see [`Self::send`].
-    pub(super) fn take(
+    /// Ends an open WebSocket; the application is through with it.
+    fn end(&self, py: Python<'_>, reactor: &Reactor, index: usize, code: u16) {
+        self.ended.store(true, Relaxed);
+        {
+            let mut state = self.session.lock();
+            if state.has_end() {
+                state.see_end();
+            } else if state.stage == Stage::Open {
+                state.close(code, String::new());
+            }
+        }
+        reactor.left(py, index);
+        reactor.wake_session(py, &self.session);
+        reactor.after_send(py, 0);
+    }
+
+    fn open_place(&self) -> Option<usize> {
+        match *self.place.lock().unwrap_or_else(PoisonError::into_inner) {
+            Place::Open(index) => Some(index),
+            Place::Request(_) => None,
+        }
+    }
+}
+
+impl Outlet for Socket {
+    fn reactor(&self) -> PyResult<Rc<Reactor>> {
+        self.request.reactor()
+    }
+
+    fn take(
         &self,
         py: Python<'_>,
         reactor: &Reactor,
@@ -224,29 +247,6 @@ impl Socket {
         reactor.after_send(py, 0);
         Ok(reactor.done(py))
     }
-
-    /// Ends an open WebSocket; the application is through with it.
-    fn end(&self, py: Python<'_>, reactor: &Reactor, index: usize, code: u16) {
-        self.ended.store(true, Relaxed);
-        {
-            let mut state = self.session.lock();
-            if state.has_end() {
-                state.see_end();
-            } else if state.stage == Stage::Open {
-                state.close(code, String::new());
-            }
-        }
-        reactor.left(py, index);
-        reactor.wake_session(py, &self.session);
-        reactor.after_send(py, 0);
-    }
-
-    fn open_place(&self) -> Option<usize> {
-        match *self.place.lock().unwrap_or_else(PoisonError::into_inner) {
-            Place::Open(index) => Some(index),
-            Place::Request(_) => None,
-        }
-    }
 }
 
 #[pymethods]
@@ -261,14 +261,7 @@ impl Socket {
     /// Takes an event of the application and returns an awaitable, which is done when
     /// more may be sent.
     fn send(slf: &Bound<'_, Self>, message: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-        let (py, this) = (slf.py(), slf.get());
-        match this.reactor() {
-            Ok(reactor) => this.take(py, &reactor, message),
-            Err(_) => {
-                let call = Call::WebSocket(slf.clone().unbind(), message.clone().unbind());
-                deferred::later(py, call)
-            }
-        }
+        deferred::send(slf, message)
     }
 
     /// The application has raised.
