@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import _rsgun
 
@@ -13,8 +13,17 @@ if TYPE_CHECKING:
 
     from ._settings import Settings
 
-Application = Callable[..., Any]
-"""An ASGI or WSGI application, or with `factory=True` a function that makes one."""
+
+class RSGIApplication(Protocol):
+    """An object that is an application by this method; it need not be callable itself."""
+
+    def __rsgi__(self, scope: Any, protocol: Any, /) -> Awaitable[Any]:
+        """Answer a request or a WebSocket."""
+        ...
+
+
+Application = Callable[..., Any] | RSGIApplication
+"""An ASGI, RSGI or WSGI application, or with `factory=True` a function that makes one."""
 
 OBJECT = "program:application"
 """What stands for an application that has no import string."""

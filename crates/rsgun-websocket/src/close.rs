@@ -12,6 +12,8 @@ pub const NO_STATUS: u16 = 1005;
 pub const ABNORMAL: u16 = 1006;
 /// The data do not fit their kind, such as text that is not UTF-8.
 pub const INVALID_DATA: u16 = 1007;
+/// The message breaks a rule of the receiver, whichever.
+pub const POLICY_VIOLATION: u16 = 1008;
 /// A message was larger than allowed.
 pub const TOO_BIG: u16 = 1009;
 /// The application has failed.

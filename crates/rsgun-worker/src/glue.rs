@@ -58,6 +58,17 @@ pub(crate) fn serve(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     )
 }
 
+/// `rsgi.py`: what is raised to RSGI applications, and how they are run.
+pub(crate) fn rsgi(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    serve(py)?;
+    module(
+        py,
+        include_str!("python/rsgi.py"),
+        c"<rsgun/rsgi.py>",
+        c"rsgun._rsgi",
+    )
+}
+
 /// Whether an exception comes from a client that has left.
 pub(crate) fn is_disconnect<T>(serve: &Py<T>, error: &Bound<'_, PyAny>) -> bool {
     serve

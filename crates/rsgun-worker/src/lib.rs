@@ -7,8 +7,8 @@
 //! * [`forkserver`]: loads the application once and forks a worker each time the
 //!   master asks;
 //! * [`worker`]: serves. Its parts are the [`reactor`] (tokio turned by the Python
-//!   event loop), [`http`] (connections), and the application's side, [`asgi`] or
-//!   [`wsgi`].
+//!   event loop), [`http`] (connections), and the application's side, [`asgi`] [`rsgi`]
+//!   or [`wsgi`].
 //!
 //! A Python program that imports the package is neither; what it can do with it is in
 //! [`program`].
@@ -20,6 +20,7 @@ mod glue;
 mod http;
 mod program;
 mod reactor;
+mod rsgi;
 mod worker;
 mod wsgi;
 
@@ -53,6 +54,7 @@ fn _rsgun(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", rsgun_core::VERSION)?;
     module.add_function(wrap_pyfunction!(main, module)?)?;
     asgi::awaitable::register(module.py())?;
+    rsgi::register(module)?;
     wsgi::register(module)?;
     program::register(module)
 }

@@ -36,6 +36,8 @@ pub enum Interface {
     Asgi3,
     /// `app(scope)(receive, send)`.
     Asgi2,
+    /// `app(scope, protocol)`, the interface of granian.
+    Rsgi,
     /// `app(environ, start_response)`, PEP 3333.
     Wsgi,
 }
@@ -49,6 +51,7 @@ impl Interface {
             Self::Asgi => "asgi",
             Self::Asgi3 => "asgi3",
             Self::Asgi2 => "asgi2",
+            Self::Rsgi => "rsgi",
             Self::Wsgi => "wsgi",
         }
     }

@@ -60,9 +60,10 @@ declare! {
         interface: Interface = value::interface, {
             name: "interface",
             section: Section::Application,
-            placeholder: "auto|asgi|asgi3|asgi2|wsgi",
+            placeholder: "auto|asgi|asgi3|asgi2|rsgi|wsgi",
             default: Some("auto"),
-            details: "`auto` looks at how the application is to be called. `asgi` is version 3 or \
+            details: "`auto` looks at how the application is to be called; an object that has \
+                      `__rsgi__` is served by that. `asgi` is version 3 or \
                       2 of it. The names of gunicorn's worker classes mean the same; see \
                       `worker-class`.",
         }

@@ -303,6 +303,7 @@ pub(super) fn interface(texts: &[String]) -> Read<Interface> {
             ("asgi", Interface::Asgi),
             ("asgi3", Interface::Asgi3),
             ("asgi2", Interface::Asgi2),
+            ("rsgi", Interface::Rsgi),
             ("wsgi", Interface::Wsgi),
         ],
     )

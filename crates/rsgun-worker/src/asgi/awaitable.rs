@@ -6,7 +6,7 @@
 //! hand them to `asyncio.create_task`, `wait_for` and the like. A `receive()` that is
 //! cancelled while it waits loses nothing: it takes the data when it is resumed.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::PyClass;
 use pyo3::exceptions::PyStopIteration;
@@ -17,6 +17,7 @@ use super::exchange::{Received, SharedExchange};
 use super::session::SharedSession;
 use super::socket;
 use crate::reactor;
+use crate::rsgi::{self, Intake};
 
 /// What all awaitables have in common: the manners of a coroutine.
 #[pyclass(frozen, subclass, module = "rsgun._rsgun")]
@@ -148,6 +149,20 @@ pub(crate) enum Source {
     Http(SharedExchange),
     /// A WebSocket.
     WebSocket(SharedSession),
+    /// The whole body of a request, for RSGI.
+    Body(Arc<Intake>),
+    /// The next part of it.
+    Part(Arc<Intake>),
+    /// The end of a request's client.
+    Leave(SharedExchange),
+    /// The messages of a WebSocket, for RSGI.
+    Message(SharedSession),
+}
+
+/// Where those who wait are kept.
+enum Home<'a> {
+    Request(&'a SharedExchange),
+    WebSocket(&'a SharedSession),
 }
 
 impl Source {
@@ -156,32 +171,44 @@ impl Source {
         match self {
             Self::Http(exchange) => event(py, take(py, exchange)?),
             Self::WebSocket(session) => socket::event(py, session),
+            Self::Body(intake) => rsgi::whole(py, intake),
+            Self::Part(intake) => rsgi::part(py, intake),
+            Self::Leave(exchange) => Ok(rsgi::leave(py, exchange)),
+            Self::Message(session) => rsgi::message(py, session),
+        }
+    }
+
+    fn home(&self) -> Home<'_> {
+        match self {
+            Self::Http(exchange) | Self::Leave(exchange) => Home::Request(exchange),
+            Self::Body(intake) | Self::Part(intake) => Home::Request(&intake.exchange),
+            Self::WebSocket(session) | Self::Message(session) => Home::WebSocket(session),
         }
     }
 
     /// Keeps a future to be resolved when something new is there.
     fn wait_for_event(&self, future: Py<PyAny>) {
-        match self {
-            Self::Http(exchange) => exchange.lock().receivers.push(future),
-            Self::WebSocket(session) => session.wait(future),
+        match self.home() {
+            Home::Request(exchange) => exchange.lock().receivers.push(future),
+            Home::WebSocket(session) => session.wait(future),
         }
     }
 
     /// Forgets a future that nobody waits for any more.
     fn forget(&self, future: &Py<PyAny>) {
         // Dropped when nothing is locked: the end of a future may run Python code.
-        let forgotten = match self {
-            Self::Http(exchange) => exchange.lock().forget(future),
-            Self::WebSocket(session) => session.forget(future),
+        let forgotten = match self.home() {
+            Home::Request(exchange) => exchange.lock().forget(future),
+            Home::WebSocket(session) => session.forget(future),
         };
         drop(forgotten);
     }
 
     /// Keeps a future to be resolved when there is room to send more.
     fn wait_for_room(&self, future: Py<PyAny>) {
-        match self {
-            Self::Http(exchange) => exchange.lock().senders.push(future),
-            Self::WebSocket(session) => session.lock().senders.push(future),
+        match self.home() {
+            Home::Request(exchange) => exchange.lock().senders.push(future),
+            Home::WebSocket(session) => session.lock().senders.push(future),
         }
     }
 }
@@ -234,15 +261,16 @@ impl Receive {
     }
 }
 
+/// An awaitable that is done, with this value.
+pub(crate) fn ready(py: Python<'_>, value: Py<PyAny>) -> PyResult<Py<PyAny>> {
+    let value = Mutex::new(Some(value));
+    make(py, Ready { value })
+}
+
 /// The awaitable of `receive()`.
 pub(crate) fn receive(py: Python<'_>, source: Source) -> PyResult<Py<PyAny>> {
     match source.event(py)? {
-        Some(message) => make(
-            py,
-            Ready {
-                value: Mutex::new(Some(message)),
-            },
-        ),
+        Some(message) => ready(py, message),
         None => make(
             py,
             Receive {
@@ -283,7 +311,7 @@ pub(crate) fn room(py: Python<'_>, source: &Source) -> PyResult<Py<PyAny>> {
 }
 
 /// Takes what is there; the connection, which may read on now, gets its turn.
-fn take(py: Python<'_>, exchange: &SharedExchange) -> PyResult<Received> {
+pub(crate) fn take(py: Python<'_>, exchange: &SharedExchange) -> PyResult<Received> {
     let received = exchange.lock().receive();
     reactor::current()?.after_send(py, 0);
     Ok(received)

@@ -17,13 +17,14 @@ use super::exchange::{SharedExchange, Stage, State};
 use super::message::{self, Part, Start};
 use crate::http::access_log;
 use crate::reactor::{self, Reactor};
+use crate::rsgi::HttpProtocol;
 
 /// One call of the application: its `receive` and `send` callables.
 #[pyclass(frozen, module = "rsgun._rsgun")]
 pub(crate) struct Cycle {
     /// The number of its reactor.
     server: u64,
-    exchange: SharedExchange,
+    pub(crate) exchange: SharedExchange,
     /// Number under which the reactor keeps the request while it runs.
     entry: usize,
     /// What the access log needs, if there is one; taken when the head goes out.
@@ -32,6 +33,8 @@ pub(crate) struct Cycle {
     ended: AtomicBool,
     /// It has taken too long, and was cancelled.
     timed_out: AtomicBool,
+    /// The body of the response goes on until [`Cycle::end_stream`].
+    has_transport: AtomicBool,
 }
 
 impl Cycle {
@@ -48,6 +51,7 @@ impl Cycle {
             log: Mutex::new(log),
             ended: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
+            has_transport: AtomicBool::new(false),
         }
     }
 
@@ -98,7 +102,7 @@ impl Cycle {
                 return Err(unexpected("http.response.body", "the response is complete"));
             }
         }
-        check_length(state, &part)?;
+        check_length(state, &part, "http.response.body")?;
         // hyper lets go of a body as soon as it has its announced length.
         let is_whole = state.response.declared == Some(state.response.sent);
         if state.closed && !is_whole {
@@ -129,7 +133,7 @@ impl Cycle {
 
     /// Sends the head with the first part of the body. Returns whether to wait for the
     /// client.
-    fn begin(&self, state: &mut State, headers: HeaderMap, part: Part) -> bool {
+    pub(crate) fn begin(&self, state: &mut State, headers: HeaderMap, part: Part) -> bool {
         let head = head(state, headers);
         let rest = self.exchange.begin(state, head, part.data, part.more);
         rest.is_some_and(|rest| state.push(rest))
@@ -170,7 +174,7 @@ impl Cycle {
         Ok(())
     }
 
-    pub(super) fn log(&self, status: StatusCode) {
+    pub(crate) fn log(&self, status: StatusCode) {
         if let Some(entry) = self.take_log() {
             access_log::add(&entry, status);
         }
@@ -182,6 +186,32 @@ impl Cycle {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()
+    }
+
+    /// The body that has begun is sent through a transport, and its end is that of the
+    /// transport.
+    pub(crate) fn expect_transport(&self) {
+        self.has_transport.store(true, Relaxed);
+    }
+
+    /// Nobody holds the transport any more: ends the body, unless it has ended otherwise.
+    pub(crate) fn end_stream(&self) {
+        let mut state = self.exchange.lock();
+        if !matches!(state.response.stage, Stage::Streaming) {
+            return;
+        }
+        let nothing = Part::default();
+        match check_length(&state, &nothing, "response_stream()") {
+            Ok(()) => state.complete(),
+            Err(problem) => {
+                tracing::error!("{problem}");
+                state.fail(self.exchange.is_head, StatusCode::INTERNAL_SERVER_ERROR);
+            }
+        }
+        drop(state);
+        if let Ok(reactor) = self.reactor() {
+            Python::attach(|py| reactor.after_send(py, 0));
+        }
     }
 
     /// Ends the exchange; the application is through with it.
@@ -261,8 +291,8 @@ fn head(state: &State, headers: HeaderMap) -> Response<()> {
 }
 
 /// Refuses body bytes that do not fit the announced length, before any of them are
-/// on their way.
-fn check_length(state: &State, part: &Part) -> PyResult<()> {
+/// on their way. Errors name the message, or the call, `kind`.
+pub(crate) fn check_length(state: &State, part: &Part, kind: &str) -> PyResult<()> {
     let Some(declared) = state.response.declared.filter(|_| !state.response.bodiless) else {
         return Ok(());
     };
@@ -275,7 +305,7 @@ fn check_length(state: &State, part: &Part) -> PyResult<()> {
         return Ok(());
     };
     Err(PyRuntimeError::new_err(format!(
-        "http.response.body: the body is {problem} than its content-length: {total} bytes, \
+        "{kind}: the body is {problem} than its content-length: {total} bytes, \
          not {declared}"
     )))
 }
@@ -308,6 +338,11 @@ impl Cycle {
     /// more may be sent.
     fn send(slf: &Bound<'_, Self>, message: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         deferred::send(slf, message)
+    }
+
+    /// What an RSGI application is called with.
+    fn protocol(slf: &Bound<'_, Self>) -> HttpProtocol {
+        HttpProtocol::new(slf)
     }
 
     /// The application has raised.
@@ -354,6 +389,7 @@ impl Cycle {
             let state = self.exchange.lock();
             let problem = match state.response.stage {
                 Stage::Complete | Stage::Failed => None,
+                Stage::Streaming if self.has_transport.load(Relaxed) => None,
                 Stage::Waiting => Some("returned without a response"),
                 Stage::Head(_) => Some("returned without a response body"),
                 Stage::Streaming => Some("returned without completing its response"),

@@ -20,7 +20,7 @@ use crate::reactor::{self, Reactor};
 type Call = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
 
 /// What takes messages of the application: a request or a WebSocket.
-pub(super) trait Outlet: PyClass<Frozen = True> + Sync {
+pub(crate) trait Outlet: PyClass<Frozen = True> + Sync {
     /// The reactor that it belongs to.
     ///
     /// # Errors
@@ -69,7 +69,7 @@ impl Deferred {
 }
 
 /// The awaitable of `receive()`, called on the event loop's thread (`is_here`) or another.
-pub(super) fn receive(py: Python<'_>, source: Source, is_here: bool) -> PyResult<Py<PyAny>> {
+pub(crate) fn receive(py: Python<'_>, source: Source, is_here: bool) -> PyResult<Py<PyAny>> {
     if is_here {
         return awaitable::receive(py, source);
     }
@@ -81,7 +81,7 @@ pub(super) fn receive(py: Python<'_>, source: Source, is_here: bool) -> PyResult
 }
 
 /// The awaitable of `send()`, called on the event loop's thread or another.
-pub(super) fn send<T: Outlet>(
+pub(crate) fn send<T: Outlet>(
     outlet: &Bound<'_, T>,
     message: &Bound<'_, PyAny>,
 ) -> PyResult<Py<PyAny>> {
@@ -97,7 +97,7 @@ pub(super) fn send<T: Outlet>(
 }
 
 /// The awaitable of a call that is made when it is awaited.
-fn later(
+pub(crate) fn later(
     py: Python<'_>,
     call: impl FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send + 'static,
 ) -> PyResult<Py<PyAny>> {

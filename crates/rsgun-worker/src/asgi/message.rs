@@ -17,12 +17,15 @@ use pyo3::types::{PyBytes, PyDict, PyInt, PyList, PyString};
 use crate::http::spool::FilePart;
 use crate::reactor::queue::{self, Discarded};
 
+/// What errors call the first message.
+const START: &str = "http.response.start";
+
 /// Bodies from this size on go out straight from Python's memory; below it a copy
 /// is cheaper than giving the object back later.
 const COPY_BELOW: usize = 4096;
 
-/// `http.response.start`.
-#[derive(Debug)]
+/// `http.response.start`, and what stands for it elsewhere.
+#[derive(Debug, Default)]
 pub(crate) struct Start {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
@@ -31,7 +34,7 @@ pub(crate) struct Start {
 }
 
 /// `http.response.body`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Part {
     pub(crate) data: Bytes,
     pub(crate) more: bool,
@@ -47,22 +50,7 @@ impl Start {
         let status = message
             .get_item(pyo3::intern!(py, "status"))?
             .ok_or_else(|| PyValueError::new_err("http.response.start without \"status\""))?;
-        let number = status
-            .cast::<PyInt>()
-            .ok()
-            .and_then(|number| number.extract::<u16>().ok())
-            .filter(|number| (200..=999).contains(number));
-        let Some(status_code) = number.and_then(|number| StatusCode::from_u16(number).ok()) else {
-            return Err(PyValueError::new_err(format!(
-                "http.response.start: status must be an integer from 200 to 999, not {}",
-                status.repr()?
-            )));
-        };
-        let mut start = Self {
-            status: status_code,
-            headers: HeaderMap::new(),
-            declared: None,
-        };
+        let mut start = Self::new(&status, START)?;
         let Some(headers) = message.get_item(pyo3::intern!(py, "headers"))? else {
             return Ok(start);
         };
@@ -79,11 +67,41 @@ impl Start {
         Ok(start)
     }
 
+    /// A head without headers; errors name the message, or the call, `kind`.
+    ///
+    /// # Errors
+    /// `ValueError` for what is no status of a final response.
+    pub(crate) fn new(status: &Bound<'_, PyAny>, kind: &str) -> PyResult<Self> {
+        let number = status
+            .cast::<PyInt>()
+            .ok()
+            .and_then(|number| number.extract::<u16>().ok())
+            .filter(|number| (200..=999).contains(number));
+        let Some(status) = number.and_then(|number| StatusCode::from_u16(number).ok()) else {
+            return Err(PyValueError::new_err(format!(
+                "{kind}: status must be an integer from 200 to 999, not {}",
+                status.repr()?
+            )));
+        };
+        Ok(Self {
+            status,
+            headers: HeaderMap::new(),
+            declared: None,
+        })
+    }
+
     fn add(&mut self, header: &Bound<'_, PyAny>) -> PyResult<()> {
-        let (name, value) = self::header(header, "http.response.start")?;
+        let (name, value) = self::header(header, START)?;
+        self.put(name, value, START)
+    }
+
+    /// Adds a header.
+    ///
+    /// # Errors
+    /// `ValueError` for a length that is none, or another one than before.
+    pub(crate) fn put(&mut self, name: HeaderName, value: HeaderValue, kind: &str) -> PyResult<()> {
         if name == CONTENT_LENGTH {
-            self.set_length(&value)?;
-            return Ok(());
+            return self.set_length(&value, kind);
         }
         // Framing is the server's (RFC 9112, 6.1): it knows what the client can read.
         if name != TRANSFER_ENCODING {
@@ -92,7 +110,7 @@ impl Start {
         Ok(())
     }
 
-    fn set_length(&mut self, value: &HeaderValue) -> PyResult<()> {
+    fn set_length(&mut self, value: &HeaderValue, kind: &str) -> PyResult<()> {
         let length = std::str::from_utf8(value.as_bytes())
             .ok()
             .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
@@ -101,7 +119,7 @@ impl Start {
             length.filter(|length| self.declared.is_none_or(|earlier| earlier == *length))
         else {
             return Err(PyValueError::new_err(format!(
-                "http.response.start: illegal or contradictory content-length {value:?}"
+                "{kind}: illegal or contradictory content-length {value:?}"
             )));
         };
         self.declared = Some(length);

@@ -2,7 +2,7 @@
 
 pub(crate) mod awaitable;
 pub(crate) mod cycle;
-mod deferred;
+pub(crate) mod deferred;
 pub(crate) mod exchange;
 pub(crate) mod message;
 pub(crate) mod scope;

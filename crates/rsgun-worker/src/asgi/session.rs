@@ -290,6 +290,11 @@ impl State {
         self.end.is_some()
     }
 
+    /// Whether the application has seen it, or has ended.
+    pub(crate) fn has_seen_end(&self) -> bool {
+        self.end_seen
+    }
+
     fn shut(&mut self) {
         if self.stage == Stage::Open {
             self.stage = Stage::ClosedThere;

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use http::{Response, StatusCode};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -20,11 +21,12 @@ use super::socket_message::{self, Accept};
 use crate::http::access_log;
 use crate::http::body::ResponseBody;
 use crate::reactor::{self, Reactor};
+use crate::rsgi::WebSocketProtocol;
 
 /// One call of the application: its `receive` and `send` callables.
 #[pyclass(frozen, module = "rsgun._rsgun")]
 pub(crate) struct Socket {
-    session: SharedSession,
+    pub(crate) session: SharedSession,
     /// The handshake, as the request that it is.
     request: Cycle,
     place: Mutex<Place>,
@@ -58,13 +60,8 @@ impl Socket {
         (!has_ended).then_some(place)
     }
 
-    fn accept(
-        &self,
-        py: Python<'_>,
-        reactor: &Reactor,
-        message: &Bound<'_, PyDict>,
-    ) -> PyResult<()> {
-        let accept = Accept::parse(message)?;
+    /// Answers the handshake with 101.
+    pub(crate) fn accept(&self, py: Python<'_>, reactor: &Reactor, accept: Accept) -> PyResult<()> {
         self.expect_handshake("websocket.accept")?;
         {
             let exchange = self.session.exchange.lock();
@@ -104,10 +101,11 @@ impl Socket {
         Ok(())
     }
 
-    fn reject(&self) {
+    /// Answers the handshake with a refusal.
+    pub(crate) fn reject(&self, status: StatusCode) {
         self.session.lock().stage = Stage::Rejected;
-        let status = StatusCode::FORBIDDEN;
-        self.answer(ResponseBody::plain(status, "Forbidden", false));
+        let text = status.canonical_reason().unwrap_or_default();
+        self.answer(ResponseBody::plain(status, text, false));
         self.request.log(status);
     }
 
@@ -128,13 +126,13 @@ impl Socket {
     }
 
     /// Sends a message; returns the awaitable for the application.
-    fn transmit(
+    pub(crate) fn transmit(
         &self,
         py: Python<'_>,
         reactor: &Reactor,
-        message: &Bound<'_, PyDict>,
+        kind: Kind,
+        data: Bytes,
     ) -> PyResult<Py<PyAny>> {
-        let (kind, data) = socket_message::data(message)?;
         let length = data.len();
         let mut state = self.session.lock();
         let problem = match state.stage {
@@ -161,12 +159,19 @@ impl Socket {
         Ok(room)
     }
 
-    fn close(&self, py: Python<'_>, reactor: &Reactor, code: u16, reason: String) -> PyResult<()> {
+    /// Closes the WebSocket, or refuses the handshake.
+    pub(crate) fn close(
+        &self,
+        py: Python<'_>,
+        reactor: &Reactor,
+        code: u16,
+        reason: String,
+    ) -> PyResult<()> {
         let mut state = self.session.lock();
         match state.stage {
             Stage::Handshake => {
                 drop(state);
-                self.reject();
+                self.reject(StatusCode::FORBIDDEN);
             }
             Stage::Open => {
                 state.close(code, reason);
@@ -222,8 +227,11 @@ impl Outlet for Socket {
     ) -> PyResult<Py<PyAny>> {
         let (message, kind) = message::open(message)?;
         match kind.to_str()? {
-            "websocket.send" => return self.transmit(py, reactor, message),
-            "websocket.accept" => self.accept(py, reactor, message)?,
+            "websocket.send" => {
+                let (kind, data) = socket_message::data(message)?;
+                return self.transmit(py, reactor, kind, data);
+            }
+            "websocket.accept" => self.accept(py, reactor, Accept::parse(message)?)?,
             "websocket.close" => {
                 let (code, reason) = socket_message::close(message)?;
                 self.close(py, reactor, code, reason)?;
@@ -262,6 +270,11 @@ impl Socket {
     /// more may be sent.
     fn send(slf: &Bound<'_, Self>, message: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         deferred::send(slf, message)
+    }
+
+    /// What an RSGI application is called with.
+    fn protocol(slf: &Bound<'_, Self>) -> WebSocketProtocol {
+        WebSocketProtocol::new(slf)
     }
 
     /// The application has raised.

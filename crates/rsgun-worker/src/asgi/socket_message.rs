@@ -12,7 +12,7 @@ use rsgun_websocket::{Kind, close};
 use super::message;
 
 /// `websocket.accept`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Accept {
     pub(crate) subprotocol: Option<HeaderValue>,
     pub(crate) headers: HeaderMap,

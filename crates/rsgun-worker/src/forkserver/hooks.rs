@@ -201,6 +201,11 @@ impl Hooks {
         self.around(py, "around_asgi", run)
     }
 
+    /// The same for RSGI.
+    pub(crate) fn around_rsgi(&self, py: Python<'_>, run: Py<PyAny>) -> PyResult<Py<PyAny>> {
+        self.around(py, "around_rsgi", run)
+    }
+
     /// The same around a WSGI application.
     pub(crate) fn around_wsgi(&self, py: Python<'_>, app: Py<PyAny>) -> PyResult<Py<PyAny>> {
         self.around(py, "around_wsgi", app)

@@ -42,6 +42,7 @@ pub(crate) struct Application {
 pub(crate) enum Served {
     /// Version 3 or 2, as the scope is to say.
     Asgi(&'static str),
+    Rsgi,
     Wsgi,
 }
 
@@ -413,6 +414,7 @@ impl Application {
             .extract::<(Py<PyAny>, String)>()?;
         let interface = match interface.as_str() {
             "wsgi" => Served::Wsgi,
+            "rsgi" => Served::Rsgi,
             "asgi2" => Served::Asgi("2.0"),
             _ => Served::Asgi("3.0"),
         };

@@ -129,18 +129,20 @@ impl Listening {
         let gate = Gate::new(handed_over, roster, 0, Arc::clone(&keeper))?;
         let settings = self.settings.clone();
         let app = Application::new(app, "the application", &settings)?;
-        let (version, mode) = match app.interface {
-            Served::Asgi(version) => (version, lifespan_name(&settings)),
-            Served::Wsgi => ("", "off"),
-        };
+        let interface = app.interface;
+        let mode = lifespan_name(&settings);
         let grace = settings.graceful_timeout;
         let worker = Worker::new(py, keeper, &app, settings, board, gate)?;
         let worker = Bound::new(py, worker)?;
         let serve = glue::serve(py)?;
-        let serving = serve.call_method1(
-            "serve_in_program",
-            (&worker, app.callable, version, mode, grace),
-        )?;
+        let name = "serve_in_program";
+        let serving = match interface {
+            Served::Asgi(version) => {
+                serve.call_method1(name, (&worker, app.callable, version, mode, grace))
+            }
+            Served::Rsgi => glue::rsgi(py)?.call_method1(name, (&worker, app.callable, grace)),
+            Served::Wsgi => serve.call_method1(name, (&worker, app.callable, "", "off", grace)),
+        }?;
         Ok((worker, serving))
     }
 

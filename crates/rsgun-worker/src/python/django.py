@@ -20,6 +20,13 @@ def application(name, app_dir, interface):
     `interface` is what ``--interface`` says. Raises LoadError.
     """
     kinds = [kind for kind in SETTINGS if interface == "auto" or interface.startswith(kind)]
+    if not kinds:
+        raise LoadError(
+            "ModuleNotFound",
+            f"a Django project is no {interface.upper()} application: leave --interface out, or "
+            "name the application, such as main:app",
+            None,
+        )
     try:
         settings = import_named(name, os.path.abspath(app_dir or "."))
     except LoadError as error:

@@ -268,6 +268,22 @@ class Request:
         )
 
     @classmethod
+    def of_rsgi(cls, scope):
+        """Makes one of a scope of RSGI."""
+        query = scope.query_string
+        host, _, port = scope.client.rpartition(":")
+        return cls(
+            scope.method,
+            scope.path,
+            query,
+            quote(scope.path) + (f"?{query}" if query else ""),
+            scope.http_version,
+            [(name.upper(), value) for name, value in scope.headers.items()],
+            scope.scheme,
+            (host.strip("[]"), int(port)) if port else None,
+        )
+
+    @classmethod
     def of_wsgi(cls, environ):
         """Makes one of an environ."""
         path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
@@ -340,6 +356,55 @@ def around_asgi(run):
                 return sending
 
             await app(scope, receive, note)
+
+        call("pre_request", here.worker, request)
+        await run(watched, scope, cycle)
+        call("post_request", here.worker, request, scope, response)
+
+    return run_with_hooks
+
+
+class Watched:
+    """The protocol of an RSGI request, which notes how it is answered."""
+
+    def __init__(self, protocol, response):
+        self._protocol = protocol
+        self._response = response
+
+    def __getattr__(self, name):
+        attribute = getattr(self._protocol, name)
+        if not name.startswith("response_"):
+            return attribute
+
+        def answer(status=200, headers=(), *body):
+            headers = list(headers)
+            answered = attribute(status, headers, *body)
+            if self._response.status_code is None:
+                self._response.begin(status, headers)
+            return answered
+
+        return answer
+
+    def __call__(self):
+        """Takes the body of the request."""
+        return self._protocol()
+
+    def __aiter__(self):
+        return self._protocol.__aiter__()
+
+
+def around_rsgi(run):
+    """Returns `run` of rsgi.py with pre_request and post_request around it."""
+
+    async def run_with_hooks(app, scope, cycle):
+        if scope.proto != "http":
+            await run(app, scope, cycle)
+            return
+        request = Request.of_rsgi(scope)
+        response = Response(request)
+
+        async def watched(scope, protocol):
+            await app(scope, Watched(protocol, response))
 
         call("pre_request", here.worker, request)
         await run(watched, scope, cycle)

@@ -1,7 +1,9 @@
 """Finds out what kind of application an object is, by how it is to be called.
 
 ``app(scope, receive, send)`` is ASGI 3; ``app(scope)``, which returns something to be
-called with ``(receive, send)``, is ASGI 2; ``app(environ, start_response)`` is WSGI.
+called with ``(receive, send)``, is ASGI 2; ``app(environ, start_response)`` is WSGI. An
+object with ``__rsgi__(scope, protocol)`` is RSGI, whatever else it is: only frameworks that
+prefer that have it. A coroutine function is too, if it is called so by name.
 
 What makes an application can look like one: ``create_app(config=None)`` can be called as
 ASGI 2 is, and would fail with every request. So nothing is an application that could do
@@ -12,10 +14,18 @@ import contextlib
 import functools
 import inspect
 
-COUNTS = {"asgi2": 1, "wsgi": 2, "asgi3": 3}
+COUNTS = {"asgi2": 1, "wsgi": 2, "rsgi": 2, "asgi3": 3}
 """The number of arguments."""
-TITLES = {"asgi": "an ASGI", "asgi2": "an ASGI 2", "asgi3": "an ASGI 3", "wsgi": "a WSGI"}
+TITLES = {
+    "asgi": "an ASGI",
+    "asgi2": "an ASGI 2",
+    "asgi3": "an ASGI 3",
+    "rsgi": "an RSGI",
+    "wsgi": "a WSGI",
+}
 ASYNC_NAMES = {"receive", "send"}
+RSGI_NAMES = {"protocol", "proto"}
+WSGI_NAMES = {"environ", "env", "start_response"}
 WRAPPERS_MAX = 5
 
 
@@ -35,11 +45,13 @@ class InterfaceError(Exception):
 
 
 def classify(app, name, stated, made):
-    """Returns the application and its interface: ``asgi3``, ``asgi2`` or ``wsgi``.
+    """Returns the application and its interface: ``asgi3``, ``asgi2``, ``rsgi`` or ``wsgi``.
 
     `name` is what the user calls it, `stated` what ``--interface`` says, `made` whether
     a factory has made it. An application of ASGI 2 is returned as one of ASGI 3.
     """
+    if stated in ("auto", "rsgi") and _has_entry(app):
+        return app, "rsgi"
     try:
         found = detect(app)
     except Unclear as problem:
@@ -48,6 +60,9 @@ def classify(app, name, stated, made):
             raise InterfaceError("NotCallable", message, None) from None
         found = stated
     if stated in ("asgi2", "asgi3") and _may_take(app, COUNTS[stated]):
+        found = stated
+    if (stated, found) == ("rsgi", "wsgi") and not _names(_signatures(app)) & WSGI_NAMES:
+        # The arguments are as many.
         found = stated
     if found != stated and (stated in COUNTS or (stated, found) == ("asgi", "wsgi")):
         raise InterfaceError(
@@ -73,7 +88,7 @@ def _refusal(name, problem, stated, made):
         text = f"{name} is not recognised as an application: {problem}"
     if stated in COUNTS:
         return f"{text}; it cannot be {stated}, as --interface or --worker-class says"
-    return f"{text}; otherwise say what it is with --interface asgi3, asgi2 or wsgi"
+    return f"{text}; otherwise say what it is with --interface asgi3, asgi2, rsgi or wsgi"
 
 
 def _is_believed(app, stated, may_make):
@@ -85,8 +100,13 @@ def _is_believed(app, stated, may_make):
     return _may_take(app, COUNTS[stated])
 
 
+def _has_entry(app):
+    """Whether it has what an RSGI server calls instead of it; a class has it for others."""
+    return not inspect.isclass(app) and callable(getattr(app, "__rsgi__", None))
+
+
 def detect(app, depth=0):
-    """Returns ``asgi3``, ``asgi2`` or ``wsgi``; raises Unclear."""
+    """Returns ``asgi3``, ``asgi2``, ``rsgi`` or ``wsgi``; raises Unclear."""
     mark = _mark_of(app)
     if mark:
         return mark
@@ -154,6 +174,8 @@ def _detect_coroutine_function(app):
     if _may_take(app, 3):
         return "asgi3"
     signature = _signatures(app)[0]
+    if _takes(signature, 2) and _names([signature]) & RSGI_NAMES:
+        return "rsgi"
     if _takes(signature, 0):
         raise Unclear(
             f"it is asynchronous and called as {signature}, and so neither an application, "

@@ -91,7 +91,7 @@ def finish(app, name, factory):
     """
     if factory:
         app = _call_factory(app, name, _option(name))
-    if not callable(app):
+    if not callable(app) and not callable(getattr(app, "__rsgi__", None)):
         hint = ""
         if not factory:
             hint = "; an application is a callable object"

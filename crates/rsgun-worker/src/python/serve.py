@@ -14,6 +14,10 @@ class ClientDisconnected(OSError):
     """The client is gone: ``send()`` can no longer reach it (ASGI HTTP, 2.4)."""
 
 
+departures = [ClientDisconnected]
+"""The classes of what is raised when the client is gone."""
+
+
 class StartupError(Exception):
     """The application did not start.
 
@@ -52,7 +56,7 @@ def is_disconnect(error):
     """Tells whether an error comes from a client that has left."""
     seen = set()
     while error is not None and id(error) not in seen:
-        if isinstance(error, ClientDisconnected):
+        if isinstance(error, tuple(departures)):
             return True
         seen.add(id(error))
         error = error.__cause__ or error.__context__
@@ -204,8 +208,8 @@ def warm_up(loop_name):
             import uvloop  # noqa: F401
 
 
-def main(worker, app, version, loop_name, lifespan_mode):
-    """Runs one worker to its end. `worker` is the native side."""
+def runner_of(loop_name):
+    """Returns a runner with the event loop for ``--loop``."""
     factory = loop_factory(loop_name)
 
     def make():
@@ -216,7 +220,12 @@ def main(worker, app, version, loop_name, lifespan_mode):
                 "LoopFailed", f"--loop {loop_name}: the event loop failed", describe(error)
             ) from None
 
-    with asyncio.Runner(loop_factory=make) as runner:
+    return asyncio.Runner(loop_factory=make)
+
+
+def main(worker, app, version, loop_name, lifespan_mode):
+    """Runs one worker to its end. `worker` is the native side."""
+    with runner_of(loop_name) as runner:
         runner.run(_serve(worker, app, version, lifespan_mode))
 
 
@@ -236,9 +245,8 @@ def main_of_wsgi(worker):
         os._exit(0)
 
 
-def _attach(worker):
+def attach(worker, loop):
     """Listens to the master and to signals; returns the future that ends serving."""
-    loop = asyncio.get_running_loop()
     stopped = loop.create_future()
     worker.attach(loop, stopped)
     loop.add_signal_handler(signal.SIGTERM, worker.terminate)
@@ -263,7 +271,7 @@ def _let_go_of_signals(terminates):
 
 
 async def _serve(worker, app, version, lifespan_mode):
-    stopped = _attach(worker)
+    stopped = attach(worker, asyncio.get_running_loop())
     lifespan = Lifespan(app, version, lifespan_mode, worker.log)
     if not await _start(worker, lifespan, stopped):
         return
@@ -276,14 +284,18 @@ async def _serve(worker, app, version, lifespan_mode):
 
 
 async def _serve_wsgi(worker):
-    stopped = _attach(worker)
+    return await serve_until(worker, attach(worker, asyncio.get_running_loop()))
+
+
+async def serve_until(worker, stopped):
+    """Serves until it is stopped; returns what the end of the worker says."""
     worker.start({})
     try:
         await stopped
     finally:
         worker.phase("shutdown")
-        all_ended = worker.close()
-    return all_ended
+        ended = worker.close()
+    return ended
 
 
 async def _start(worker, lifespan, stopped):
@@ -307,10 +319,15 @@ async def serve_in_program(worker, app, version, lifespan_mode, grace):
     `grace` seconds. When the task is cancelled, what runs is
     cancelled too, and the shutdown still has its turn.
     """
+    lifespan = Lifespan(app, version, lifespan_mode, worker.log)
+    await live_in_program(worker, lifespan, not version, grace)
+
+
+async def live_in_program(worker, lifespan, has_threads, grace):
+    """Runs a worker and its lifespan as `serve_in_program` does."""
     loop = asyncio.get_running_loop()
     stopped = loop.create_future()
     worker.attach(loop, stopped)
-    lifespan = Lifespan(app, version, lifespan_mode, worker.log)
     try:
         if not await _start(worker, lifespan, stopped):
             return
@@ -325,11 +342,11 @@ async def serve_in_program(worker, app, version, lifespan_mode, grace):
         raise
     finally:
         worker.phase("shutdown")
-        if version:
-            worker.close()
-        else:
-            # A WSGI application: waits for its threads, the program need not.
+        if has_threads:
+            # It waits for them, the program need not.
             await asyncio.to_thread(worker.close)
+        else:
+            worker.close()
         shutdown = loop.create_task(lifespan.shutdown())
         _, late = await asyncio.wait({shutdown}, timeout=grace or None)
         if late:

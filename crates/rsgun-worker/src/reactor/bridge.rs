@@ -24,7 +24,9 @@ pub(crate) struct Bridge {
     /// `run(app, scope, cycle)` of serve.py, possibly with hooks around it.
     run: Py<PyAny>,
     app: Py<PyAny>,
-    pub(super) scopes: ScopeMaker,
+    pub(super) scopes: Scopes,
+    /// Makes the error of a `send()` whose client is gone.
+    gone: Py<PyAny>,
     serve_module: Py<PyAny>,
     /// `describe(task)` of stacks.py.
     describe_task: Py<PyAny>,
@@ -42,6 +44,12 @@ pub(crate) struct Bridge {
     accept: Py<PyAny>,
     look_again: Py<PyAny>,
     readers: RefCell<Vec<RawFd>>,
+}
+
+/// What applications learn of a request.
+pub(crate) enum Scopes {
+    Asgi(ScopeMaker),
+    Rsgi,
 }
 
 /// How tasks are made.
@@ -69,7 +77,9 @@ pub(crate) struct Ends<'py> {
     pub(crate) stacks: Bound<'py, PyAny>,
     /// Applications can ask for more time than `--request-timeout`.
     pub(crate) extends_timeouts: bool,
-    pub(crate) scopes: ScopeMaker,
+    pub(crate) scopes: Scopes,
+    /// Makes the error of a `send()` whose client is gone, from a text.
+    pub(crate) gone: Py<PyAny>,
 }
 
 impl Bridge {
@@ -83,6 +93,7 @@ impl Bridge {
             stacks,
             extends_timeouts,
             scopes,
+            gone,
         } = ends;
         Ok(Self {
             call_soon: event_loop.getattr("call_soon")?.unbind(),
@@ -91,6 +102,7 @@ impl Bridge {
             run,
             app,
             scopes,
+            gone,
             serve_module: serve_module.unbind(),
             done: awaitable::done(py)?,
             turn: callbacks.getattr("turn")?.unbind(),
@@ -109,11 +121,11 @@ impl Bridge {
         })
     }
 
-    /// Calls the application in a task of its own, which is returned. `cycle` has the
-    /// callables `receive` and `send`, and `fail` and `finish` for the end.
+    /// Calls the application in a task of its own, which is returned. `cycle` has what the
+    /// application is to be called with, and `fail` and `finish` for the end.
     pub(crate) fn start(
         &self,
-        scope: Bound<'_, PyDict>,
+        scope: Bound<'_, PyAny>,
         cycle: &Bound<'_, PyAny>,
     ) -> PyResult<Py<PyAny>> {
         let py = scope.py();
@@ -258,11 +270,10 @@ impl Bridge {
 
     /// The error of `send()` when the client is gone.
     pub(crate) fn disconnected_error(&self, py: Python<'_>) -> PyErr {
-        match self.serve_module.call_method1(
-            py,
-            "ClientDisconnected",
-            ("the client has closed the connection",),
-        ) {
+        match self
+            .gone
+            .call1(py, ("the client has closed the connection",))
+        {
             Ok(error) => PyErr::from_value(error.into_bound(py)),
             Err(error) => error,
         }

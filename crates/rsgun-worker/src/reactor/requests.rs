@@ -7,6 +7,7 @@ use http::StatusCode;
 use pyo3::prelude::*;
 use rsgun_core::scoreboard;
 
+use super::bridge::Scopes;
 use super::queue::{self, NewRequest};
 use super::{Reactor, clock};
 use crate::asgi::cycle::Cycle;
@@ -14,6 +15,7 @@ use crate::asgi::exchange::SharedExchange;
 use crate::asgi::session::Session;
 use crate::asgi::socket::{Place, Socket};
 use crate::http::access_log;
+use crate::rsgi::scope::Scope;
 
 /// Requests that the application works on.
 #[derive(Default)]
@@ -83,9 +85,9 @@ impl Reactor {
                 if self.cancels_orphans {
                     exchange.cancel_if_left(entry);
                 }
-                self.start(py, &parts, peer, cycle, entry)
+                self.start(py, parts, peer, cycle, entry)
             }
-            Some(session) => self.start_websocket(py, &parts, peer, session, cycle, entry),
+            Some(session) => self.start_websocket(py, parts, peer, session, cycle, entry),
         };
         match started {
             // The client may have left before.
@@ -102,14 +104,20 @@ impl Reactor {
     fn start(
         &self,
         py: Python<'_>,
-        parts: &http::request::Parts,
+        parts: http::request::Parts,
         peer: &queue::Peer,
         cycle: Cycle,
         entry: usize,
     ) -> PyResult<()> {
-        let scope = self.bridge.scopes.make(py, parts, peer)?;
         let cycle = Bound::new(py, cycle)?;
-        self.bridge.offer_extension(py, &scope, &cycle)?;
+        let scope = match &self.bridge.scopes {
+            Scopes::Asgi(scopes) => {
+                let scope = scopes.make(py, &parts, peer)?;
+                self.bridge.offer_extension(py, &scope, &cycle)?;
+                scope.into_any()
+            }
+            Scopes::Rsgi => Scope::make(py, "http", parts, peer)?,
+        };
         let task = self.bridge.start(scope, cycle.as_any())?;
         if !cycle.get().has_ended() {
             self.timeouts.attach(entry, &cycle);
@@ -121,17 +129,19 @@ impl Reactor {
     fn start_websocket(
         &self,
         py: Python<'_>,
-        parts: &http::request::Parts,
+        parts: http::request::Parts,
         peer: &queue::Peer,
         session: Arc<Session>,
         cycle: Cycle,
         entry: usize,
     ) -> PyResult<()> {
         let subprotocols = &session.handshake.subprotocols;
-        let scope = self
-            .bridge
-            .scopes
-            .make_websocket(py, parts, peer, subprotocols)?;
+        let scope = match &self.bridge.scopes {
+            Scopes::Asgi(scopes) => scopes
+                .make_websocket(py, &parts, peer, subprotocols)?
+                .into_any(),
+            Scopes::Rsgi => Scope::make(py, "ws", parts, peer)?,
+        };
         let socket = Bound::new(py, Socket::new(session, cycle, entry))?;
         let task = self.bridge.start(scope, socket.as_any())?;
         match socket.get().place() {

@@ -148,6 +148,7 @@ pub(crate) fn main(
             let arguments = (&worker, app.callable, version, event_loop, lifespan);
             serve.call_method1("main", arguments)
         }
+        Served::Rsgi => glue::rsgi(py)?.call_method1("main", (&worker, app.callable, event_loop)),
         Served::Wsgi => serve.call_method1("main_of_wsgi", (&worker,)),
     };
     // The event loop has put the handlers back that Python has.

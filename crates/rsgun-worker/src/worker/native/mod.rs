@@ -159,9 +159,9 @@ impl Worker {
         let (event_loop, stopped) = (event_loop.clone_ref(py), stopped.clone_ref(py));
         drop(guard);
         match self.interface {
-            Served::Asgi(version) => {
+            Served::Asgi(_) | Served::Rsgi => {
                 let inside = (event_loop, stopped, state);
-                self.start_asgi(py, &settings, board, gate, version, inside)
+                self.start_tasks(py, &settings, board, gate, inside)
             }
             Served::Wsgi => self.start_wsgi(py, &settings, board, gate, event_loop, stopped),
         }

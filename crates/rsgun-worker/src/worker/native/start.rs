@@ -1,4 +1,4 @@
-//! How a worker begins to serve: the reactor for ASGI, or the service for WSGI.
+//! How a worker begins to serve: the reactor for ASGI and RSGI, or the service for WSGI.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use rsgun_core::sys::shared::Shared;
 use crate::asgi::scope::ScopeMaker;
 use crate::http::websocket::Limits;
 use crate::reactor::accept::Gate;
-use crate::reactor::bridge::{Bridge, Ends};
+use crate::reactor::bridge::{Bridge, Ends, Scopes};
 use crate::reactor::engine;
 use crate::reactor::quota::Quota;
 use crate::reactor::{Parts, Reactor};
@@ -24,35 +24,47 @@ use crate::wsgi::environ::Plan;
 use crate::wsgi::service::{self as wsgi, Service};
 
 use super::Worker;
+use crate::forkserver::Served;
+use crate::glue;
+
+/// What differs between the interfaces whose calls are tasks.
+struct Calls {
+    /// `run(app, scope, cycle)`.
+    run: Py<PyAny>,
+    app: Py<PyAny>,
+    scopes: Scopes,
+    gone: Py<PyAny>,
+}
 
 impl Worker {
-    /// Starts to serve an ASGI application.
-    pub(super) fn start_asgi(
+    /// Starts to serve an application whose calls are tasks of the event loop.
+    pub(super) fn start_tasks(
         &self,
         py: Python<'_>,
         settings: &Settings,
         board: Shared<Scoreboard>,
         gate: Gate,
-        version: &'static str,
         inside: (Py<PyAny>, Py<PyAny>, Py<PyDict>),
     ) -> PyResult<()> {
         let (event_loop, stopped, state) = inside;
-        let run = self.serve.getattr(py, "run")?;
-        let run = match &self.hooks {
-            Some(hooks) => hooks.around_asgi(py, run)?,
-            None => run,
-        };
+        let Calls {
+            run,
+            app,
+            scopes,
+            gone,
+        } = self.calls(py, settings, state)?;
         let bridge = Bridge::new(
             py,
             Ends {
                 event_loop: event_loop.into_bound(py),
                 run,
-                app: self.app.clone_ref(py),
+                app,
                 serve_module: self.serve.bind(py).clone().into_any(),
                 callbacks: Bound::new(py, Callbacks::new(self.number))?,
                 stacks: self.stacks.bind(py).clone().into_any(),
                 extends_timeouts: settings.request_timeout > 0,
-                scopes: ScopeMaker::new(py, version, &settings.root_path, state)?,
+                scopes,
+                gone,
             },
         )?;
         let parts = Parts {
@@ -85,6 +97,36 @@ impl Worker {
         reactor.engine.board.set_phase(Phase::Serving);
         self.tell(&FromWorker::Ready);
         Ok(())
+    }
+
+    /// How the application is called.
+    fn calls(&self, py: Python<'_>, settings: &Settings, state: Py<PyDict>) -> PyResult<Calls> {
+        let Served::Asgi(version) = self.interface else {
+            let rsgi = glue::rsgi(py)?;
+            let run = rsgi.getattr("run")?.unbind();
+            let run = match &self.hooks {
+                Some(hooks) => hooks.around_rsgi(py, run)?,
+                None => run,
+            };
+            return Ok(Calls {
+                run,
+                app: rsgi.call_method1("entry", (&self.app,))?.unbind(),
+                scopes: Scopes::Rsgi,
+                gone: rsgi.getattr("closed")?.unbind(),
+            });
+        };
+        let run = self.serve.getattr(py, "run")?;
+        let run = match &self.hooks {
+            Some(hooks) => hooks.around_asgi(py, run)?,
+            None => run,
+        };
+        let scopes = ScopeMaker::new(py, version, &settings.root_path, state)?;
+        Ok(Calls {
+            run,
+            app: self.app.clone_ref(py),
+            scopes: Scopes::Asgi(scopes),
+            gone: self.serve.getattr(py, "ClientDisconnected")?,
+        })
     }
 
     /// Starts to serve a WSGI application.
