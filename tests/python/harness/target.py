@@ -152,6 +152,30 @@ def too_old() -> list[tuple[int, int]]:
     return sorted(version for version in interpreters() if (3, 0) <= version < (3, 11))
 
 
+def add_package(python: str, requirement: str) -> None:
+    """Installs a package into one of the environments of :func:`environment_for`, once.
+
+    Skips the test where that cannot be had.
+    """
+    folder = Path(python).parent.parent
+    if folder.parent != CACHE:
+        return
+    ready = folder / f"with-{requirement}"
+    with (CACHE / f"{folder.name}.lock").open("w") as guard:
+        import fcntl
+
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        if ready.exists():
+            return
+        install = [python, "-m", "pip", "install", "--quiet", requirement]
+        done = subprocess.run(install, capture_output=True, text=True, timeout=300, check=False)
+        if done.returncode:
+            pytest.skip(
+                f"{requirement} cannot be installed for {folder.name}: {done.stderr[-300:]}"
+            )
+        ready.touch()
+
+
 def environment_for(version: tuple[int, int]) -> str:
     """An interpreter of this version with FastAPI and uvloop installed.
 
