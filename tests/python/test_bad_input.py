@@ -158,12 +158,76 @@ class TestApplication:
         refused(attempt("main:app"), 3, "SIGSEGV")
 
     def test_attribute_missing(self, attempt: Run, module: Module) -> None:
-        module("main", versioned("1"))
-        refused(attempt("main:application"), 4, "application", "main.py")
+        path = module("main", versioned("1"))
+        errors = refused(
+            attempt("main:application"),
+            4,
+            f'module "main" ({path}) has no attribute "application"',
+            'did you mean "main:app"?',
+        )
+        assert "Traceback" not in errors
 
     def test_near_attributes_are_named(self, attempt: Run, module: Module) -> None:
         module("main", versioned("1").replace("def app(", "def my_application("))
-        refused(attempt("main:my_aplication"), 4, "my_aplication", '"my_application"')
+        refused(attempt("main:my_aplication"), 4, "my_aplication", '"main:my_application"')
+
+    @pytest.mark.parametrize(
+        ("source", "target", "hint"),
+        [
+            ("application = print", "ap:app", ', did you mean "ap:application"?'),
+            ("app = print", "ap.py:application", ', did you mean "ap.py:app"?'),
+            (
+                "from fastapi import *\nserver = FastAPI()",
+                "ap:app",
+                ', did you mean "ap:server"?',
+            ),
+            (
+                "from flask import Flask, g, request\nweb = Flask(__name__)",
+                "ap:app",
+                ', did you mean "ap:web"?',
+            ),
+            (
+                "class Application:\n  def __call__(self, environ, start_response): ...\n"
+                "site = Application()",
+                "ap:application",
+                ', did you mean "ap:site"?',
+            ),
+            ("def create_app(): ...", "ap:app", ', did you mean "ap:create_app()"?'),
+            ("def make_app(): ...", "ap:app", ', did you mean "ap:make_app()"?'),
+            ("def create_app(): ...", "ap", ', did you mean "ap:create_app()"?'),
+            ("def create_app(): ...", "ap:app()", ', did you mean "ap:create_app()"?'),
+            ("def build(): ...", "ap:biuld()", ', did you mean "ap:build()"?'),
+            ("app = print", "ap:create_app()", ', did you mean "ap:app"?'),
+            ("import json", "ap:app", ": name the application as ap:NAME"),
+            ("import json", "ap", ": name the application as ap:NAME"),
+            (
+                "def __getattr__(name):\n  raise AttributeError(name)\n"
+                "def __dir__():\n  return ['apps']",
+                "ap:app",
+                ": name the application as ap:NAME",
+            ),
+        ],
+    )
+    def test_what_the_module_has_is_offered(
+        self, run: Run, module: Module, tmp_path: Path, source: str, target: str, hint: str
+    ) -> None:
+        module("ap", source)
+        errors = refused(run(target, "--app-dir", str(tmp_path)), 4, 'module "ap" (')
+        assert errors.rstrip().endswith(f'"{hint}'), errors
+
+    @pytest.mark.parametrize(
+        ("source", "hint"),
+        [
+            ("def create_app(): ...", 'did you mean "ap:create_app"?'),
+            ("app = print", 'did you mean "ap:app" without --factory?'),
+        ],
+    )
+    def test_what_the_module_has_is_offered_to_who_wants_a_factory(
+        self, run: Run, module: Module, tmp_path: Path, source: str, hint: str
+    ) -> None:
+        module("ap", source)
+        result = run("ap:prepare", "--factory", "--app-dir", str(tmp_path))
+        refused(result, 4, hint)
 
     def test_nested_attribute_missing(self, attempt: Run, module: Module) -> None:
         module("main", "class api:\n    pass\n")

@@ -8,6 +8,12 @@ import os
 import sys
 import traceback
 
+APPLICATIONS = ("application", "app")
+"""What an application is called when no name is given, in this order."""
+
+FACTORIES = ("create_app", "make_app")
+"""What a function that makes the application is usually called."""
+
 
 class LoadError(Exception):
     """The application cannot be loaded.
@@ -73,11 +79,15 @@ def load(target, app_dir, factory):
             None,
         )
     directory = os.path.abspath(app_dir or ".")
+    written = module_name
     if module_name.endswith(".py"):
         module_name, directory = _module_of_file(os.path.join(directory, module_name))
         find_first(directory)
     attribute, call = _parse(target, attribute)
-    app = _resolve(import_named(module_name, directory), module_name, attribute)
+    module = import_named(module_name, directory)
+    where = f'module "{module_name}" ({getattr(module, "__file__", None) or "built in"})'
+    use = "called" if call is not None else "--factory" if factory else "served"
+    app = _resolve(module, where, written, attribute, use)
     if call is not None:
         arguments, keywords = call
         app = _call_factory(app, f'"{target}"', "the call", *arguments, **keywords)
@@ -201,42 +211,89 @@ def _near_modules(name, directory, cutoff=0.6):
     return f' (did you mean "{near[0]}"?)' if near else ""
 
 
-def _resolve(module, module_name, attribute):
-    where = getattr(module, "__file__", None) or "built in"
+def _resolve(module, where, written, attribute, use):
+    """Returns what the user has named, with `written` before the colon.
+
+    `where` describes the module. `use` is what becomes of the attribute: it is "served",
+    "called" by the user's parentheses, or called because of "--factory".
+    """
     if not attribute:
-        for candidate in ("application", "app"):
+        for candidate in APPLICATIONS:
             if hasattr(module, candidate):
                 return getattr(module, candidate)
         raise LoadError(
             "AttributeMissing",
-            f'module "{module_name}" ({where}) has neither "application" nor "app": '
-            f"name the application as {module_name}:NAME",
+            f'{where} has neither "application" nor "app"{_suggest(module, written, use)}',
             None,
         )
     value = module
+    seen = written + ":"
     for part in attribute.split("."):
         try:
             value = getattr(value, part)
         except AttributeError:
             near = difflib.get_close_matches(part, _public_callables(value), n=3, cutoff=0.5)
-            if near:
-                hint = ", did you mean " + " or ".join(f'"{match}"' for match in near) + "?"
-            else:
-                hint = ""
+            hint = _suggest(module, written, use, [seen + name for name in near])
             raise LoadError(
-                "AttributeMissing",
-                f'module "{module_name}" ({where}) has no attribute "{attribute}"{hint}',
-                None,
+                "AttributeMissing", f'{where} has no attribute "{attribute}"{hint}', None
             ) from None
+        seen += part + "."
     return value
 
 
-def _public_callables(value):
-    return [
-        name
-        for name in dir(value)
-        if not name.startswith("_") and callable(getattr(value, name, None))
+def _suggest(module, written, use, near=()):
+    """Ends a message about a missing attribute with what to write instead.
+
+    `near` are those that are spelt alike. Who has forgotten how the application is called
+    has often written nothing like it, so what the module has is offered too.
+    """
+    callables = _public_callables(module)
+    apps = [
+        f"{written}:{name}"
+        for name in callables
+        if name in APPLICATIONS or _takes_requests(getattr(module, name))
     ]
+    factories = [f"{written}:{name}" for name in callables if name in FACTORIES]
+    if use == "served":
+        names = [name for name in near if name in apps] or apps or near or factories
+        names = [f"{name}()" if name in factories else name for name in names]
+    else:
+        names = [name for name in near if name not in apps] or factories
+        if use == "called":
+            names = [f"{name}()" for name in names]
+        names = names or apps
+    if not names:
+        return f": name the application as {written}:NAME"
+    hint = ", did you mean " + " or ".join(f'"{name}"' for name in names[:3])
+    if use == "--factory" and names is apps:
+        hint += " without --factory"
+    return hint + "?"
+
+
+def _public_callables(value):
+    return [name for name in dir(value) if not name.startswith("_") and _can_call(value, name)]
+
+
+def _can_call(value, name):
+    try:
+        return callable(getattr(value, name))
+    except Exception:  # what a property or a module's __getattr__ raises
+        return False
+
+
+def _takes_requests(value):
+    """Whether its parameters have the names that ASGI or WSGI gives them.
+
+    The applications of all frameworks keep to them. So do some classes, such as
+    Starlette's Request, which are none.
+    """
+    if inspect.isclass(value):
+        return False
+    try:
+        names = tuple(inspect.signature(value).parameters)
+    except Exception:  # nothing to inspect, or a proxy of what does not exist yet
+        return False
+    return names[-2:] == ("receive", "send") or names[-1:] == ("start_response",)
 
 
 def _option(name):
