@@ -646,22 +646,16 @@ class TestInterpreter:
 
     @pytest.mark.parametrize("version", too_old() or [None], ids=str)
     def test_python_too_old(
-        self, run: Run, version: tuple[int, int] | None, tmp_path: Path
+        self, launch: Callable[..., Server], version: tuple[int, int] | None
     ) -> None:
         if version is None:
             pytest.skip("no Python before 3.11 on this machine")
         old = interpreters()[version]
-        result = subprocess.run(
-            [binary(), "--python", old, "--port", "0", "--app-dir", APPS, "lab:app"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-        assert result.returncode == 1, result.stderr
-        assert f"{version[0]}.{version[1]}" in result.stderr
-        assert "3.11" in result.stderr
-        assert "Traceback" not in result.stderr
+        arguments = ["--python", old, "--port", "0", "--app-dir", APPS, "lab:app"]
+        result = self.start(launch, [binary(), *arguments], PATH=os.environ["PATH"])
+        found = f"{old} is Python {version[0]}.{version[1]}."
+        refused(result, 1, found, "rsgun needs 3.11 or newer: name another", "--python")
+        assert result.stderr.count("\n") == 0, result.stderr
 
     def test_extension_not_installed(self, launch: Callable[..., Server], alone: Path) -> None:
         """No extension beside the binary, none in the interpreter."""

@@ -9,7 +9,7 @@ def _unsuitable(reason):
     import json
     import socket
 
-    channel = socket.socket(fileno=int(_fd))
+    channel = socket.fromfd(int(_fd), socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channel.send(b"\0" + json.dumps({"Unsuitable": {"reason": reason}}).encode())
     raise SystemExit(1)
 
@@ -18,16 +18,18 @@ def _load():
     version = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info < (3, 11):
         _unsuitable(
-            f"{sys.executable} is Python {version}, rsgun needs 3.11 or newer: "
+            "%s is Python %s, rsgun needs 3.11 or newer: "
             "name another interpreter with --python or activate its virtual environment"
+            % (sys.executable, version)
         )
     if _extension == "-":
         try:
             from rsgun import _rsgun
         except ImportError as error:
             _unsuitable(
-                f"{sys.executable} (Python {version}) cannot import rsgun._rsgun: {error}; "
+                "%s (Python %s) cannot import rsgun._rsgun: %s; "
                 "install rsgun into this interpreter or name another one with --python"
+                % (sys.executable, version, error)
             )
         return _rsgun
     import importlib.machinery
@@ -39,7 +41,9 @@ def _load():
         module = importlib.util.module_from_spec(spec)
         loader.exec_module(module)
     except ImportError as error:
-        _unsuitable(f"{sys.executable} (Python {version}) cannot load {_extension}: {error}")
+        _unsuitable(
+            "%s (Python %s) cannot load %s: %s" % (sys.executable, version, _extension, error)
+        )
     return module
 
 

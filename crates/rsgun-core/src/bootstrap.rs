@@ -7,7 +7,8 @@
 //! * `EXTENSION` is the path of the shared object, or `-` for the installed package.
 //!
 //! The script first takes the current directory off `sys.path`: a `token.py` of the
-//! user must not be imported in the place of the standard library's.
+//! user must not be imported in the place of the standard library's. It is written so that
+//! Python 2.7 can read it, since an interpreter that is too old is to say so itself.
 
 /// The Python program.
 pub const SCRIPT: &str = include_str!("bootstrap.py");

@@ -130,9 +130,9 @@ def interpreters() -> dict[tuple[int, int], str]:
         candidates = named.split(os.pathsep)
     else:
         versions = Path.home() / ".pyenv" / "versions"
-        candidates = [sys.executable, *map(str, sorted(versions.glob("3.*/bin/python")))]
-        for minor in range(6, 16):
-            if found := shutil.which(f"python3.{minor}"):
+        candidates = [sys.executable, *map(str, sorted(versions.glob("[23].*/bin/python")))]
+        for name in ["python2.7", *(f"python3.{minor}" for minor in range(6, 16))]:
+            if found := shutil.which(name):
                 candidates.append(found)
     found_versions: dict[tuple[int, int], str] = {}
     for candidate in candidates:
@@ -148,8 +148,8 @@ def supported() -> list[tuple[int, int]]:
 
 
 def too_old() -> list[tuple[int, int]]:
-    """The versions of Python 3 found that rsgun must refuse."""
-    return sorted(version for version in interpreters() if (3, 0) <= version < (3, 11))
+    """The versions found that rsgun must refuse."""
+    return sorted(version for version in interpreters() if version < (3, 11))
 
 
 def add_package(python: str, requirement: str) -> None:
