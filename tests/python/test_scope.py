@@ -108,6 +108,12 @@ def test_unusual_method(server: Server) -> None:
     assert scope_of(server, method="FROBNICATE")["method"] == "FROBNICATE"
 
 
+@differs("uvicorn", "httptools knows only some methods, in capital letters")
+@pytest.mark.parametrize(("sent", "told"), [("get", "GET"), ("Frobnicate", "FROBNICATE")])
+def test_method_is_in_capital_letters(server: Server, sent: str, told: str) -> None:
+    assert scope_of(server, method=sent)["method"] == told
+
+
 def test_scheme(server: Server) -> None:
     assert scope_of(server)["scheme"] == "http"
 

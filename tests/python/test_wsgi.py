@@ -57,6 +57,11 @@ CHUNKED = [("Transfer-Encoding", "chunked")]
 
 
 class TestEnviron:
+    def test_method_is_as_it_was_sent(self, connection: Connection) -> None:
+        """Methods are case-sensitive, and PEP 3333 makes no capital letters of them."""
+        found = environ(connection, "/env", method="Frobnicate")
+        assert found["REQUEST_METHOD"] == "Frobnicate"
+
     def test_it_has_everything_that_the_pep_wants(self, connection: Connection) -> None:
         found = environ(connection, "/env?a=b%20c", headers=[("X-Custom", "1")])
         host, port = connection.socket.getpeername()

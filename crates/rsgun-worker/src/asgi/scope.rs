@@ -214,6 +214,7 @@ fn name_object<'py>(
     }
 }
 
+/// "The HTTP method name, uppercased" (ASGI HTTP, "Connection Scope").
 fn method_name<'py>(py: Python<'py>, method: &Method) -> Bound<'py, PyString> {
     match *method {
         Method::GET => pyo3::intern!(py, "GET").clone(),
@@ -223,7 +224,7 @@ fn method_name<'py>(py: Python<'py>, method: &Method) -> Bound<'py, PyString> {
         Method::HEAD => pyo3::intern!(py, "HEAD").clone(),
         Method::OPTIONS => pyo3::intern!(py, "OPTIONS").clone(),
         Method::PATCH => pyo3::intern!(py, "PATCH").clone(),
-        _ => PyString::new(py, method.as_str()),
+        _ => PyString::new(py, &method.as_str().to_ascii_uppercase()),
     }
 }
 

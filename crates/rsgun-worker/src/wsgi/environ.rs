@@ -346,6 +346,9 @@ fn split_host(host: &str) -> (&str, &str) {
     )
 }
 
+/// The method as the client has sent it, since methods are case-sensitive (RFC 9110,
+/// section 9.1) and PEP 3333 does not say otherwise; so does gunicorn, unless its
+/// `casefold_http_method` is set.
 fn method<'py>(py: Python<'py>, method: &Method) -> Bound<'py, PyString> {
     match *method {
         Method::GET => pyo3::intern!(py, "GET").clone(),

@@ -412,7 +412,8 @@ pub(super) const SETTINGS: &[Foreign] = &[
         name: "casefold_http_method",
         flags: &["casefold-http-method"],
         is_switch: true,
-        advice: "the application is told the method as the client has sent it",
+        advice: "a WSGI application is told the method as the client has sent it, an ASGI application \
+                 in capital letters",
         ..Foreign::BASE
     },
     Foreign {
