@@ -37,6 +37,9 @@ lint: lint-rust lint-python ## formatting and lints, Rust and Python
 lint-rust: cargo-present
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@! grep -rl unsafe_code --include='*.rs' src crates tests | \
+		grep -vxE 'crates/(rsgun-core/src/sys/mod|rsgun-worker/src/ffi)\.rs' || \
+		{ echo "Error: unsafe code is allowed in these, outside its two modules" >&2; exit 1; }
 
 lint-python: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -15,14 +15,13 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use crate::sys::shared::Shareable;
-
 /// Seats of a [`Roster`]: the most workers, old and new together, of one master.
 pub const SEATS: usize = 1024;
 /// Who has missed so many chances in a row is absent.
 const CHANCES: u32 = 32;
 
-/// What each worker tells its siblings.
+/// What each worker tells its siblings. All zero is the initial state, and everything in
+/// it is an atomic, as [`Shareable`](crate::sys::shared::Shareable) promises for it.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Roster {
@@ -30,10 +29,6 @@ pub struct Roster {
     /// No seat at or above this number was ever taken.
     limit: AtomicU32,
 }
-
-// SAFETY: `Roster` is `repr(C)` and consists of atomics only; zero is its start.
-#[expect(unsafe_code, reason = "states a property of the layout above")]
-unsafe impl Shareable for Roster {}
 
 /// One worker's line in the roster, a cache line of its own.
 #[derive(Debug)]

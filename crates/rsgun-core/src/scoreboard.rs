@@ -14,8 +14,6 @@ use std::sync::atomic::{
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::sys::shared::Shareable;
-
 /// How many running requests a scoreboard names; further ones are only counted.
 pub const RUNNING: usize = 32;
 /// Bytes of a request line that are kept.
@@ -88,7 +86,8 @@ impl Phase {
     }
 }
 
-/// The shared page of one worker. All zero is the initial state.
+/// The shared page of one worker. All zero is the initial state, and everything in it is
+/// an atomic, as [`Shareable`](crate::sys::shared::Shareable) promises for it.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Scoreboard {
@@ -129,10 +128,6 @@ pub struct Scoreboard {
     pub wait_sum_us: AtomicU64,
     running: [Running; RUNNING],
 }
-
-// SAFETY: `Scoreboard` is `repr(C)` and consists of atomics only; zero is its start.
-#[expect(unsafe_code, reason = "states a property of the layout above")]
-unsafe impl Shareable for Scoreboard {}
 
 /// One running request: a start time, and its line under a sequence lock.
 #[derive(Debug)]

@@ -13,6 +13,9 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
+use crate::roster::Roster;
+use crate::scoreboard::Scoreboard;
+
 /// Types that are valid for any bytes and may be shared between processes.
 ///
 /// # Safety
@@ -20,6 +23,11 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 /// pointers), so that every bit pattern is valid, all access is atomic, and zeroed
 /// memory is the initial state.
 pub unsafe trait Shareable: Sync {}
+
+// SAFETY: `repr(C)`, atomics and arrays of atomics only, and zero is its start.
+unsafe impl Shareable for Scoreboard {}
+// SAFETY: the same; the padding of its seats is never read.
+unsafe impl Shareable for Roster {}
 
 /// A mapping of a sealed memory file that holds one `T`.
 #[derive(Debug)]
