@@ -79,7 +79,7 @@ pub(crate) fn register<T: Registrable>(inner: T, interest: Interest) -> io::Resu
     registered.map_err(Into::into)
 }
 
-/// Duplicates the descriptor of a file object of Python.
+/// Duplicates a descriptor of which only the number is known.
 ///
 /// # Errors
 /// `EBADF` for a number that no file has, and what `fcntl(2)` returns.

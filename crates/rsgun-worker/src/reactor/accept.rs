@@ -15,7 +15,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -134,14 +134,6 @@ impl Gate {
         std::cell::Ref::map(self.listeners.borrow(), Vec::as_slice)
     }
 
-    pub(crate) fn descriptors(&self) -> Vec<RawFd> {
-        self.listeners
-            .borrow()
-            .iter()
-            .map(|listener| listener.socket.as_raw_fd())
-            .collect()
-    }
-
     /// Whether clients that are about to arrive are waited for.
     pub(crate) fn is_last_call(&self) -> bool {
         self.last_call.get()
@@ -224,8 +216,8 @@ impl Gate {
         look(&mut listeners.iter().map(|listener| listener.socket.as_fd()))
     }
 
-    /// The listeners, for a process that the application forks and that must not keep
-    /// them.
+    /// The listeners, held by nobody: a process that the application forks, which it may
+    /// do whenever Python runs, must not keep them.
     pub(crate) fn sockets(&self) -> Vec<Weak<Socket>> {
         self.listeners
             .borrow()
@@ -284,8 +276,8 @@ impl Reactor {
     /// Starts to accept.
     pub(crate) fn open_gate(&self, py: Python<'_>) -> PyResult<()> {
         self.engine.gate.beat(self.engine.load());
-        for (index, number) in self.engine.gate.descriptors().into_iter().enumerate() {
-            self.bridge.add_accept(py, number, index)?;
+        for (index, listener) in self.engine.gate.sockets().iter().enumerate() {
+            self.bridge.add_accept(py, listener, index)?;
         }
         Ok(())
     }
@@ -293,8 +285,8 @@ impl Reactor {
     /// Stops accepting, for good.
     pub(super) fn close_gate(&self, py: Python<'_>) {
         if self.engine.gate.close() {
-            for number in self.engine.gate.descriptors() {
-                self.bridge.remove_reader(py, number);
+            for listener in self.engine.gate.sockets() {
+                self.bridge.remove_accept(py, &listener);
             }
         }
     }
@@ -319,10 +311,8 @@ impl Reactor {
 
     /// Polls a listener no more for a moment.
     fn look_away(&self, py: Python<'_>, index: usize, time: Duration) {
-        // Not borrowed while Python runs, which may fork and then drop the listeners.
-        let number = self.engine.gate.descriptors().get(index).copied();
-        if let Some(number) = number {
-            self.bridge.remove_reader(py, number);
+        if let Some(listener) = self.engine.gate.sockets().get(index) {
+            self.bridge.remove_accept(py, listener);
             self.bridge.resume_later(py, time.as_secs_f64(), index);
         }
     }
@@ -332,8 +322,10 @@ impl Reactor {
         if self.engine.gate.is_closed() {
             return Ok(());
         }
-        let number = self.engine.gate.descriptors().get(index).copied();
-        number.map_or(Ok(()), |number| self.bridge.add_accept(py, number, index))
+        match self.engine.gate.sockets().get(index) {
+            Some(listener) => self.bridge.add_accept(py, listener, index),
+            None => Ok(()),
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! The Python objects that the reactor calls, each looked up once.
 
 use std::cell::RefCell;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::sync::Weak;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use socket2::Socket;
 
 use crate::asgi::awaitable;
 use crate::asgi::cycle::Cycle;
@@ -165,9 +167,10 @@ impl Bridge {
     pub(crate) fn add_reader(
         &self,
         py: Python<'_>,
-        number: RawFd,
+        fd: BorrowedFd<'_>,
         callback: &Py<PyAny>,
     ) -> PyResult<()> {
+        let number = fd.as_raw_fd();
         self.event_loop
             .call_method1(py, "add_reader", (number, callback))?;
         self.readers.borrow_mut().push(number);
@@ -175,18 +178,24 @@ impl Bridge {
     }
 
     /// Calls the accept callback with `index` when the listener can be read.
-    pub(crate) fn add_accept(&self, py: Python<'_>, number: RawFd, index: usize) -> PyResult<()> {
-        self.event_loop
-            .call_method1(py, "add_reader", (number, &self.accept, index))?;
+    pub(crate) fn add_accept(
+        &self,
+        py: Python<'_>,
+        listener: &Weak<Socket>,
+        index: usize,
+    ) -> PyResult<()> {
+        if let Some(number) = number_of(listener) {
+            self.event_loop
+                .call_method1(py, "add_reader", (number, &self.accept, index))?;
+        }
         Ok(())
     }
 
-    /// Watches a descriptor no more.
-    pub(crate) fn remove_reader(&self, py: Python<'_>, number: RawFd) {
-        self.ignore(
-            py,
-            self.event_loop.call_method1(py, "remove_reader", (number,)),
-        );
+    /// Watches a listener no more.
+    pub(crate) fn remove_accept(&self, py: Python<'_>, listener: &Weak<Socket>) {
+        if let Some(number) = number_of(listener) {
+            self.remove_reader(py, number);
+        }
     }
 
     /// Watches none of the descriptors of [`Self::add_reader`] any more.
@@ -195,6 +204,13 @@ impl Bridge {
         for number in readers {
             self.remove_reader(py, number);
         }
+    }
+
+    fn remove_reader(&self, py: Python<'_>, number: RawFd) {
+        self.ignore(
+            py,
+            self.event_loop.call_method1(py, "remove_reader", (number,)),
+        );
     }
 
     /// Calls `callback` in the next iteration of the event loop.
@@ -278,6 +294,11 @@ impl Bridge {
             Err(error) => error,
         }
     }
+}
+
+/// The number of a listener, unless this process has closed it.
+fn number_of(listener: &Weak<Socket>) -> Option<RawFd> {
+    listener.upgrade().map(|socket| socket.as_raw_fd())
 }
 
 impl Tasks {

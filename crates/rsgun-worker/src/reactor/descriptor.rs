@@ -8,7 +8,7 @@
 //! come in between, so it is tried more than once.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::OFlag;
 use rsgun_core::sys::process;
@@ -20,16 +20,16 @@ use crate::ffi;
 /// How often it is tried.
 const TRIES: usize = 100;
 
-/// Builds the runtime of this thread; the descriptor lives as long as it.
+/// Builds the runtime of this thread. The descriptor is a duplicate of its epoll.
 ///
 /// # Errors
 /// What the system returns, or that tokio no longer opens its epoll first.
-pub(super) fn build() -> io::Result<(Runtime, RawFd)> {
+pub(super) fn build() -> io::Result<(Runtime, OwnedFd)> {
     for _ in 0..TRIES {
         let number = process::next_fd_number()?;
         let runtime = Builder::new_current_thread().enable_io().build()?;
         if is_epoll_of(&runtime, number)? {
-            return Ok((runtime, number));
+            return Ok((runtime, ffi::duplicate(number)?.into()));
         }
     }
     Err(io::Error::other(

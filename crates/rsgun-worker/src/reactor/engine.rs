@@ -10,7 +10,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -50,6 +50,7 @@ pub(crate) struct Parts {
 /// The connections of this thread.
 pub(crate) struct Engine {
     runtime: Runtime,
+    epoll: OwnedFd,
     /// Polled by this thread only, by hand.
     connections: RefCell<Pin<Box<LocalSet>>>,
     /// A connection has something to do.
@@ -65,16 +66,16 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Makes the engine of this thread. Returns the descriptor to wait for as well, which
-    /// lives as long.
+    /// Makes the engine of this thread.
     ///
     /// # Errors
     /// What the system returns when descriptors cannot be had.
-    pub(crate) fn new(parts: Parts) -> io::Result<(Rc<Self>, RawFd)> {
+    pub(crate) fn new(parts: Parts) -> io::Result<Rc<Self>> {
         let (runtime, epoll) = descriptor::build()?;
         clock::refresh();
         let engine = Rc::new(Self {
             runtime,
+            epoll,
             connections: RefCell::new(Box::pin(LocalSet::new())),
             pending: Arc::new(Pending::new()?),
             board: parts.board,
@@ -98,7 +99,12 @@ impl Engine {
             deadlines::start()?
         };
         engine.connections.borrow().spawn_local(deadlines);
-        Ok((engine, epoll))
+        Ok(engine)
+    }
+
+    /// Can be read when the driver has something to do.
+    pub(crate) fn epoll(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
     }
 
     /// Serves a connection that was accepted.

@@ -158,7 +158,7 @@ impl Reactor {
                 "another server has started on this thread meanwhile",
             ));
         }
-        let (engine, epoll) = Engine::new(parts.engine)?;
+        let engine = Engine::new(parts.engine)?;
         let reactor = Rc::new(Self {
             number: parts.number,
             engine,
@@ -176,9 +176,9 @@ impl Reactor {
             cancels_orphans: parts.cancels_orphans,
         });
         set_current(Some(Rc::clone(&reactor)));
-        reactor.bridge.add_reader(py, epoll, &reactor.bridge.turn)?;
-        let bell = reactor.engine.pending.bell();
-        reactor.bridge.add_reader(py, bell, &reactor.bridge.turn)?;
+        for fd in [reactor.engine.epoll(), reactor.engine.pending.bell()] {
+            reactor.bridge.add_reader(py, fd, &reactor.bridge.turn)?;
+        }
         reactor.arm_turn(py);
         Ok(reactor)
     }

@@ -8,7 +8,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicU8, Ordering::AcqRel, Ordering::Relaxed, Ordering::SeqCst,
@@ -69,13 +69,8 @@ impl Pending {
         self.set.store(false, SeqCst);
     }
 
-    /// The number of the descriptor that other threads make readable.
-    pub(super) fn bell(&self) -> RawFd {
-        self.bell.as_fd().as_raw_fd()
-    }
-
-    /// The same descriptor.
-    pub(crate) fn bell_fd(&self) -> BorrowedFd<'_> {
+    /// The descriptor that other threads make readable.
+    pub(crate) fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
     }
 

@@ -1,6 +1,6 @@
 //! The thread that does all input and output of a WSGI worker, without Python.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,6 @@ use nix::sys::time::{TimeSpec, TimeValLike};
 use super::intake::Intake;
 use super::pool::{Pool, Standing};
 use super::post::{Command, Mailbox, Outbox};
-use crate::ffi;
 use crate::http::websocket::Farewell;
 use crate::reactor::accept::{EXHAUSTED, YIELD};
 use crate::reactor::clock;
@@ -34,7 +33,6 @@ const BUSY: u32 = 1 << 20;
 /// The thread's state.
 pub(crate) struct IoThread {
     engine: Rc<Engine>,
-    epoll: OwnedFd,
     intake: Intake,
     pool: Arc<Pool>,
     mailbox: Arc<Mailbox>,
@@ -66,16 +64,14 @@ enum Stage {
 impl IoThread {
     pub(crate) fn new(
         engine: Rc<Engine>,
-        epoll: std::os::fd::RawFd,
         intake: Intake,
         pool: Arc<Pool>,
         mailbox: Arc<Mailbox>,
         outbox: Arc<Outbox>,
-    ) -> std::io::Result<Self> {
-        let listeners = engine.gate.descriptors().len();
-        Ok(Self {
+    ) -> Self {
+        let listeners = engine.gate.sockets().len();
+        Self {
             engine,
-            epoll: ffi::duplicate(epoll)?.into(),
             intake,
             pool,
             mailbox,
@@ -85,7 +81,7 @@ impl IoThread {
             last_call_until_us: 0,
             lively: false,
             stage: Stage::Preparing,
-        })
+        }
     }
 
     /// Serves until it is told to close.
@@ -197,7 +193,7 @@ impl IoThread {
         let pending = Arc::clone(&self.engine.pending);
         if standing.queued > 0 && std::mem::take(&mut self.lively) {
             if !pending.set_sleep(Sleep::Dozing) {
-                let mut bell = [PollFd::new(pending.bell_fd(), PollFlags::POLLIN)];
+                let mut bell = [PollFd::new(pending.bell(), PollFlags::POLLIN)];
                 wait(&mut bell, DOZE);
             }
             pending.set_sleep(Sleep::Awake);
@@ -205,7 +201,7 @@ impl IoThread {
         }
         let patience = self.patience(standing);
         if !pending.set_sleep(Sleep::Asleep) {
-            self.wait_for_all(pending.bell_fd(), patience);
+            self.wait_for_all(pending.bell(), patience);
         }
         pending.set_sleep(Sleep::Awake);
     }
@@ -244,7 +240,7 @@ impl IoThread {
         self.engine.gate.with_listeners(|listeners| {
             let mut polled = vec![
                 PollFd::new(bell, PollFlags::POLLIN),
-                PollFd::new(self.epoll.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.engine.epoll(), PollFlags::POLLIN),
             ];
             let mut indices = Vec::new();
             if self.stage == Stage::Serving {

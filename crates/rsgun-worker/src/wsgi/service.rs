@@ -404,7 +404,7 @@ fn make(
     threads: usize,
     outbox: &Arc<Outbox>,
 ) -> std::io::Result<Made> {
-    let (engine, epoll) = Engine::new(engine)?;
+    let engine = Engine::new(engine)?;
     let pool = Arc::new(Pool::new(threads, Arc::clone(&engine.pending)));
     let mailbox = Arc::new(Mailbox::new(Arc::clone(&engine.pending)));
     let intake = Intake::new(
@@ -417,11 +417,10 @@ fn make(
     );
     let io_thread = IoThread::new(
         engine,
-        epoll,
         intake,
         Arc::clone(&pool),
         Arc::clone(&mailbox),
         Arc::clone(outbox),
-    )?;
+    );
     Ok((io_thread, pool, mailbox))
 }

@@ -3,7 +3,7 @@
 mod start;
 
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -279,7 +279,7 @@ impl Worker {
                     },
                 },
                 Ok(None) => {
-                    this.stop_listening(py, master.as_raw_fd());
+                    this.stop_listening(py, master.as_fd());
                     return Self::call_later(slf, INHERITANCE, "_drain_abandoned");
                 }
                 Err(ChannelError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {
@@ -291,7 +291,7 @@ impl Worker {
                 }
                 Err(ChannelError::Io(error)) => {
                     tracing::error!("the channel to the master is broken: {error}");
-                    this.stop_listening(py, master.as_raw_fd());
+                    this.stop_listening(py, master.as_fd());
                     return Ok(());
                 }
             };
@@ -461,14 +461,14 @@ impl Worker {
         }
     }
 
-    fn stop_listening(&self, py: Python<'_>, number: RawFd) {
+    fn stop_listening(&self, py: Python<'_>, fd: BorrowedFd<'_>) {
         let event_loop = self
             .lock()
             .ends
             .as_ref()
             .map(|(event_loop, _)| event_loop.clone_ref(py));
         if let Some(event_loop) = event_loop
-            && let Err(error) = event_loop.call_method1(py, "remove_reader", (number,))
+            && let Err(error) = event_loop.call_method1(py, "remove_reader", (fd.as_raw_fd(),))
         {
             tracing::debug!("the channel could not be taken off: {}", error.value(py));
         }
