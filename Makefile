@@ -50,7 +50,7 @@ test-rust: cargo-present
 	scripts/test-rust
 
 test-python: $(VENV)/.installed $(VENV)/.example $(VENV)/.test $(VENV)/.browser
-	$(BIN)/python -m pytest -n auto tests/python
+	RSGUN_BIN="$${RSGUN_BIN:-$(BIN)/rsgun}" $(BIN)/python -m pytest -n auto tests/python
 
 format: cargo-present $(VENV)/.lint ## format all sources
 	cargo fmt --all

@@ -41,6 +41,8 @@ def binary() -> Path:
     the newest that cargo has built.
     """
     if chosen := os.environ.get("RSGUN_BIN"):
+        if not Path(chosen).exists():
+            pytest.exit(f"there is no {chosen} to test: RSGUN_BIN names it", 2)
         return Path(chosen).absolute()
     installed = Path(sys.executable).parent / "rsgun"
     if installed.exists():
