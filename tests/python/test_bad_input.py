@@ -23,6 +23,7 @@ from harness.target import (
     APPS,
     binary,
     environment_for,
+    extension,
     interpreters,
     lend_extension,
     rsgun_only,
@@ -712,6 +713,30 @@ class TestInterpreter:
         server = launch([str(command), "--port", "0", "main:app"])
         server.wait_until_running()
         assert server.wait_for_line("^prefix (.*)")[1] == str(environment)
+
+    @pytest.mark.parametrize("way", ["VIRTUAL_ENV", "PATH"])
+    def test_layout_of_a_cargo_build(
+        self, launch: Callable[..., Server], alone: Path, tmp_path: Path, way: str
+    ) -> None:
+        """The extension lies beside the binary, the interpreter somewhere else."""
+        (alone.parent / "deps").mkdir()
+        (alone.parent / "deps" / "librsgun_worker.so").symlink_to(extension())
+        environment = tmp_path / "venv"
+        subprocess.run(
+            [sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=60
+        )
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "python3").symlink_to("/bin/false")
+        variables = {"PATH": f"{environment / 'bin'}:{tmp_path / 'other'}"}
+        if way == "VIRTUAL_ENV":
+            variables = {"PATH": str(tmp_path / "other"), "VIRTUAL_ENV": str(environment)}
+        (tmp_path / "main.py").write_text(
+            versioned("1", top="print('prefix', sys.prefix, flush=True)")
+        )
+        server = launch([str(alone), "--port", "0", "main:app"], exact_environment=variables)
+        server.wait_until_running()
+        assert server.wait_for_line("^prefix (.*)")[1] == str(environment)
+        assert server.get().text.startswith("1 ")
 
     def test_every_supported_version_is_found(self) -> None:
         assert environment_for(sys.version_info[:2]) == sys.executable

@@ -64,6 +64,15 @@ def brings_its_extension() -> bool:
     return any((folder / name).exists() for name in names)
 
 
+def extension() -> Path:
+    """The shared object with the extension that :func:`binary` loads."""
+    if not brings_its_extension():
+        return Path(sysconfig.get_path("platlib")) / "rsgun" / "_rsgun.abi3.so"
+    folder = binary().resolve().parent
+    built = [folder / name for name in ("librsgun_worker.so", "deps/librsgun_worker.so")]
+    return max((path for path in built if path.exists()), key=lambda path: path.stat().st_mtime)
+
+
 def lend_extension(python: Path) -> None:
     """Makes the extension of the running interpreter known to another one's environment."""
     if TARGET != "rsgun" or brings_its_extension():
@@ -87,13 +96,8 @@ def lay_out_package(folder: Path) -> dict[str, str]:
     """
     if not brings_its_extension():
         return {}
-    built = binary().resolve().parent
-    extensions = [built / name for name in ("librsgun_worker.so", "deps/librsgun_worker.so")]
-    newest = max(
-        (path for path in extensions if path.exists()), key=lambda path: path.stat().st_mtime
-    )
     shutil.copytree(ROOT / "python" / "rsgun", folder / "rsgun")
-    (folder / "rsgun" / "_rsgun.abi3.so").symlink_to(newest)
+    (folder / "rsgun" / "_rsgun.abi3.so").symlink_to(extension())
     (folder / "bin").mkdir()
     (folder / "bin" / "rsgun").symlink_to(binary().resolve())
     return {"PYTHONPATH": str(folder)}
