@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import time
 from collections.abc import Callable
 
 import pytest
 from harness.server import Server
 from harness.target import differs
-from harness.waiting import eventually
+from harness.waiting import PATIENCE, eventually
 
 Serve = Callable[..., Server]
 
@@ -24,7 +25,11 @@ def test_disconnect_is_reported_at_once(server: Server, how: str) -> None:
     connection.request(f"/wait-for-disconnect?{how}")
     assert server.get(f"/notes?{how}-started").text == "http.request"
     connection.close() if how == "close" else connection.reset()
+    began = time.monotonic()
     assert ast.literal_eval(server.get(f"/notes?{how}").text)["type"] == "http.disconnect"
+    # No timer looks at a connection with a request so early: the first that does is
+    # --client-timeout, after 60 s.
+    assert time.monotonic() - began < 2 * PATIENCE
 
 
 def test_disconnect_in_the_middle_of_a_body(server: Server) -> None:

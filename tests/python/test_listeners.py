@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import stat
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,6 +41,15 @@ def unix(tmp_path: Path) -> Iterator[tuple[socket.socket, str]]:
         listener.listen(64)
         listener.set_inheritable(True)
         yield listener, path
+
+
+def queue_of(listener: socket.socket) -> int:
+    """How many connections may wait at a TCP listener.
+
+    The kernel tells it where a connection has ``tcpi_sacked``.
+    """
+    information = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    return int(struct.unpack_from("=I", information, 28)[0])
 
 
 def test_host_and_port(serve: Serve) -> None:
@@ -132,6 +142,7 @@ class TestBind:
         path = tmp_path / "socket"
         serve("lab:app", "-b", f"unix:{path}")
         assert stat.S_ISSOCK(path.stat().st_mode)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666
 
     def test_stale_unix_socket_is_replaced(self, serve: Serve, tmp_path: Path) -> None:
         """What a killed server leaves behind."""
@@ -278,6 +289,22 @@ class TestInherited:
             second = launch(serving("lab:app", "--fd", "0"), stdin=tcp.fileno())
             second.wait_for_line("running on")
             assert waiting.response().body == b"pong"
+
+    def test_queue_stays_as_long_as_its_owner_has_made_it(
+        self, launch: Launch, tcp: socket.socket
+    ) -> None:
+        """Who calls listen() again changes it for everybody who has the socket."""
+        tcp.listen(5)
+        number = str(tcp.fileno())
+        server = launch(
+            serving("lab:app", "--fd", number, "-w", "2", "--backlog", "77"), pass_fds=[int(number)]
+        )
+        server.wait_for_line("running on")
+        assert queue_of(tcp) == 5
+        server.send_signal(signal.SIGHUP)
+        server.wait_for_generation(2, 2)
+        assert server.get("/ping", address=tcp.getsockname()).body == b"pong"
+        assert queue_of(tcp) == 5
 
     def test_several_descriptors(
         self, launch: Launch, tcp: socket.socket, unix: tuple[socket.socket, str]

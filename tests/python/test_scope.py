@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from harness.server import Server
-from harness.target import differs
+from harness.target import differs, rsgun_only
 
 Serve = Callable[..., Server]
 
@@ -78,6 +78,11 @@ def test_asgi_versions(server: Server) -> None:
     asgi = scope_of(server)["asgi"]
     assert asgi["version"] == "3.0"
     assert tuple(map(int, asgi["spec_version"].split("."))) >= (2, 3)
+
+
+@rsgun_only
+def test_asgi_spec_version(server: Server) -> None:
+    assert scope_of(server)["asgi"]["spec_version"] == "2.5"
 
 
 @differs("uvicorn", "says 2.3")

@@ -421,9 +421,16 @@ class TestLogLevel:
         server.stop()
         assert not [line for line in server.lines("stderr") if line.startswith("INFO")]
 
-    def test_debug_says_more(self, serve: Serve) -> None:
-        server = serve("lab:app", "--log-level", "debug")
+    @pytest.mark.parametrize("level", ["info", "debug"])
+    def test_debug_says_more(self, serve: Serve, level: str) -> None:
+        server = serve("lab:app", "--log-level", level)
         assert server.get("/ping").body == b"pong"
+        assert server.stop() == 0
+        more = [line for line in server.lines("stderr") if line.startswith("DEBUG:    ")]
+        if level == "debug":
+            assert any("Worker 1" in line and "exited with code 0" in line for line in more), more
+        else:
+            assert not more
 
     def test_logging_of_the_application_is_its_own(
         self, serve: Serve, module: Module, tmp_path: Path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -152,6 +153,20 @@ class TestAccessLog:
         server.stop()
         said = [line for line in server.lines("stdout") if line.startswith("at ")]
         assert said == ["at import", "at shutdown"]
+
+
+@rsgun_only
+def test_python_m(launch: Callable[..., Server], package: dict[str, str], module: Module) -> None:
+    """The process that was started becomes the master, with the interpreter that runs it."""
+    folder = module("main", versioned("1", top="print('by', sys.executable, flush=True)")).parent
+    line = [sys.executable, "-m", "rsgun", "--port", "0", "--app-dir", str(folder), "main:app"]
+    server = launch(line, environment=package).wait_until_running()
+    assert server.wait_for_line("^by (.*)")[1] == sys.executable
+    master = look(server.pid)
+    assert master
+    assert master.title == "rsgun: master [main:app]"
+    _, _, parent = answer(server.get().text)
+    assert parent == server.pid
 
 
 @rsgun_only

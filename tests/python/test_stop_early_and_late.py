@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.server import Server
+from harness.server import Server, port_is_free
 from harness.target import command
 from harness.waiting import eventually
 
@@ -31,17 +31,52 @@ async def app(scope, receive, send):
     print("background done", flush=True)
 """
 
+ANSWERED = """
+import asyncio
+import os
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        print("lifespan over", flush=True)
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    print("working", flush=True)
+    while not os.path.exists("released"):
+        await asyncio.sleep(0.02)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"ok"})
+    print("answered", flush=True)
+"""
+
 
 def test_work_after_the_response_is_finished_at_a_stop(
     serve: Serve, module: Module, tmp_path: Path
 ) -> None:
     module("background", BACKGROUND)
-    server = serve("background:app", "--app-dir", str(tmp_path))
+    server = serve("background:app", "--app-dir", str(tmp_path), "--no-access-log")
     assert server.get("/").status == 200
     server.send_signal(signal.SIGTERM)
     assert server.wait(10) == 0
-    assert "background done" in server.lines("stdout")
-    assert "lifespan over" in server.lines("stdout")
+    assert server.lines("stdout") == ["background done", "lifespan over"]
+
+
+def test_request_is_answered_before_the_lifespan_shutdown(
+    serve: Serve, module: Module, tmp_path: Path
+) -> None:
+    module("main", ANSWERED)
+    server = serve("main:app", "--app-dir", str(tmp_path), "--no-access-log")
+    with server.connect() as connection:
+        connection.request("/")
+        server.wait_for_line("^working$")
+        server.send_signal(signal.SIGTERM)
+        eventually(lambda: port_is_free(server.port), "nobody listens any more")
+        (tmp_path / "released").touch()
+        assert connection.response().body == b"ok"
+    assert server.wait() == 0
+    assert server.lines("stdout") == ["working", "answered", "lifespan over"]
 
 
 def test_healthy_workers_outlive_the_graceful_timeout(
