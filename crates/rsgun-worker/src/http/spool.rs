@@ -166,6 +166,14 @@ impl FilePart {
         Ok(self)
     }
 
+    /// What lies between two positions in it, the first of which is not behind the second,
+    /// and the second not behind the end.
+    pub(crate) fn between(mut self, from: u64, to: u64) -> Self {
+        self.offset = self.offset.saturating_add(from);
+        self.left = to.saturating_sub(from);
+        self
+    }
+
     /// Reads on; `None` at the end.
     ///
     /// # Errors

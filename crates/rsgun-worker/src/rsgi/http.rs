@@ -1,15 +1,12 @@
 //! The protocol object of a request: takes its body, and answers it.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderValue};
 use http::{Response, StatusCode};
-use nix::fcntl::OFlag;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
@@ -212,14 +209,17 @@ impl HttpProtocol {
         range: Option<(u64, u64)>,
     ) {
         let cycle = self.cycle.get();
-        let (file, size) = match open(path) {
-            Ok(opened) => opened,
+        let opened = FilePart::open(path)
+            .and_then(|file| file.ok_or_else(|| io::Error::other("it is not a regular file")));
+        let file = match opened {
+            Ok(file) => file,
             Err(error) => {
                 tracing::info!("{call}: cannot open {}: {error}", path.display());
                 self.refuse(py, call, StatusCode::NOT_FOUND, None);
                 return;
             }
         };
+        let size = file.left();
         let (from, to) = range.map_or((0, size), |(from, end)| (from, end.min(size)));
         if range.is_some() && from >= size {
             let size = format!("bytes */{size}");
@@ -240,7 +240,7 @@ impl HttpProtocol {
             headers.remove(CONTENT_LENGTH);
         }
         let mut answer = Response::new(if has_body {
-            ResponseBody::File(FilePart::new(file, from, to - from))
+            ResponseBody::File(file.between(from, to))
         } else {
             ResponseBody::Empty
         });
@@ -319,22 +319,6 @@ fn may_answer(state: &State, call: &str) -> bool {
             }
             false
         }
-    }
-}
-
-/// Opens a regular file; returns its size as well.
-fn open(path: &Path) -> io::Result<(File, u64)> {
-    // A pipe would make the worker wait for its writer.
-    let flags = OFlag::O_NONBLOCK.bits();
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)?;
-    let metadata = file.metadata()?;
-    if metadata.is_file() {
-        Ok((file, metadata.len()))
-    } else {
-        Err(io::Error::other("it is not a regular file"))
     }
 }
 
