@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,62 @@ def processors():
     )
     server = serve("main:app", "--app-dir", str(tmp_path), "--preload", "-w", "2")
     eventually(lambda: server.lines("stdout").count("right {True}") == 2, "both are right")
+
+
+REFUSES_VFORK = """
+import ctypes
+import struct
+
+def refuse():
+    # clone(2) with CLONE_VFORK is EPERM: as seccomp(2) understands it.
+    program = [
+        (0x20, 0, 0, 0),
+        (0x15, 0, 3, 56),
+        (0x20, 0, 0, 16),
+        (0x45, 0, 1, 0x4000),
+        (0x06, 0, 0, 0x50001),
+        (0x06, 0, 0, 0x7FFF0000),
+    ]
+    text = b"".join(struct.pack("HBBI", *line) for line in program)
+    held = ctypes.create_string_buffer(text)
+    libc = ctypes.CDLL(None, use_errno=True)
+    filters = struct.pack("HP", len(program), ctypes.addressof(held))
+    assert libc.prctl(38, 1, 0, 0, 0) == 0, "PR_SET_NO_NEW_PRIVS"
+    assert libc.prctl(22, 2, filters, 0, 0) == 0, "PR_SET_SECCOMP"
+
+refuse()
+"""
+
+NOTES_FORKS = """
+os.register_at_fork(before=lambda: print("before", os.getpid(), flush=True))
+"""
+
+
+@pytest.mark.parametrize(
+    ("top", "environment"),
+    [
+        ("", {"GLIBC_TUNABLES": "glibc.pthread.rseq=0"}),
+        pytest.param(
+            REFUSES_VFORK,
+            {},
+            marks=pytest.mark.skipif(platform.machine() != "x86_64", reason="numbers of x86-64"),
+        ),
+    ],
+    ids=["C library", "kernel"],
+)
+def test_where_memory_cannot_be_lent(
+    serve: Serve, module: Module, tmp_path: Path, top: str, environment: dict[str, str]
+) -> None:
+    """The process between fork server and worker is a fork of its own, which forks."""
+    module("main", versioned("only", top=NOTES_FORKS + top))
+    server = serve(
+        "main:app", "--app-dir", str(tmp_path), "--preload", "-w", "2", environment=environment
+    )
+    server.wait_for_workers(2)
+    (fork_server,) = server.fork_servers()
+    between = set(noted(server, "before")) - {fork_server.pid}
+    assert len(between) == 2
+    assert server.get().text.startswith("only ")
 
 
 SLOW_FORK = """

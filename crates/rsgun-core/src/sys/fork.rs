@@ -47,8 +47,8 @@ pub enum Orphaned {
     Made,
     /// In the grandchild.
     Grandchild,
-    /// Nothing has happened: it cannot be done here, in this way.
-    Unsupported,
+    /// Nothing has happened: the system does not want it done in this way.
+    Refused,
     /// The system has no room for one more process.
     Failed(io::Error),
     /// The process in between was killed, the grandchild may exist, and this process has
@@ -73,12 +73,18 @@ pub fn fork_without_hooks() -> io::Result<Forked> {
     }
 }
 
+/// Whether [`fork_orphan`] can be used on this system and with this C library.
+#[must_use]
+pub fn can_fork_orphan() -> bool {
+    shared::Sequences::of_this_thread().is_some()
+}
+
 /// Forks a child for the nearest subreaper, with one copy of this process (see above).
 /// The only thread of the process must be the caller's.
 #[must_use]
 pub fn fork_orphan() -> Orphaned {
     let Some(sequences) = shared::Sequences::of_this_thread() else {
-        return Orphaned::Unsupported;
+        return Orphaned::Refused;
     };
     let between = match shared::fork_within() {
         Ok(Forked::Child) => {
@@ -86,7 +92,7 @@ pub fn fork_orphan() -> Orphaned {
             return Orphaned::Grandchild;
         }
         Ok(Forked::Parent(between)) => between,
-        Err(_) => return Orphaned::Unsupported,
+        Err(_) => return Orphaned::Refused,
     };
     loop {
         // It sends no signal when it ends, so nobody else waits for it.

@@ -24,7 +24,7 @@ use rsgun_core::bootstrap;
 use rsgun_core::ipc::{Belated, Channel, FromForkServer, ToForkServer};
 use rsgun_core::log::output::Files;
 use rsgun_core::sys::channel;
-use rsgun_core::sys::fork::{Forked, Orphaned, fork_orphan, fork_without_hooks};
+use rsgun_core::sys::fork::{Forked, Orphaned, can_fork_orphan, fork_orphan, fork_without_hooks};
 use rsgun_core::sys::process;
 
 use super::{Loaded, Master};
@@ -55,6 +55,7 @@ pub(super) fn worker(
         return exec(py, loaded, order, fds, extension);
     }
     if threads == Some(1)
+        && can_fork_orphan()
         && let Some(forked) = orphan(py)?
     {
         return Ok(forked);
@@ -62,8 +63,8 @@ pub(super) fn worker(
     in_grandchild(py, || fork_with_hooks(py))
 }
 
-/// Forks by way of a process without memory of its own, with all hooks; `None` where that
-/// cannot be done.
+/// Forks by way of a process without memory of its own, with all hooks; `None` where the
+/// system refuses that.
 fn orphan(py: Python<'_>) -> io::Result<Option<Forked>> {
     let audited = py
         .import("sys")
@@ -72,7 +73,7 @@ fn orphan(py: Python<'_>) -> io::Result<Option<Forked>> {
     match ffi::around_fork(py, fork_orphan) {
         Orphaned::Made => Ok(Some(Forked::Parent(Pid::this()))),
         Orphaned::Grandchild => Ok(Some(Forked::Child)),
-        Orphaned::Unsupported => Ok(None),
+        Orphaned::Refused => Ok(None),
         Orphaned::Failed(error) => Err(error),
         Orphaned::Torn(status) => {
             tracing::error!(
