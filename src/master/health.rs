@@ -7,10 +7,6 @@
 //!
 //! A worker or fork server that is about to be killed because it was not ready, or did
 //! not end, in time is asked for its stacks as well.
-//!
-//! When the master itself did not run for a while (the container was paused, the
-//! machine asleep), neither did the workers: the time in which they must give a sign of
-//! life begins anew, and what they have for starting and leaving grows by the gap.
 
 use std::time::Duration;
 
@@ -27,8 +23,6 @@ use super::worker::{Inquiry, Reason, Stage, Worker};
 
 /// The longest time between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// A deadline that is missed by so much shows that the master did not run.
-const GAP: Duration = Duration::from_secs(2);
 /// How long a process has for writing its stacks.
 const STACKS_LIMIT: Duration = Duration::from_secs(2);
 /// How long SIGABRT has before SIGKILL follows.
@@ -40,27 +34,6 @@ const LARGE_READINGS: u32 = 3;
 const LARGE_SERVICE: Duration = Duration::from_secs(5);
 
 impl State {
-    /// Gives everybody the time back in which nobody ran.
-    pub(super) fn excuse_gap(&mut self, now: Moment) {
-        let missed = self
-            .next_deadline()
-            .map_or(Duration::ZERO, |due| now.since(due));
-        if missed < GAP {
-            return;
-        }
-        // It has begun before that deadline, at most one look at the workers.
-        let gap = missed + INTERVAL;
-        for worker in self.workers.values_mut() {
-            worker.stage.extend(gap);
-            worker.inquiry.extend(gap);
-        }
-        for generation in self.generations.values_mut() {
-            generation.server.stage.extend(gap);
-            generation.server.inquiry.extend(gap);
-        }
-        self.extend_probation(gap);
-    }
-
     /// Looks at the workers when it is time, if there is anything to look for.
     pub(super) fn settle_inspection(&mut self, now: Moment) {
         let Some(interval) = self
@@ -75,10 +48,6 @@ impl State {
         let at = *self.inspect_at.get_or_insert(now + interval);
         if at > now {
             return;
-        }
-        // A look that is so late shows that the master did not run.
-        if now.since(at) >= 2 * interval {
-            self.resumed_at = now;
         }
         self.inspect_at = Some(now + interval);
         let memory_of = self
@@ -264,7 +233,7 @@ impl State {
 
 /// How often workers with these settings must be looked at, if at all. A short time-out
 /// needs more than a look a second.
-fn interval(policy: &Policy) -> Option<Duration> {
+pub(super) fn interval(policy: &Policy) -> Option<Duration> {
     let silence = policy.timeout.map(|limit| (limit / 4).min(INTERVAL));
     let memory = policy.max_rss.or(policy.hard_max_rss).map(|_| INTERVAL);
     let load = policy.bounds.map(|_| INTERVAL);

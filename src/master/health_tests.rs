@@ -122,63 +122,6 @@ fn a_worker_that_comes_round_in_time_is_left_alone() {
 }
 
 #[test]
-fn after_a_pause_of_the_master_the_time_begins_anew() {
-    let mut world = World::booted(2, false);
-    for id in world.serving() {
-        world.workers.get_mut(&id).unwrap().silent_since = Some(world.now);
-    }
-    world.wake_after(Duration::from_secs(3600));
-    world.seconds(TIMEOUT.as_secs() - 1);
-    assert!(world.asked.is_empty());
-    world.seconds(1);
-    assert_eq!(world.asked.len(), 2);
-}
-
-#[test]
-fn a_pause_is_not_counted_against_who_drains() {
-    let mut world = World::booted(1, false);
-    let id = world.serving()[0];
-    world.command(Command::Stop);
-    world.seconds(25);
-    world.wake_after(Duration::from_secs(3600));
-    world.seconds(5);
-    assert!(world.asked.is_empty() && !world.is_killed(id));
-    world.seconds(10);
-    assert_eq!(world.asked, [Asked::Worker(id)]);
-}
-
-#[test]
-fn a_pause_is_not_counted_against_who_starts() {
-    let mut world = World::new(1, false);
-    world.server_hello(1);
-    world.seconds(55);
-    world.wake_after(Duration::from_secs(3600));
-    world.seconds(4);
-    assert_eq!(world.exit, None);
-    assert!(world.asked.is_empty());
-    world.seconds(10);
-    assert_eq!(world.asked, [Asked::ForkServer(1)]);
-}
-
-#[test]
-fn a_pause_is_not_counted_against_who_is_on_probation() {
-    let mut world = World::new(1, false);
-    world.policy.reload_probation = Duration::from_secs(20);
-    world.cooperate();
-    world.command(Command::Reload);
-    while world.generations_serving() != [1, 2] {
-        world.one_reaction();
-    }
-    world.wake_after(Duration::from_secs(3600));
-    world.seconds(10);
-    assert_eq!(
-        world.generations_serving(),
-        [1, 2],
-        "it must still show itself"
-    );
-}
-
-#[test]
 fn a_worker_that_hangs_while_it_drains_is_found_by_the_same_limit() {
     let mut world = World::booted(1, false);
     let id = world.serving()[0];

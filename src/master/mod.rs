@@ -41,6 +41,9 @@ mod memory;
 mod moment;
 mod news;
 mod notice;
+mod pauses;
+#[cfg(test)]
+mod pauses_tests;
 mod pidfile;
 mod processors;
 mod recycle;

@@ -23,7 +23,8 @@
 //!   one, and at most one more waits.
 //! * **Scaling** (`scaling.rs`) changes the number of workers with the load.
 //! * **Recycling** (`recycle.rs`) replaces single workers while no reload does, and
-//!   `health.rs` finds those that hang.
+//!   `health.rs` finds those that hang. Time in which nobody ran does not count
+//!   (`pauses.rs`).
 //! * **Stopping** (`stop.rs`) only ever becomes more urgent. With a drain delay the
 //!   server goes on Running until it begins, and wishes other than to stop count no more.
 //!
@@ -118,7 +119,9 @@ pub(super) struct State {
     pub(super) proved_at: Option<Moment>,
     /// When the workers are looked at next; `None`: there is nothing to look for.
     pub(super) inspect_at: Option<Moment>,
-    /// The master has run without a gap since.
+    /// When something was last decided.
+    pub(super) stepped_at: Moment,
+    /// The master has run without a pause since.
     pub(super) resumed_at: Moment,
     /// What makes random numbers differ from those of another master.
     pub(super) seed: u64,
@@ -172,6 +175,7 @@ impl State {
             offspring: Offspring::default(),
             proved_at: None,
             inspect_at: None,
+            stepped_at: now,
             resumed_at: now,
             seed: now.as_ms() << 20,
             unmatched: VecDeque::new(),
@@ -204,7 +208,7 @@ impl State {
 
     /// What to do about an event.
     pub(super) fn step(&mut self, now: Moment, event: Event) -> Vec<Action> {
-        self.excuse_gap(now);
+        self.excuse_pause(now);
         match event {
             Event::Command(command) => self.on_command(now, command),
             Event::Exited { pid, exit } => self.on_exit(now, pid, exit),
@@ -273,7 +277,7 @@ impl State {
         };
         let running = !self.is_stopping();
         earliest(
-            [stop, self.inspect_at]
+            [stop, self.inspect_at, self.next_look()]
                 .into_iter()
                 .chain(
                     [

@@ -429,7 +429,9 @@ impl World {
         } = order
         {
             let slot = self.workers[&id].identity.slot;
-            let serves = self.workers[&id].ready;
+            let worker = &self.workers[&id];
+            // One that drains is told again when it may go on for longer.
+            let serves = worker.ready && worker.order.is_none() && !worker.draining;
             let replaced = self.workers.values().any(|other| {
                 other.identity.id != id
                     && other.identity.slot == slot

@@ -56,6 +56,20 @@ pub(super) struct Stop {
     over: bool,
 }
 
+impl Stop {
+    /// Gives the kernel more time.
+    pub(super) fn extend(&mut self, time: Duration) {
+        for by in [&mut self.give_up, &mut self.last_hook_by] {
+            *by = by.map(|by| by + time);
+        }
+    }
+
+    /// Whether there is a limit for its last part.
+    pub(super) fn is_limited(&self) -> bool {
+        self.give_up.or(self.last_hook_by).is_some()
+    }
+}
+
 impl State {
     pub(super) fn stop_ordered(&mut self, now: Moment, command: Command) {
         let wanted = if command == Command::Stop {

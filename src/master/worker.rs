@@ -195,6 +195,16 @@ impl Ending {
         self.exit.filter(|_| waited)
     }
 
+    /// Waits longer for the other sign.
+    pub(super) fn extend(&mut self, time: Duration) {
+        self.settled_by = self.settled_by.map(|by| by + time);
+    }
+
+    /// Whether the other sign is waited for.
+    pub(super) fn is_limited(&self) -> bool {
+        self.settled_by.is_some()
+    }
+
     /// The channel ended long ago, and the process lives on.
     pub(super) fn is_stray(&self, now: Moment) -> bool {
         self.exit.is_none() && self.closed && self.settled_by.is_some_and(|by| by <= now)
@@ -313,6 +323,13 @@ impl Worker {
                 .or(earliest([self.silent_since, self.retire_at])),
             Stage::Leaving { .. } => self.inquiry.or(earliest([stage, self.silent_since])),
         })
+    }
+
+    /// Whether it has a time for what it does, or for showing that it has ended.
+    pub(super) fn is_limited(&self) -> bool {
+        self.stage.deadline().is_some()
+            || self.ending.is_limited()
+            || matches!(self.inquiry, Inquiry::Asked { .. })
     }
 
     /// How it is called in the log.

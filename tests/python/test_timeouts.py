@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness.load import Load
 from harness.server import Server
+from harness.sources import versioned
 from harness.target import rsgun_only
 from harness.waiting import eventually, wait_gone
 from harness.wire import Truncated
@@ -270,17 +271,87 @@ def test_paused_container(hangs: Callable[..., Server]) -> None:
     """Whole process trees are frozen and thawed: nobody was at fault."""
     server = hangs("-t", "2", "-w", "2")
     before = {worker.pid for worker in server.wait_for_workers(2)}
-    family = [process.pid for process in server.family()]
-    for pid in family:
-        os.kill(pid, signal.SIGSTOP)
     with server.connect() as connection:
-        connection.silent(4)
-        for pid in family:
-            os.kill(pid, signal.SIGCONT)
+        with paused(server):
+            connection.silent(4)
         assert connection.get("/pid").status == 200
         connection.silent(2.5)
     assert {worker.pid for worker in server.workers()} == before
     assert not [line for line in server.lines("stderr") if "stuck" in line]
+
+
+@contextmanager
+def paused(server: Server) -> Iterator[None]:
+    """Nobody of the server runs, as in a container that is paused."""
+    family = server.family()
+
+    def send_all(number: signal.Signals) -> None:
+        for process in family:
+            # It may be about to end.
+            with suppress(ProcessLookupError):
+                process.send_signal(number)
+
+    send_all(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        send_all(signal.SIGCONT)
+
+
+WAITS = {
+    "asgi": versioned("first"),
+    "wsgi": """
+import os
+import time
+
+
+def app(environ, start_response):
+    while environ["PATH_INFO"] == "/wait" and not os.path.exists("released"):
+        time.sleep(0.02)
+    start_response("200 OK", [("Content-Length", "5")])
+    return [b"first"]
+""",
+}
+
+
+@pytest.mark.parametrize("timeout", ["0", "30"])
+@pytest.mark.parametrize("length", [3, 6], ids=["ends before the deadline", "ends after it"])
+@pytest.mark.parametrize("interface", WAITS)
+def test_pause_is_not_counted_against_requests_of_a_worker_that_drains(
+    serve: Serve, module: Module, tmp_path: Path, interface: str, length: int, timeout: str
+) -> None:
+    module("main", WAITS[interface])
+    arguments = ("--app-dir", str(tmp_path), "-t", timeout, "--graceful-timeout", "5")
+    server = serve("main:app", *arguments)
+    with server.connect() as connection:
+        connection.request("/wait")
+        connection.silent(0.2)
+        server.send_signal(signal.SIGTERM)
+        server.wait_for_line("Shutting down")
+        with paused(server):
+            connection.silent(length)
+        # Longer than the rest of the time, or than what is cancelled has to clean up.
+        connection.silent(3)
+        (tmp_path / "released").touch()
+        assert connection.response().text.startswith("first")
+    assert server.wait() == 0
+    text = "\n".join(server.lines("stderr"))
+    assert "did not end" not in text and "killed" not in text
+
+
+def test_pause_is_not_counted_against_a_start(serve: Serve, module: Module, tmp_path: Path) -> None:
+    body = "print('starts', flush=True); await asyncio.sleep(0.02)"
+    wait = f"while not os.path.exists('released'): {body}"
+    module("main", versioned("first", startup=wait))
+    arguments = ("--app-dir", str(tmp_path), "--boot-timeout", "3", "-t", "0")
+    server = serve("main:app", *arguments, wait=False)
+    server.wait_for_line("^starts$")
+    with paused(server):
+        assert not wait_gone(server.pid, 4)
+    assert not wait_gone(server.pid, 1)
+    (tmp_path / "released").touch()
+    server.wait_until_running()
+    assert server.get().text.startswith("first ")
 
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["plain", "preload"])

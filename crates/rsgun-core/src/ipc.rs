@@ -165,7 +165,8 @@ pub enum ToWorker {
     Acknowledge,
     /// The whole server stops in a while: go on, but let each answer end its connection.
     StopsSoon,
-    /// Stop accepting, answer what was accepted, run the lifespan shutdown, exit.
+    /// Stop accepting, answer what was accepted, run the lifespan shutdown, exit. Sent
+    /// again it only gives more time.
     Drain {
         /// Milliseconds after which what still runs is cancelled.
         within_ms: u64,

@@ -7,6 +7,7 @@
 
 pub mod bootstrap;
 pub mod config;
+pub mod drain;
 pub mod hooks;
 pub mod ipc;
 pub mod jitter;

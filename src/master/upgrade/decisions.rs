@@ -421,6 +421,20 @@ impl State {
         }
     }
 
+    /// Gives the candidate more time.
+    pub(in crate::master) fn extend_upgrade(&mut self, time: Duration) {
+        let Some(upgrade) = &mut self.upgrade else {
+            return;
+        };
+        match &mut upgrade.stage {
+            Stage::Booting { by: Some(by) }
+            | Stage::Exited { by, .. }
+            | Stage::Leaving { by }
+            | Stage::Handed { by, .. } => *by = *by + time,
+            Stage::Booting { by: None } | Stage::Killed | Stage::Ready | Stage::Executing => {}
+        }
+    }
+
     /// Whether everything belongs to the new program already but for this process, or
     /// will be known to in a moment.
     pub(in crate::master) fn is_handed_over(&self) -> bool {

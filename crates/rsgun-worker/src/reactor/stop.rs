@@ -8,7 +8,9 @@
 use std::cell::{Cell, OnceCell};
 
 use pyo3::prelude::*;
+use rsgun_core::drain::DrainDeadline;
 use rsgun_core::ipc::CLEAN_UP_MS;
+use rsgun_core::scoreboard::now_ms;
 use rsgun_websocket::close;
 
 use super::Reactor;
@@ -21,6 +23,7 @@ pub(crate) struct Stop {
     /// The future that `serve.py` waits for.
     stopped: OnceCell<Py<PyAny>>,
     draining: Cell<bool>,
+    deadline: Cell<DrainDeadline>,
     cancelling: Cell<bool>,
 }
 
@@ -49,8 +52,11 @@ impl Reactor {
     /// closed with `code`. If this is the `end` of the server, whoever waits is taken
     /// before nobody listens any more.
     ///
-    /// Returns whether it had not begun before.
+    /// Returns whether it had not begun before; a second order only puts the end off.
     pub(crate) fn drain(&self, py: Python<'_>, within_ms: u64, code: u16, end: bool) -> bool {
+        let mut deadline = self.stop.deadline.get();
+        deadline.set(now_ms(), within_ms);
+        self.stop.deadline.set(deadline);
         if self.stop.draining.replace(true) {
             return false;
         }
@@ -103,8 +109,16 @@ impl Reactor {
         }
     }
 
-    /// The deadline of a drain has come.
+    /// The deadline of a drain has come, unless it was put off.
     pub(crate) fn drain_deadline(&self, py: Python<'_>) {
+        let mut deadline = self.stop.deadline.get();
+        let left_ms = deadline.left_ms(now_ms());
+        self.stop.deadline.set(deadline);
+        if let Some(left_ms) = left_ms {
+            self.bridge
+                .call_later(py, seconds(left_ms), &self.bridge.drain_deadline);
+            return;
+        }
         let left = self.running_count();
         if left > 0 {
             tracing::warn!("{left} request(s) did not end within the graceful time-out, cancelled");

@@ -16,6 +16,7 @@ use std::time::Duration;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use rsgun_core::drain::DrainDeadline;
 use rsgun_core::ipc::{CLEAN_UP_MS, FromWorker};
 use rsgun_core::scoreboard::{Phase, Scoreboard, now_ms};
 use rsgun_core::sys::process;
@@ -32,6 +33,7 @@ use super::thread::{self, Shop};
 use crate::reactor::engine::{self, Engine};
 use crate::reactor::queue;
 use crate::reactor::quota::Quota;
+
 use crate::worker::heartbeat::Rhythm;
 use crate::worker::keeper::Keeper;
 
@@ -76,6 +78,7 @@ pub(crate) struct Service {
 #[derive(Debug)]
 struct State {
     draining: bool,
+    deadline: DrainDeadline,
     threads_started: usize,
     rhythm: Rhythm,
     /// What the pool had got done at the last heartbeat.
@@ -139,6 +142,7 @@ impl Service {
             stops_soon: AtomicBool::new(false),
             state: Mutex::new(State {
                 draining: false,
+                deadline: DrainDeadline::default(),
                 threads_started: 0,
                 rhythm: parts.rhythm,
                 progress: None,
@@ -219,7 +223,7 @@ impl Service {
     }
 
     /// Begins to drain; what still runs after `within_ms` is left behind. Returns whether
-    /// it had not begun before.
+    /// it had not begun before; a second order only puts the end off.
     pub(crate) fn drain(
         slf: &Bound<'_, Self>,
         within_ms: u64,
@@ -227,8 +231,12 @@ impl Service {
         orphaned: bool,
     ) -> PyResult<bool> {
         let this = slf.get();
-        if std::mem::replace(&mut this.lock().draining, true) {
-            return Ok(false);
+        {
+            let mut state = this.lock();
+            state.deadline.set(now_ms(), within_ms);
+            if std::mem::replace(&mut state.draining, true) {
+                return Ok(false);
+            }
         }
         let code = if sweep {
             close::GOING_AWAY
@@ -378,8 +386,12 @@ impl Service {
         Self::call_later(slf, wait, "_beat")
     }
 
-    /// The deadline of a drain has come.
+    /// The deadline of a drain has come, unless it was put off.
     fn _drain_deadline(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let left_ms = slf.get().lock().deadline.left_ms(now_ms());
+        if let Some(left_ms) = left_ms {
+            return Self::call_later(slf, Duration::from_millis(left_ms), "_drain_deadline");
+        }
         let (left, _) = slf.get().shop.pool.progress();
         if left > 0 {
             tracing::warn!("{left} request(s) did not end within the graceful time-out");
