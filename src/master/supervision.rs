@@ -33,7 +33,8 @@ impl State {
         if self.is_booting() {
             self.candidate_ready(now);
             self.lifecycle = Lifecycle::Running;
-            self.announce_by = Some(now + ANNOUNCE_LIMIT);
+            // A candidate has nothing to announce, and must not be woken for it.
+            self.announce_by = (!self.announced).then(|| now + ANNOUNCE_LIMIT);
         }
         let retire_at = self
             .workers

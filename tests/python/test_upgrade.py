@@ -187,10 +187,22 @@ def wait_for_service(load: Load, version: str) -> None:
     eventually(lambda: answers[version] > 10, f"{version} serves", BOOT)
 
 
+def candidate(server: Server) -> processes.Process:
+    """The new program, while it is on trial."""
+    (found,) = server.titled(r"^rsgun: candidate")
+    return found
+
+
+def fork_server_of_the_candidate(server: Server) -> processes.Process:
+    """The one from which its worker comes."""
+    (found,) = (each for each in server.fork_servers() if each.title.endswith("[gen 2]"))
+    return found
+
+
 ENDS_OF_CANDIDATES = {
-    "its fork server is killed": (r"^rsgun: fork server \[gen 2\]", signal.SIGKILL, "SIGKILL"),
-    "it is killed": (r"^rsgun: candidate", signal.SIGKILL, "SIGKILL"),
-    "it is told to end": (r"^rsgun: candidate", signal.SIGTERM, "it was told to end"),
+    "its fork server is killed": (fork_server_of_the_candidate, signal.SIGKILL, "SIGKILL"),
+    "it is killed": (candidate, signal.SIGKILL, "SIGKILL"),
+    "it is told to end": (candidate, signal.SIGTERM, "it was told to end"),
 }
 
 
@@ -205,9 +217,8 @@ def test_worker_of_a_candidate_that_fails_answers_its_requests(
     with load_on(server) as load:
         since = upgrade(server)
         wait_for_service(load, "second")
-        title, number, reason = ENDS_OF_CANDIDATES[how]
-        (victim,) = server.titled(title)
-        os.kill(victim.pid, number)
+        victim, number, reason = ENDS_OF_CANDIDATES[how]
+        os.kill(victim(server).pid, number)
         server.wait_for_line(f"{FAILED}.*{reason}", since=since)
         eventually(lambda: {p.pid for p in server.family()} == before, "the candidate is gone")
         answered = load.one_shot.answered
@@ -233,8 +244,7 @@ def test_long_request_of_a_candidate_that_fails(
 
         waiting: list[Connection] = []
         eventually(second_waits, "a request to the new program")
-        (victim,) = server.titled(r"^rsgun: fork server \[gen 2\]")
-        os.kill(victim.pid, signal.SIGKILL)
+        os.kill(fork_server_of_the_candidate(server).pid, signal.SIGKILL)
         server.wait_for_line(FAILED, since=since)
         module("main", versioned("third"))
         server.wait_for_line(r"Upgrade asked for; it follows", since=upgrade(server))
@@ -515,6 +525,12 @@ def test_slow_boot_is_given_up(start: Start, module: Module) -> None:
     server.wait_for_line(FAILED + ".*not ready within 5 s", since=since, deadline=30)
     eventually(lambda: {p.pid for p in server.family()} == before, "the candidate is gone")
     assert server.get().text.startswith("first ")
+
+
+def test_probation_may_be_long(start: Start) -> None:
+    """Longer than the first workers of a boot have before the server is announced."""
+    server = start("--reload-probation", "5")
+    server.wait_for_line(COMPLETE, since=upgrade(server), deadline=30)
 
 
 def test_configuration_is_read_anew(start: Start, tmp_path: Path) -> None:

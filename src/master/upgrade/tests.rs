@@ -41,6 +41,15 @@ fn last(world: &World) -> (u32, bool) {
 }
 
 #[test]
+fn the_probation_of_a_candidate_may_be_long() {
+    let mut world = World::booted(2, false);
+    world.policy.reload_probation = Duration::from_secs(60);
+    world.command(Command::Upgrade);
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [2, 2]);
+}
+
+#[test]
 fn nothing_changes_when_the_candidate_fails_or_dies() {
     for dies in [false, true] {
         let mut world = World::booted(2, true);

@@ -237,8 +237,14 @@ impl World {
         ] {
             actions.extend(state.step(self.now, event));
         }
-        let proved_at = self.now + self.policy.reload_probation;
-        actions.extend(state.step(proved_at, Event::Tick));
+        let mut now = self.now;
+        while !actions.iter().any(|a| matches!(a, Action::HandOver)) {
+            let due = state.next_deadline().expect("its probation ends");
+            assert!(due > now, "the loop of the candidate would spin");
+            now = due;
+            actions.extend(state.step(now, Event::Tick));
+        }
+        assert_eq!(now, self.now + self.policy.reload_probation);
         let spawned: Vec<Identity> = actions
             .iter()
             .filter_map(|action| match action {
@@ -247,7 +253,6 @@ impl World {
             })
             .collect();
         assert_eq!(spawned, [identity], "a candidate starts what it was given");
-        assert!(actions.iter().any(|a| matches!(a, Action::HandOver)));
         let told = actions.iter().rev().find_map(|action| match action {
             Action::TellOffspring(offspring) => Some(*offspring),
             _ => None,
