@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from .load import KEPT
 from .ownership import other_ends, sockets_of
 from .processes import look
 from .target import APPS
@@ -97,12 +98,16 @@ class Client:
         self.name = f"{kind} {'unix' if isinstance(address, str) else 'tcp'}"
         self.socket: socket.socket | None = None
         self.doomed = False
+        self._asked = 0.0
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def run(self) -> None:
         account = self.chaos.account
         while not self.chaos.over:
             began = time.monotonic()
+            if began - self._asked > KEPT:
+                self._close()
+            self._asked = began
             step = "connect"
             try:
                 async with asyncio.timeout(ANSWER_LIMIT):

@@ -2,7 +2,8 @@
 
 A request is *lost* when the client has sent it, or tried to connect for it, and did
 not get a complete, correct answer. A connection that the server has announced to close
-is opened anew without that; one that it closes silently costs a request.
+is opened anew without that; one that it closes silently costs a request, unless it may
+have been idle for so long that the server need not keep it (:data:`KEPT`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,10 @@ import asyncio
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+
+KEPT = 1.0
+"""Seconds after its last request for which a connection is used again. A worker that drains
+closes one that is idle for two, and a machine that stands still lets it be idle."""
 
 
 @dataclass
@@ -55,9 +60,14 @@ class Load:
 
     async def _keep_alive_client(self) -> None:
         streams = None
+        asked = 0.0
         while not self._stopping:
             closes = True
             try:
+                if streams and time.monotonic() - asked > KEPT:
+                    streams[1].close()
+                    streams = None
+                asked = time.monotonic()
                 if streams is None:
                     streams = await asyncio.open_connection("127.0.0.1", self.port)
                 closes = await self._ask(self.keep_alive, *streams, close=False)
