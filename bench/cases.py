@@ -97,6 +97,7 @@ CASES = [
         message_bytes=64,
         bars={"granian": Bar(most_cpu=0.66), "uvicorn": Bar(most_cpu=0.66)},
     ),
+    Case("rsgi", "RSGI, Hello World", "bare_rsgi:hello", "/", HELLO, interface="rsgi"),
     Case(
         "wsgi",
         "WSGI, Hello World, one thread",

@@ -121,15 +121,16 @@ def _gunicorn(environment: Environment, case: Case, port: int) -> list[str]:
 
 ASGI = frozenset({"asgi"})
 WEBSOCKET = frozenset({"websocket"})
+RSGI = frozenset({"rsgi"})
 WSGI = frozenset({"wsgi"})
 
 CANDIDATES = [
-    Candidate("rsgun", "uvloop", ASGI | WEBSOCKET, _rsgun),
+    Candidate("rsgun", "uvloop", ASGI | RSGI | WEBSOCKET, _rsgun),
     Candidate("uvicorn", "uvloop, httptools", ASGI, _uvicorn("auto")),
     Candidate("uvicorn", "uvloop, websockets", WEBSOCKET, _uvicorn("websockets-sansio")),
     Candidate("uvicorn", "uvloop, wsproto", WEBSOCKET, _uvicorn("wsproto")),
-    Candidate("granian", "uvloop", ASGI | WEBSOCKET, _granian("uvloop")),
-    Candidate("granian", "rloop", ASGI | WEBSOCKET, _granian("rloop")),
+    Candidate("granian", "uvloop", ASGI | RSGI | WEBSOCKET, _granian("uvloop")),
+    Candidate("granian", "rloop", ASGI | RSGI | WEBSOCKET, _granian("rloop")),
     Candidate("rsgun", "1 thread", WSGI, _rsgun_wsgi),
     Candidate("granian", "1 blocking thread", WSGI, _granian_wsgi("--blocking-threads", "1")),
     Candidate("granian-defaults", "up to 512 threads", WSGI, _granian_wsgi()),

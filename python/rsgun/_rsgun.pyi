@@ -147,11 +147,11 @@ class RSGIHTTPProtocol:
     def __anext__(self) -> Awaitable[bytes]: ...
     def client_disconnect(self) -> Awaitable[None]:
         """Wait until the client has left, or has its answer."""
-    def response_empty(self, status: int = ..., headers: _Headers = ...) -> None:
+    def response_empty(self, status: int = 200, headers: _Headers = ()) -> None:
         """Answer without a body."""
-    def response_str(self, status: int = ..., headers: _Headers = ..., body: str = ...) -> None:
+    def response_str(self, status: int = 200, headers: _Headers = (), body: str = "") -> None:
         """Answer with text."""
-    def response_bytes(self, status: int = ..., headers: _Headers = ..., body: bytes = ...) -> None:
+    def response_bytes(self, status: int = 200, headers: _Headers = (), body: bytes = b"") -> None:
         """Answer with bytes."""
     def response_file(self, status: int, headers: _Headers, file: str | PathLike[str]) -> None:
         """Answer with a file."""
@@ -159,9 +159,7 @@ class RSGIHTTPProtocol:
         self, status: int, headers: _Headers, file: str | PathLike[str], start: int, end: int
     ) -> None:
         """Answer with the bytes of a file from `start` on and before `end`."""
-    def response_stream(
-        self, status: int = ..., headers: _Headers = ...
-    ) -> RSGIHTTPStreamTransport:
+    def response_stream(self, status: int = 200, headers: _Headers = ()) -> RSGIHTTPStreamTransport:
         """Begin an answer that is sent in parts."""
 
 @final

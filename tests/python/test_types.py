@@ -113,6 +113,9 @@ def test_a_program_is_checked(package: dict[str, str], tmp_path: Path) -> None:
 
 def test_the_stub_is_that_of_the_extension(package: dict[str, str], tmp_path: Path) -> None:
     # The stub leaves out what only the worker itself calls.
-    tool = ["mypy.stubtest", "--ignore-missing-stub", "rsgun._rsgun"]
+    # Of this method Python knows no signature.
+    unknown = tmp_path / "unknown"
+    unknown.write_text("rsgun._rsgun.RSGIHTTPProtocol.__call__\n")
+    tool = ["mypy.stubtest", "--ignore-missing-stub", "--allowlist", str(unknown), "rsgun._rsgun"]
     finished = run_mypy(tmp_path, tool, package)
     assert finished.returncode == 0, finished.stdout + finished.stderr

@@ -293,6 +293,7 @@ class Lab:
     async def ws_scope(self, scope, protocol) -> None:
         transport = await protocol.accept()
         await transport.send_str(json.dumps(described(scope)))
+        await transport.receive()
 
     async def ws_echo(self, scope, protocol) -> None:
         transport = await protocol.accept()

@@ -61,7 +61,10 @@ impl HttpProtocol {
     }
 
     /// Answers without a body.
-    #[pyo3(signature = (status=None, headers=None))]
+    #[pyo3(
+        signature = (status=None, headers=None),
+        text_signature = "($self, status=200, headers=())"
+    )]
     fn response_empty(
         &self,
         py: Python<'_>,
@@ -73,7 +76,10 @@ impl HttpProtocol {
     }
 
     /// Answers with text.
-    #[pyo3(signature = (status=None, headers=None, body=None))]
+    #[pyo3(
+        signature = (status=None, headers=None, body=None),
+        text_signature = "($self, status=200, headers=(), body='')"
+    )]
     fn response_str(
         &self,
         py: Python<'_>,
@@ -88,7 +94,10 @@ impl HttpProtocol {
     }
 
     /// Answers with bytes.
-    #[pyo3(signature = (status=None, headers=None, body=None))]
+    #[pyo3(
+        signature = (status=None, headers=None, body=None),
+        text_signature = "($self, status=200, headers=(), body=b'')"
+    )]
     fn response_bytes(
         &self,
         py: Python<'_>,
@@ -142,7 +151,10 @@ impl HttpProtocol {
     }
 
     /// Begins an answer whose body is sent through the transport that is returned.
-    #[pyo3(signature = (status=None, headers=None))]
+    #[pyo3(
+        signature = (status=None, headers=None),
+        text_signature = "($self, status=200, headers=())"
+    )]
     fn response_stream(
         &self,
         py: Python<'_>,
