@@ -499,6 +499,7 @@ class TestInterface:
             ("async def app(scope, receive, send): ...", ["--interface", "rsgi"], "an RSGI"),
             ("def app(environ, start_response): ...", ["--interface", "rsgi"], "a WSGI"),
             ("async def app(scope, protocol): ...", ["--interface", "asgi3"], "an ASGI 3"),
+            ("async def app(scope, protocol): ...", ["-k", "asgi"], "an ASGI"),
             ("async def app(one, two): ...", [], "--interface asgi3, asgi2, rsgi or wsgi"),
             (
                 "class app:\n    async def __rsgi__(self, scope, protocol): ...",

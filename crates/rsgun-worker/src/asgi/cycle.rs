@@ -201,14 +201,16 @@ impl Cycle {
             return;
         }
         let nothing = Part::default();
-        match check_length(&state, &nothing, "response_stream()") {
-            Ok(()) => state.complete(),
-            Err(problem) => {
-                tracing::error!("{problem}");
-                state.fail(self.exchange.is_head, StatusCode::INTERNAL_SERVER_ERROR);
-            }
+        let problem = check_length(&state, &nothing, "response_stream()").err();
+        if problem.is_none() {
+            state.complete();
+        } else {
+            state.fail(self.exchange.is_head, StatusCode::INTERNAL_SERVER_ERROR);
         }
         drop(state);
+        if let Some(problem) = problem {
+            tracing::error!("{problem}");
+        }
         if let Ok(reactor) = self.reactor() {
             Python::attach(|py| reactor.after_send(py, 0));
         }

@@ -64,7 +64,8 @@ def classify(app, name, stated, made):
     if (stated, found) == ("rsgi", "wsgi") and not _names(_signatures(app)) & WSGI_NAMES:
         # The arguments are as many.
         found = stated
-    if found != stated and (stated in COUNTS or (stated, found) == ("asgi", "wsgi")):
+    is_other = stated == "asgi" and found in ("rsgi", "wsgi")
+    if found != stated and (stated in COUNTS or is_other):
         raise InterfaceError(
             "NotCallable",
             f"{name} is called as {TITLES[found]} application is, but --interface or "

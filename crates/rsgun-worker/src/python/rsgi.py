@@ -1,6 +1,7 @@
 """What RSGI applications are told, and how one is run in a worker."""
 
 import asyncio
+import contextlib
 import inspect
 import sys
 
@@ -70,8 +71,9 @@ async def run(app, scope, cycle):
         cycle.fail(error)
     else:
         if scope.proto == "ws":
-            # Refuses one that it has not accepted.
-            protocol.close()
+            # Refuses one that it has not accepted; a worker that has ended has refused all.
+            with contextlib.suppress(RuntimeError):
+                protocol.close()
         cycle.finish()
 
 
