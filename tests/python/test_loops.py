@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import nest_asyncio
 import pytest
 from harness.server import Server
 from harness.target import environment_for, rsgun_only, supported
@@ -115,3 +117,51 @@ def test_a_task_factory_is_honoured(
 ) -> None:
     found = ask(version=version, has_factory=True)
     assert (found["task"], found["eager"]) == ("Mine", False)
+
+
+NESTED = """
+import asyncio
+import os
+import nest_asyncio
+
+nest_asyncio.apply()
+
+async def released():
+    while not os.path.exists("released"):
+        await asyncio.sleep(0.02)
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        raise RuntimeError("only http")
+    if scope["path"] == "/nested":
+        print("nested", flush=True)
+        asyncio.get_running_loop().run_until_complete(released())
+    body = scope["path"].encode()
+    headers = [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+"""
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("version", supported(), ids=lambda version: f"{version[0]}.{version[1]}")
+def test_an_application_may_run_the_loop_from_inside(
+    serve: Serve, tmp_path: Path, version: tuple[int, int]
+) -> None:
+    """Other connections have something to do meanwhile."""
+    (tmp_path / "main.py").write_text(NESTED)
+    shutil.copy(str(nest_asyncio.__file__), tmp_path)
+    arguments = ("--app-dir", str(tmp_path), "--loop", "asyncio")
+    server = serve("main:app", *arguments, python=environment_for(version))
+    with server.connections(2) as (first, second):
+        assert second.get("/before").body == b"/before"
+        first.request("/nested")
+        server.wait_for_line("^nested$")
+        second.request("/meanwhile")
+        with server.connect() as third:
+            third.request("/too")
+            (tmp_path / "released").touch()
+            assert third.response().body == b"/too"
+        assert first.response().body == b"/nested"
+        assert second.response().body == b"/meanwhile"
+        assert first.get("/afterwards").body == b"/afterwards"

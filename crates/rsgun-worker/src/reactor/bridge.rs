@@ -62,7 +62,8 @@ enum Tasks {
         class: Py<PyAny>,
         arguments: Py<PyDict>,
     },
-    /// `loop.create_task(coroutine)`: older Pythons, and a task factory of the user.
+    /// `loop.create_task(coroutine)`: older Pythons, a task factory of the user, and
+    /// nested event loops.
     Loop { create_task: Py<PyAny> },
 }
 
@@ -305,7 +306,11 @@ impl Tasks {
     fn new(py: Python<'_>, event_loop: &Bound<'_, PyAny>) -> PyResult<Self> {
         let has_factory = !event_loop.call_method0("get_task_factory")?.is_none();
         let version = py.version_info();
-        if has_factory || (version.major, version.minor) < EAGER_SINCE {
+        // With nest_asyncio an application may run the event loop from inside. In an eager
+        // task it would do so within the callback that began it, and the loop could not
+        // call that again.
+        let is_nested = event_loop.hasattr("_nest_patched")?;
+        if has_factory || is_nested || (version.major, version.minor) < EAGER_SINCE {
             return Ok(Self::Loop {
                 create_task: event_loop.getattr("create_task")?.unbind(),
             });
