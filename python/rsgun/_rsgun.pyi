@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from os import PathLike
 from types import ModuleType
@@ -25,6 +26,13 @@ def _failure(error: BaseException) -> tuple[int, str] | None:
 
 def _loop_factory(arguments: _Arguments) -> Callable[[], Any]:
     """Return the factory of the event loop that the settings name."""
+
+def _run_to_end(
+    runner: asyncio.Runner,
+    coroutine: Coroutine[Any, Any, None],
+    serving: Callable[[], _Worker | None],
+) -> None:
+    """Run a coroutine to its end, whatever the application exits with meanwhile."""
 
 def _rsgi_errors() -> ModuleType:
     """Return the module of what is raised to RSGI applications."""

@@ -91,6 +91,10 @@ class Server:
         raised again when it has stopped and the handlers of before are back, so that the
         program learns of them too.
 
+        An application that calls `sys.exit()` in a task of its own, as it does when a
+        framework runs views in tasks, ends the event loop, which is the program's; `run()`
+        goes on then.
+
         Raises `ConfigError`, or `StartupError` when it cannot listen or the application
         cannot be loaded or started.
         """
@@ -101,7 +105,8 @@ class Server:
         """Serve until stopped, in a new event loop: the one that the setting `loop` names.
 
         As `serve()`, but a start that fails is told in the log and raises `SystemExit` with
-        the code of the failure. Raises `RuntimeError` where an event loop runs already.
+        the code of the failure, and no `sys.exit()` of the application ends the server.
+        Raises `RuntimeError` where an event loop runs already.
         """
         self._run(sockets, raise_again=True)
 
@@ -117,18 +122,19 @@ class Server:
                 "use `await rsgun.Server(rsgun.Config(app)).serve()`"
             )
 
-        async def serve() -> None:
-            with self._catching_signals(raise_again):
-                await self._serve(sockets)
-
         try:
             with _failures_translated():
                 factory = _rsgun._loop_factory(self.config._arguments)
-            with asyncio.Runner(loop_factory=factory) as runner:
-                runner.run(serve())
+                runner = asyncio.Runner(loop_factory=factory)
+                runner.get_loop()
+            with runner, self._catching_signals(raise_again):
+                _rsgun._run_to_end(runner, self._serve(sockets), self._serving_worker)
         except StartupError as error:
             _rsgun._last_words(str(error))
             sys.exit(error.exit_code)
+
+    def _serving_worker(self) -> _rsgun._Worker | None:
+        return self._worker if self.started else None
 
     async def _serve(self, sockets: Sequence[socket.socket] | None) -> None:
         numbers = None if sockets is None else [each.fileno() for each in sockets]

@@ -208,6 +208,18 @@ pub(super) fn loop_factory<'py>(
     glue::serve(py)?.call_method1("loop_factory", (name,))
 }
 
+/// `run_to_end` of serve.py: runs `coroutine` in the event loop of `runner`.
+#[pyfunction]
+#[pyo3(name = "_run_to_end")]
+pub(super) fn run_to_end<'py>(
+    py: Python<'py>,
+    runner: &Bound<'py, PyAny>,
+    coroutine: &Bound<'py, PyAny>,
+    serving: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    glue::serve(py)?.call_method1("run_to_end", (runner, coroutine, serving))
+}
+
 /// Tells why this process ends, whether or not logging was set up.
 #[pyfunction]
 #[pyo3(name = "_last_words")]

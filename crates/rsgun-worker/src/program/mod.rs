@@ -25,6 +25,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(manage::manage, module)?)?;
     module.add_function(wrap_pyfunction!(listening::failure, module)?)?;
     module.add_function(wrap_pyfunction!(listening::loop_factory, module)?)?;
+    module.add_function(wrap_pyfunction!(listening::run_to_end, module)?)?;
     module.add_function(wrap_pyfunction!(listening::last_words, module)?)?;
     module.add_class::<arguments::Arguments>()?;
     module.add_class::<listening::Listening>()

@@ -11,7 +11,8 @@ from rsgun._serve import (
     departures,
     describe,
     live_in_program,
-    runner_of,
+    loop_factory,
+    run_to_end,
     serve_until,
 )
 
@@ -83,7 +84,7 @@ def main(worker, app, loop_name):
     What the application does before and after it serves gets an event loop that does not
     run, and usually lets it run.
     """
-    with runner_of(loop_name) as runner:
+    with asyncio.Runner(loop_factory=loop_factory(loop_name)) as runner:
         loop = runner.get_loop()
         asyncio.set_event_loop(loop)
         stopped = attach(worker, loop)
@@ -93,7 +94,7 @@ def main(worker, app, loop_name):
             if inspect.isawaitable(made):
                 loop.run_until_complete(made)
         if not stopped.done():
-            runner.run(serve_until(worker, stopped))
+            run_to_end(runner, serve_until(worker, stopped), lambda: worker)
         try:
             made = _call(app, "__rsgi_del__", loop)
             if inspect.isawaitable(made):

@@ -7,6 +7,7 @@ import importlib
 import os
 import signal
 import sys
+import threading
 import traceback
 
 
@@ -36,14 +37,40 @@ async def run(app, scope, cycle):
 
 
 def describe(error):
-    """Returns the traceback of an error of the application, without our frame."""
-    frames = error.__traceback__
-    is_ours = frames is not None and frames.tb_frame.f_code.co_filename.startswith("<rsgun/")
-    if is_ours and frames.tb_next is not None:
-        frames = frames.tb_next
-    text = "".join(traceback.format_exception(type(error), error, frames))
+    """Returns the traceback of an error of the application, without our frame.
+
+    An exit that was told already, when it came out of the event loop, is only named.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        told, error = error.split(_was_told)
+    else:
+        told, error = (error, None) if _was_told(error) else (None, error)
+    lines = []
+    if error is not None:
+        frames = error.__traceback__
+        is_ours = frames is not None and frames.tb_frame.f_code.co_filename.startswith("<rsgun/")
+        if is_ours and frames.tb_next is not None:
+            frames = frames.tb_next
+        lines += traceback.format_exception(type(error), error, frames)
+    for each in _leaves(told):
+        lines += traceback.format_exception_only(each)
+    return _printable(lines)
+
+
+def _was_told(error):
+    return getattr(error, "_rsgun_told", False)
+
+
+def _leaves(error):
+    """Returns the errors in a group, or the one that is none."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [] if error is None else [error]
+    return [leaf for each in error.exceptions for leaf in _leaves(each)]
+
+
+def _printable(lines):
     # Names of files may hold bytes that are no text.
-    return text.encode("utf-8", "backslashreplace").decode()
+    return "".join(lines).encode("utf-8", "backslashreplace").decode()
 
 
 def stack_of_thread(ident):
@@ -172,8 +199,24 @@ def loop_factory(name):
     """Returns the event loop factory for ``--loop``.
 
     `name` is ``auto`` (uvloop if it is installed), ``asyncio``, ``uvloop``, ``rloop`` or
-    ``MODULE:FACTORY``. Raises StartupError when it cannot be had.
+    ``MODULE:FACTORY``. Raises StartupError when it cannot be had, and so does the factory
+    when it fails.
     """
+    factory = _find_loop_factory(name)
+
+    def make():
+        try:
+            loop = factory()
+        except Exception as error:
+            raise StartupError(
+                "LoopFailed", f"--loop {name}: the event loop failed", describe(error)
+            ) from None
+        return loop
+
+    return make
+
+
+def _find_loop_factory(name):
     if name == "asyncio":
         return asyncio.new_event_loop
     if name in ("auto", "uvloop", "rloop"):
@@ -208,25 +251,52 @@ def warm_up(loop_name):
             import uvloop  # noqa: F401
 
 
-def runner_of(loop_name):
-    """Returns a runner with the event loop for ``--loop``."""
-    factory = loop_factory(loop_name)
-
-    def make():
-        try:
-            return factory()
-        except Exception as error:
-            raise StartupError(
-                "LoopFailed", f"--loop {loop_name}: the event loop failed", describe(error)
-            ) from None
-
-    return asyncio.Runner(loop_factory=make)
-
-
 def main(worker, app, version, loop_name, lifespan_mode):
     """Runs one worker to its end. `worker` is the native side."""
-    with runner_of(loop_name) as runner:
-        runner.run(_serve(worker, app, version, lifespan_mode))
+    has_begun = asyncio.Event()
+
+    async def serve():
+        await _serve(worker, app, version, lifespan_mode, has_begun)
+
+    with asyncio.Runner(loop_factory=loop_factory(loop_name)) as runner:
+        run_to_end(runner, serve(), lambda: worker if has_begun.is_set() else None)
+
+
+def run_to_end(runner, coroutine, serving):
+    """Runs a coroutine as `runner.run` does, but no exit of the application ends it.
+
+    `serving()` returns the native side of the server once it serves, else None: an exit
+    before that ends the start.
+
+    An event loop lets ``SystemExit`` and ``KeyboardInterrupt`` of any task or callback
+    out, after it has stored them in that task for whoever waits for it. It can go on where
+    it was; with the same task, since anyio ties its threads to the one that runs to its end.
+    """
+    loop = runner.get_loop()
+    task = loop.create_task(coroutine)
+    while True:
+        try:
+            return loop.run_until_complete(task)
+        except (SystemExit, KeyboardInterrupt) as error:
+            if _is_from_the_keyboard(error):
+                raise
+            if task.done():
+                return task.result()
+            server = serving()
+            if server is None:
+                raise
+            what = "called sys.exit()" if isinstance(error, SystemExit) else "was interrupted"
+            server.log("error", f"the application {what} in a task; the server goes on", error)
+            error._rsgun_told = True
+
+
+def _is_from_the_keyboard(error):
+    """Whether it is Python's own answer to SIGINT, which the program has asked for."""
+    return (
+        isinstance(error, KeyboardInterrupt)
+        and threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
 
 
 def main_of_wsgi(worker):
@@ -270,11 +340,12 @@ def _let_go_of_signals(terminates):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-async def _serve(worker, app, version, lifespan_mode):
+async def _serve(worker, app, version, lifespan_mode, has_begun):
     stopped = attach(worker, asyncio.get_running_loop())
     lifespan = Lifespan(app, version, lifespan_mode, worker.log)
     if not await _start(worker, lifespan, stopped):
         return
+    has_begun.set()
     try:
         await stopped
     finally:
