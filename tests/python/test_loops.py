@@ -92,6 +92,30 @@ def test_a_loop_of_the_application(ask: Callable[..., dict[str, object]]) -> Non
     assert ask("--loop", "main:make")["mine"] is True
 
 
+@pytest.mark.parametrize(
+    ("factory", "returned"),
+    [("lambda: 5", "returned 5"), ("asyncio.get_event_loop_policy", "returned <")],
+)
+def test_a_factory_that_makes_no_loop(
+    run: Callable[..., object],
+    program: Callable[..., Server],
+    tmp_path: Path,
+    factory: str,
+    returned: str,
+) -> None:
+    source = APP.format(has_factory=False) + f"\nwrong = {factory}\n"
+    (tmp_path / "main.py").write_text(source)
+    finished = run("main:app", "--app-dir", str(tmp_path), "--loop", "main:wrong")
+    assert finished.returncode == 3
+    assert "--loop main:wrong: " in finished.stderr and returned in finished.stderr
+    assert "Traceback" not in finished.stderr
+    call = '\nif __name__ == "__main__":\n    import rsgun\n    rsgun.run(app, loop="main:wrong")\n'
+    alone = program(source + call, wait=False)
+    assert alone.wait() == 3
+    said = "\n".join(alone.lines("stderr"))
+    assert "--loop main:wrong: " in said and returned in said and "Traceback" not in said
+
+
 def test_a_loop_that_is_not_installed(run: Callable[..., object], tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(APP.format(has_factory=False))
     (tmp_path / "rloop.py").write_text("raise ImportError('no rloop here')")

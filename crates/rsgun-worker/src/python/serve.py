@@ -211,6 +211,13 @@ def loop_factory(name):
             raise StartupError(
                 "LoopFailed", f"--loop {name}: the event loop failed", describe(error)
             ) from None
+        if not isinstance(loop, asyncio.AbstractEventLoop):
+            raise StartupError(
+                "LoopFailed",
+                f"--loop {name}: it has returned {loop!r}, which is no event loop: name a "
+                "function or class that returns an asyncio.AbstractEventLoop",
+                None,
+            )
         return loop
 
     return make
