@@ -17,6 +17,13 @@ Serve = Callable[..., Server]
 
 APP = """
 import asyncio
+import contextvars
+
+import sniffio
+
+MARK = contextvars.ContextVar("MARK", default="unmarked")
+
+OTHERS = []
 
 class Mine(asyncio.Task):
     pass
@@ -32,6 +39,7 @@ def make():
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         await receive()
+        MARK.set("lifespan")
         if {has_factory}:
             asyncio.get_running_loop().set_task_factory(factory)
         await send({{"type": "lifespan.startup.complete"}})
@@ -40,13 +48,25 @@ async def app(scope, receive, send):
         return
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
+    mark = MARK.get()
+    MARK.set(scope["path"])
     answer = {{
+        "mark": mark,
+        "library": sniffio.current_async_library(),
         "loop": type(loop).__module__,
         "mine": getattr(loop, "is_mine", False),
         "task": type(task).__name__,
         "eager": task in getattr(asyncio.tasks, "_eager_tasks", ()),
     }}
+    if scope["path"] == "/waits":
+        OTHERS.append(asyncio.get_running_loop().create_future())
+        print("waits", flush=True)
+        await OTHERS[-1]
+    for other in OTHERS:
+        other.set_result(None)
+    OTHERS.clear()
     await asyncio.sleep(0)
+    assert MARK.get() == scope["path"]
     async with asyncio.TaskGroup() as group, asyncio.timeout(30):
         group.create_task(asyncio.sleep(0.001))
     assert asyncio.current_task() is task
@@ -67,6 +87,12 @@ def ask(serve: Serve, tmp_path: Path) -> Callable[..., dict[str, object]]:
         more = {"python": environment_for(version)} if version else {}
         server = serve("main:app", "--app-dir", str(tmp_path), *arguments, **more)
         answers = {server.get().text for _ in range(5)}
+        with server.connect() as waiting:
+            # Both are under way at the same time.
+            waiting.request("/waits")
+            server.wait_for_line("^waits$")
+            answers.add(server.get("/").text)
+            answers.add(waiting.response().text)
         assert server.stop() == 0
         assert len(answers) == 1
         return eval(answers.pop())
@@ -132,6 +158,17 @@ def test_requests_begin_eagerly_where_python_can(
 ) -> None:
     found = ask("--loop", loop, version=version)
     assert (found["task"], found["eager"]) == ("Task", version >= (3, 12))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("version", supported(), ids=lambda version: f"{version[0]}.{version[1]}")
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("has_factory", [False, True], ids=["", "factory"])
+def test_each_request_has_a_context_of_its_own(
+    ask: Callable[..., dict[str, object]], version: tuple[int, int], loop: str, has_factory: bool
+) -> None:
+    found = ask("--loop", loop, version=version, has_factory=has_factory)
+    assert (found["mark"], found["library"]) == ("unmarked", "asyncio")
 
 
 @pytest.mark.timeout(600)

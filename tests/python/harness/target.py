@@ -25,6 +25,9 @@ APPS = TESTS / "apps"
 REQUESTS = ROOT / "tests" / "requests"
 CACHE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "test-pythons"
 
+INSTALLED = ("fastapi", "uvloop", "sniffio")
+"""What there is in the environment of each version of Python."""
+
 rsgun_only = pytest.mark.skipif(TARGET != "rsgun", reason="about rsgun, not about the protocol")
 
 
@@ -183,7 +186,7 @@ def add_package(python: str, requirement: str) -> None:
 
 
 def environment_for(version: tuple[int, int]) -> str:
-    """An interpreter of this version with FastAPI and uvloop installed.
+    """An interpreter of this version with the packages of ``INSTALLED``.
 
     The virtual environment is made once and kept in the build directory.
     """
@@ -199,10 +202,11 @@ def environment_for(version: tuple[int, int]) -> str:
         import fcntl
 
         fcntl.flock(guard, fcntl.LOCK_EX)
-        if not ready.exists():
+        wanted = " ".join(INSTALLED)
+        if not ready.exists() or ready.read_text() != wanted:
             subprocess.run([base, "-m", "venv", "--clear", folder], check=True, timeout=120)
-            install = [python, "-m", "pip", "install", "--quiet", "fastapi", "uvloop"]
+            install = [python, "-m", "pip", "install", "--quiet", *INSTALLED]
             subprocess.run(install, check=True, timeout=300)
-            ready.touch()
+            ready.write_text(wanted)
         lend_extension(python)
     return str(python)
