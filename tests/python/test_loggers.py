@@ -27,8 +27,9 @@ def log(name, level):
     try:
         raise ValueError("on purpose")
     except ValueError:
-        number = logging.getLevelName(level)
-        logging.getLogger(name).log(number, "%s says %s", name, level, exc_info=name == "trace")
+        logger = logging if name == "module" else logging.getLogger(name)
+        say = getattr(logger, level.lower())
+        say("%s says %s", name, level, exc_info=name == "trace")
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
@@ -119,10 +120,33 @@ def test_no_access_log_is_none_for_the_application_either(
     assert said(server, "uvicorn.access", "WARNING") == []
 
 
+@pytest.mark.parametrize("setup", ["", "logging.warning('at once')"], ids=["later", "at once"])
+def test_the_functions_of_the_module_set_up_nothing(
+    serve: Serve, app: Callable[..., str], setup: str
+) -> None:
+    """They call `basicConfig()`, but nobody has asked for it."""
+    server = serve("main:app", "--app-dir", app(setup))
+    if setup:
+        server.wait_for_line("^WARNING:  at once$", stream="stderr")
+    for _ in range(2):
+        for level in ("INFO", "WARNING"):
+            line = f"{level}:".ljust(10) + f"module says {level}"
+            assert said(server, "module", level) == [line]
+            assert said(server, "shop", "INFO") == ["INFO:     shop says INFO"]
+
+
+def test_one_may_set_up_logging_after_them(serve: Serve, app: Callable[..., str]) -> None:
+    server = serve("main:app", "--app-dir", app("logging.warning('at once')" + BASIC_INFO))
+    server.wait_for_line("^WARNING:  at once$", stream="stderr")
+    assert said(server, "shop", "INFO") == ["mine: shop says INFO"]
+    assert said(server, "module", "INFO") == ["mine: module says INFO"]
+
+
 BASIC = """
 import sys
-logging.basicConfig(stream=sys.stdout, format="mine: %(message)s", level={level})
+logging.basicConfig(stream=sys.stderr, format="mine: %(message)s", level={level})
 """
+BASIC_INFO = BASIC.format(level="logging.INFO")
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,13 @@ Applications log through the loggers of uvicorn and gunicorn, copy their handler
 configure nothing and expect to be heard. All of that comes out as lines of the server
 here. An application that sets up logging itself is in charge: nothing is added to the root
 logger, and what was changed there is taken back as soon as it gets a handler.
+
+`logging.warning()` and its like call `basicConfig()` themselves while there is no handler.
+Whoever uses them has set up nothing, so the handler that it makes is not let in.
 """
 
 import logging
+import sys
 
 ERROR = ("uvicorn", "gunicorn.error", "rsgun")
 """They write where the server logs; `uvicorn.error` and `rsgun.error` are below them."""
@@ -74,9 +78,22 @@ def _hear_the_rest(write, level):
     root.setLevel(logging.INFO)
 
     def add_handler(handler):
+        if _is_asked_by_logging_itself(sys._getframe(1)):
+            return
         del root.addHandler
         if root.level == logging.INFO:
             root.setLevel(logging.WARNING)
         root.addHandler(handler)
 
     root.addHandler = add_handler
+
+
+def _is_asked_by_logging_itself(frame):
+    """Whether a caller is `basicConfig()`, and its caller a function of `logging`."""
+    own = vars(logging)
+    return (
+        frame.f_globals is own
+        and frame.f_code.co_name == "basicConfig"
+        and frame.f_back is not None
+        and frame.f_back.f_globals is own
+    )
