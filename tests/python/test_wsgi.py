@@ -143,11 +143,25 @@ class TestEnviron:
         assert environ(connection, headers=[("X-A", "2")])["HTTP_X_A"] == "2"
         assert "HTTP_X_A" not in environ(connection)
 
-    def test_flags_say_how_it_is_run(self, serve: Serve) -> None:
-        server = serve("wsgi_lab:app", "--threads", "4", "-w", "2")
+    @pytest.mark.parametrize(
+        ("arguments", "threads", "processes"),
+        [
+            (["--threads", "4", "-w", "2"], True, True),
+            (["--threads", "2"], True, False),
+            (["-w", "3"], False, True),
+            (["--min-workers", "2"], False, True),
+            (["--max-workers", "4"], False, True),
+            (["-w", "4", "--max-workers", "1"], False, False),
+        ],
+        ids=lambda value: "".join(value) if isinstance(value, list) else None,
+    )
+    def test_flags_say_how_it_is_run(
+        self, serve: Serve, arguments: list[str], threads: bool, processes: bool
+    ) -> None:
+        server = serve("wsgi_lab:app", *arguments)
         with server.connect() as connection:
             found = environ(connection)
-        assert (found["wsgi.multithread"], found["wsgi.multiprocess"]) == (True, True)
+        assert (found["wsgi.multithread"], found["wsgi.multiprocess"]) == (threads, processes)
 
     def test_a_unix_socket_has_a_name_and_a_port_too(self, serve: Serve, tmp_path: Any) -> None:
         server = serve("wsgi_lab:app", "--uds", str(tmp_path / "s"))

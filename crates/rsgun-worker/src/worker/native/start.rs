@@ -162,7 +162,7 @@ impl Worker {
             plan: Plan {
                 root_path: settings.root_path.clone(),
                 multithread: settings.threads > 1,
-                multiprocess: settings.workers != WorkerCount::Fixed(1),
+                multiprocess: has_siblings(settings),
             },
             keeper: Arc::clone(&self.keeper),
             event_loop,
@@ -191,6 +191,15 @@ impl Worker {
             settings.max_requests_jitter,
             Arc::clone(&self.keeper),
         )
+    }
+}
+
+/// Whether there may be other workers, as far as the settings say: `TTIN` and the moments
+/// of a replacement, when there are two, do not count.
+fn has_siblings(settings: &Settings) -> bool {
+    match (settings.min_workers, settings.max_workers) {
+        (min, 0) => settings.workers != WorkerCount::Fixed(1) || min > 1,
+        (_, max) => max > 1,
     }
 }
 
