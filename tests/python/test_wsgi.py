@@ -126,6 +126,17 @@ class TestEnviron:
         assert get("/mounted") == ["/mounted", "", ""]
         assert get("/mountedness") == ["/mounted", "/mountedness", ""]
 
+    @pytest.mark.parametrize(
+        ("root_path", "name"),
+        [("/", ""), ("//", ""), ("/mounted/", "/mounted"), ("a/b", "/a/b"), ("a/", "/a")],
+    )
+    def test_any_root_path_is_a_script_name(self, serve: Serve, root_path: str, name: str) -> None:
+        server = serve("wsgi_lab:app", "--root-path", root_path)
+        with server.connect() as connection:
+            for path in ("/env", f"{name}/env"):
+                found = environ(connection, path)
+                assert (found["SCRIPT_NAME"], found["PATH_INFO"]) == (name, "/env")
+
     def test_repeated_headers_are_joined(self, connection: Connection) -> None:
         headers = [("X-A", "1"), ("Cookie", "a=1"), ("X-A", "2"), ("Cookie", "b=2"), ("X-B", "3")]
         found = environ(connection, headers=headers)

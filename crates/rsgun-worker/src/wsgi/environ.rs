@@ -21,7 +21,7 @@ const VALUE_MAX: usize = 256;
 /// What makes an environ, the same for all requests.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
-    /// `SCRIPT_NAME`: the path under which the application is mounted.
+    /// `SCRIPT_NAME`: the path under which the application is mounted, a [`mount_point`].
     pub(crate) root_path: String,
     pub(crate) multithread: bool,
     pub(crate) multiprocess: bool,
@@ -45,6 +45,16 @@ struct Known {
     key: Py<PyString>,
     /// Its last value.
     value: Option<(Vec<u8>, Py<PyString>)>,
+}
+
+/// `--root-path` as a `SCRIPT_NAME`: empty, or with a slash at the beginning and none at
+/// the end, since the rest of the path begins with one.
+pub(crate) fn mount_point(root_path: &str) -> String {
+    let inner = root_path.trim_end_matches('/');
+    if inner.is_empty() || inner.starts_with('/') {
+        return inner.to_owned();
+    }
+    format!("/{inner}")
 }
 
 impl EnvironMaker {

@@ -20,7 +20,7 @@ use crate::reactor::{Parts, Reactor};
 use crate::worker::callbacks::Callbacks;
 use crate::worker::heartbeat::{self, Rhythm};
 use crate::worker::keeper::Keeper;
-use crate::wsgi::environ::Plan;
+use crate::wsgi::environ::{self, Plan};
 use crate::wsgi::service::{self as wsgi, Service};
 
 use super::Worker;
@@ -160,7 +160,7 @@ impl Worker {
             app,
             serve_module: self.serve.clone_ref(py),
             plan: Plan {
-                root_path: settings.root_path.clone(),
+                root_path: environ::mount_point(&settings.root_path),
                 multithread: settings.threads > 1,
                 multiprocess: has_siblings(settings),
             },
