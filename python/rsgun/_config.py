@@ -25,6 +25,9 @@ class RSGIApplication(Protocol):
 Application = Callable[..., Any] | RSGIApplication
 """An ASGI, RSGI or WSGI application, or with `factory=True` a function that makes one."""
 
+NONE_IS_OFF = ("ws_ping_interval", "ws_ping_timeout")
+"""Settings whose None means, as with uvicorn, that there is no such thing."""
+
 OBJECT = "program:application"
 """What stands for an application that has no import string."""
 
@@ -36,7 +39,8 @@ class Config:
     those of the command line and the file (docs/settings.md), with `_` for `-`; the names
     that gunicorn and uvicorn have for them are understood as well. A setting that is not
     given, or is None, comes from the environment (`RSGUN_LOG_LEVEL`), the file that
-    `config` names, or the default.
+    `config` names, or the default; but `ws_ping_interval=None` sends no pings, and
+    `ws_ping_timeout=None` waits for their answers without limit.
 
     Raises `TypeError` for an argument that is no setting, with the nearest one that is,
     and `ConfigError` for a wrong value.
@@ -45,6 +49,9 @@ class Config:
     def __init__(self, app: str | Application, **settings: Unpack[Settings]) -> None:
         self.app = app
         given: dict[str, object] = dict(settings)
+        for name in NONE_IS_OFF:
+            if name in given and given[name] is None:
+                given[name] = 0
         level = given.get("log_level")
         if isinstance(level, int) and not isinstance(level, bool):
             given["log_level"] = logging.getLevelName(level)

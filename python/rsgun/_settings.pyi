@@ -8,7 +8,7 @@ from typing import TypeAlias, TypedDict
 Text: TypeAlias = str | PathLike[str]
 
 class Settings(TypedDict, total=False):
-    """The settings as keyword arguments. None means that one is not given."""
+    """The settings as keyword arguments. None means that one is not given, but for pings."""
 
     worker_class: Text | None
     """The kind of application, by gunicorn's names of worker classes."""

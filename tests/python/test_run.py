@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.frames import PING, Socket
 from harness.server import RUNNING, Server, free_port
 from harness.target import ROOT, rsgun_only
 from harness.waiting import eventually, wait_gone
@@ -214,6 +215,37 @@ def test_arguments_of_uvicorn_that_ask_for_nothing(program: Program, source: str
     assert server.get().status == 200
     (warning,) = (line for line in server.lines("stderr") if line.startswith("WARNING"))
     assert "FORWARDED_ALLOW_IPS has no effect" in warning
+
+
+ECHO = """
+import rsgun
+
+async def app(scope, receive, send):
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        await receive()
+
+if __name__ == "__main__":
+    rsgun.run("main:app", port=0, ws_ping_interval=None)
+"""
+
+
+@pytest.mark.parametrize("app", ['"main:app"', "app"], ids=["string", "object"])
+def test_none_means_no_pings_and_no_limit_as_with_uvicorn(program: Program, app: str) -> None:
+    echo = ECHO.replace('"main:app"', app)
+    # What is not given would come from here.
+    environment = {"RSGUN_WS_PING_INTERVAL": "0.05", "RSGUN_WS_PING_TIMEOUT": "0.2"}
+    server = program(echo, environment=environment)
+    with Socket.open(server.address) as client:
+        assert client.connection.silent(1)
+    server.stop()
+    unlimited = echo.replace("ws_ping_interval=", "ws_ping_timeout=")
+    server = program(unlimited, environment=environment)
+    with Socket.open(server.address) as client:
+        assert client.receive().opcode == PING
+        # Which it does not answer for much longer than the limit would be.
+        assert client.connection.silent(1)
 
 
 def test_the_environment_counts_less_than_arguments(program: Program) -> None:

@@ -179,7 +179,7 @@ from typing import TypeAlias, TypedDict
 Text: TypeAlias = str | PathLike[str]
 
 class Settings(TypedDict, total=False):
-    \"\"\"The settings as keyword arguments. None means that one is not given.\"\"\"
+    \"\"\"The settings as keyword arguments. None means that one is not given, but for pings.\"\"\"
 ";
 
 /// The text of `python/rsgun/_settings.pyi`.
