@@ -497,13 +497,24 @@ mod tests {
             ("uvicorn.workers.UvicornWorker", Interface::Asgi),
             ("uvicorn.workers.UvicornH11Worker", Interface::Asgi),
             ("uvicorn_worker.UvicornWorker", Interface::Asgi),
+            ("uvicorn_worker._workers.UvicornWorker", Interface::Asgi),
+            ("gunicorn.workers.gasgi.ASGIWorker", Interface::Asgi),
+            ("gunicorn.workers.sync.SyncWorker", Interface::Wsgi),
+            ("gunicorn.workers.gthread.ThreadWorker", Interface::Wsgi),
+            ("egg:gunicorn#sync", Interface::Wsgi),
+            ("egg:gunicorn#gthread", Interface::Wsgi),
+            ("egg:gunicorn#asgi", Interface::Asgi),
         ] {
             assert_eq!(class(text).settings().interface, interface, "{text}");
         }
         for text in [
             "gevent",
             "eventlet",
+            "egg:gunicorn#gevent",
+            "gunicorn.workers.ggevent.GeventWorker",
+            "gunicorn.workers.geventlet.EventletWorker",
             "tornado",
+            "gunicorn.workers.gtornado.TornadoWorker",
             "egg:meinheld#gunicorn_worker",
         ] {
             let error = class(text).error();

@@ -313,16 +313,20 @@ pub(super) fn interface(texts: &[String]) -> Read<Interface> {
 pub(super) fn optional_worker_class(texts: &[String]) -> Read<Option<Interface>> {
     optional(texts, |text| {
         let class = text.trim();
-        match class {
+        match class.strip_prefix("egg:gunicorn#").unwrap_or(class) {
             "sync" | "gthread" => return Ok(Interface::Wsgi),
             "asgi" => return Ok(Interface::Asgi),
             _ => {}
         }
         if let Some((module, name)) = class.rsplit_once('.') {
             match (module, name) {
-                ("uvicorn.workers" | "uvicorn_worker" | "uvicorn_worker._workers", _) => {
-                    return Ok(Interface::Asgi);
-                }
+                (
+                    "uvicorn.workers"
+                    | "uvicorn_worker"
+                    | "uvicorn_worker._workers"
+                    | "gunicorn.workers.gasgi",
+                    _,
+                ) => return Ok(Interface::Asgi),
                 ("gunicorn.workers.sync" | "gunicorn.workers.gthread", _) => {
                     return Ok(Interface::Wsgi);
                 }
