@@ -395,6 +395,14 @@ def test_a_wsgi_application_is_no_asgi_worker_s(run: Run, place: Path) -> None:
     assert "WSGI" in result.stderr
 
 
+def test_an_application_of_tornado_is_refused(run: Run, module: Callable[[str, str], Path]) -> None:
+    source = "import tornado.web\napp = tornado.web.Application([])\n"
+    place = module("shop", source).parent
+    result = run("shop:app", "--app-dir", str(place))
+    assert result.returncode == 3
+    assert "use Tornado's own server, or an ASGI application" in result.stderr
+
+
 @pytest.mark.parametrize("name", ["gevent", "eventlet", "tornado", "meinheld.gmeinheld.X"])
 def test_other_worker_classes_are_refused(run: Run, place: Path, name: str) -> None:
     result = run("kinds:wsgi", "--app-dir", str(place), "-k", name)

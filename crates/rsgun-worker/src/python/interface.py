@@ -26,6 +26,7 @@ TITLES = {
 ASYNC_NAMES = {"receive", "send"}
 RSGI_NAMES = {"protocol", "proto"}
 WSGI_NAMES = {"environ", "env", "start_response"}
+REQUEST_NAMES = {"request", "req"}
 WRAPPERS_MAX = 5
 
 
@@ -200,6 +201,12 @@ def _by_parameters(app, depth=0):
         return "wsgi"
     if fits == {3} or (3 in fits and _is_asgi_by_name(fits, names)):
         return "asgi3"
+    if fits == {1} and names <= REQUEST_NAMES:
+        # `tornado.web.Application`: would be ASGI 2 by its number of arguments.
+        raise Unclear(
+            f"it is called as {signature}, as applications of Tornado are, which is not "
+            "served: use Tornado's own server, or an ASGI application"
+        )
     may_make = _may_make(app)
     if 0 not in fits and 1 in fits and ("scope" in names or (fits == {1} and not may_make)):
         return "asgi2"
