@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -95,6 +96,14 @@ async def lingering(scope: Any, receive: Any, send: Any) -> None:
     note("cleaned up")
 
 
+async def blocking(scope: Any, receive: Any, send: Any) -> None:
+    """Holds up everything when it is told of the end."""
+    while (await receive())["type"] == "websocket.receive":
+        continue
+    note("blocks", time.monotonic())
+    time.sleep(1)
+
+
 async def stubborn(scope: Any, receive: Any, send: Any) -> None:
     """Never looks at events."""
     try:
@@ -149,6 +158,7 @@ ACCEPTED = {
     "/push": push,
     "/slow": slow,
     "/lingering": lingering,
+    "/blocking": blocking,
     "/stubborn": stubborn,
     "/room": room,
     "/bad": bad,

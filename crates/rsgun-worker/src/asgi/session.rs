@@ -147,6 +147,16 @@ impl Session {
         !state.receivers.is_empty() || !state.senders.is_empty()
     }
 
+    /// The end is known, and nobody waits for the client: unlike with [`end`](Self::end) the
+    /// application sees it first, and may send until then. Returns whether it waits.
+    pub(crate) fn announce_end(&self, code: u16, reason: &str) -> bool {
+        let mut state = self.lock();
+        if state.end.is_none() {
+            state.end = Some((code, reason.to_owned()));
+        }
+        !state.receivers.is_empty()
+    }
+
     /// Whether the application has seen all that came before the end, or cannot send
     /// any more for another reason.
     pub(crate) fn is_settled(&self) -> bool {

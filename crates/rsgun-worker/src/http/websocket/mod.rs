@@ -7,8 +7,8 @@
 //! time limits hang on one alarm (`timing`).
 //!
 //! How it ends, whoever begins: the end is known to the session, so that the
-//! application is told; messages that it has not taken yet go first
-//! ([`Phase::Ending`]); the close frame goes out; then the client has a moment for its
+//! application is told; messages that it has not taken yet go first, and where this side
+//! begins, the news of the end ([`Phase::Ending`]); the close frame goes out; then the client has a moment for its
 //! own ([`Phase::Closing`]), unless that came first.
 
 mod backlog;
@@ -213,7 +213,9 @@ impl WebSocket {
             } else {
                 "the server stops"
             };
-            self.end(code, reason, code, reason, true);
+            // It is told first, so that it knows of the end when the client does.
+            self.tell(|session| session.announce_end(code, reason));
+            self.await_settling(code, reason, true);
         }
         if at_once && !matches!(self.phase, Phase::Finishing { .. }) {
             self.session.shut();
@@ -226,9 +228,14 @@ impl WebSocket {
     /// close frame.
     fn end(&mut self, code: u16, reason: &str, sent: u16, said: &str, expects_answer: bool) {
         self.tell(|session| session.end(code, reason));
+        self.await_settling(sent, said, expects_answer);
+    }
+
+    /// The close frame goes out when the application has taken what comes before it.
+    fn await_settling(&mut self, code: u16, reason: &str, expects_answer: bool) {
         self.phase = Phase::Ending {
-            code: sent,
-            reason: said.to_owned(),
+            code,
+            reason: reason.to_owned(),
             until: clock::now_ms() + SETTLE_MS,
             expects_answer,
         };
