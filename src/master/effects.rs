@@ -262,7 +262,10 @@ impl Effects {
                 }
             }
             Action::ForgetGeneration { generation } => self.forget_generation(generation),
-            Action::Adopt { generation } => self.adopt(generation),
+            Action::Adopt {
+                generation,
+                workers,
+            } => self.adopt(generation, &workers),
             Action::Spawn { identity } => {
                 let id = identity.id;
                 return match self.spawn(identity) {

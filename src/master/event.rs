@@ -307,6 +307,8 @@ pub(super) enum Action {
     Adopt {
         /// Which one.
         generation: u32,
+        /// Who takes what waits at those that are no longer wanted.
+        workers: Vec<WorkerId>,
     },
     /// Ask a fork server for a worker.
     Spawn {

@@ -364,8 +364,16 @@ impl State {
             self.last_upgrade = Some(outcome.clone());
         }
         self.last_reload = Some(outcome);
+        let workers = self
+            .workers
+            .values()
+            .filter(|worker| worker.identity.generation == candidate)
+            .filter(|worker| worker.is_serving() && !worker.ending.has_begun())
+            .map(|worker| worker.identity.id)
+            .collect();
         self.act(Action::Adopt {
             generation: candidate,
+            workers,
         });
         self.notify(if was_upgrade {
             Notice::Upgraded {

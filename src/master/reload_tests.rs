@@ -45,6 +45,7 @@ fn a_reload_replaces_one_slot_after_the_other() {
         1
     );
     assert!(world.state.last_reload().unwrap().failure.is_none());
+    assert_eq!(world.last_call, world.serving());
 }
 
 #[test]

@@ -134,6 +134,8 @@ pub(super) struct World {
     pub(super) resolving: Option<u32>,
     pub(super) exit: Option<u8>,
     pub(super) listeners_closed: bool,
+    /// Who was asked to serve what waited at listeners that are no longer wanted.
+    pub(super) last_call: Vec<WorkerId>,
     /// What the title of the master shows.
     pub(super) shown: Condition,
     pub(super) policy: Policy,
@@ -181,6 +183,7 @@ impl World {
             resolving: None,
             exit: None,
             listeners_closed: false,
+            last_call: Vec::new(),
             shown: Condition::Sound,
             policy,
             load: 0,
@@ -334,7 +337,22 @@ impl World {
                     assert_ne!(self.shown, condition, "nothing has changed");
                     self.shown = condition;
                 }
-                Action::Introduce { .. } | Action::Adopt { .. } | Action::ReopenLogs { .. } => {}
+                Action::Adopt {
+                    generation,
+                    workers,
+                } => {
+                    assert!(
+                        workers.iter().all(|id| {
+                            // Of one that has just died the master may not know.
+                            self.workers.get(id).is_none_or(|worker| {
+                                worker.ready && worker.identity.generation == generation
+                            })
+                        }),
+                        "{workers:?} are to serve what waits at old listeners"
+                    );
+                    self.last_call = workers;
+                }
+                Action::Introduce { .. } | Action::ReopenLogs { .. } => {}
                 Action::StartCandidate { identity } => {
                     at_once.push(self.candidate_starts(identity));
                 }

@@ -178,6 +178,9 @@ pub enum ToWorker {
     /// Log to other files from now on, which it carries
     /// ([`crate::log::output::Files`]).
     ChangeLogs,
+    /// Go on, but first take whoever waits at the listeners that it carries, and let the
+    /// kernel refuse whoever comes later: those who served them are gone.
+    LastCall,
 }
 
 /// Why a worker is told to drain.

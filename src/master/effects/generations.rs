@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use nix::sys::socket::{Shutdown, shutdown};
 use rsgun_core::config::{Configured, PythonFile, Settings};
-use rsgun_core::ipc::{Belated, Identity, ToForkServer};
+use rsgun_core::ipc::{Belated, Identity, ToForkServer, ToWorker, WorkerId};
 use rsgun_core::listeners::{self, Change, Listener, Names, Origin};
 use rsgun_core::log::output::{self, Files};
 use rsgun_core::sys::signals::HeldBack;
@@ -274,7 +274,7 @@ impl Effects {
         })
     }
 
-    pub(super) fn adopt(&mut self, generation: u32) {
+    pub(super) fn adopt(&mut self, generation: u32, workers: &[WorkerId]) {
         if let Some(new) = self.generations.get(&generation) {
             self.own = Arc::clone(&new.settings);
             let unapplied = self.own.unapplied(&self.started);
@@ -304,7 +304,38 @@ impl Effects {
             for url in urls(&retired) {
                 tracing::info!("rsgun no longer listens on {url}");
             }
-            retired.iter().for_each(give_up);
+            self.retire(&retired, workers);
+        }
+    }
+
+    /// Ends listening on what nobody serves any more. Whoever waits there, or is about to
+    /// arrive, would be reset if it were shut down: these workers take them before.
+    fn retire(&self, retired: &[Listener], workers: &[WorkerId]) {
+        let ours: Vec<&Listener> = (retired.iter())
+            .filter(|listener| listener.origin() == Origin::Created)
+            .collect();
+        retired.iter().for_each(clean_up);
+        if ours.is_empty() {
+            return;
+        }
+        let mut called = false;
+        for worker in workers.iter().filter_map(|id| self.workers.get(id)) {
+            let copies = ours
+                .iter()
+                .map(|listener| listener.as_fd().try_clone_to_owned())
+                .collect::<io::Result<Vec<_>>>();
+            match copies {
+                Ok(copies) => {
+                    worker.link.send(ToWorker::LastCall, copies);
+                    called = true;
+                }
+                Err(error) => tracing::warn!(
+                    "cannot pass on sockets that are to be closed: {error}; see `ulimit -n`"
+                ),
+            }
+        }
+        if !called {
+            ours.into_iter().for_each(shut);
         }
     }
 
@@ -353,12 +384,20 @@ pub(super) fn anchored(mut settings: Settings, directory: &Path) -> Settings {
 /// connections, although workers that drain still have it open. One that was
 /// inherited may be in use by another server and stays as it is.
 fn give_up(listener: &Listener) {
+    clean_up(listener);
+    if listener.origin() == Origin::Created {
+        shut(listener);
+    }
+}
+
+fn clean_up(listener: &Listener) {
     if let Err(error) = listener.cleanup() {
         tracing::warn!("cannot remove the socket {}: {error}", listener.url());
     }
-    if listener.origin() == Origin::Created
-        && let Err(error) = shutdown(listener.as_fd().as_raw_fd(), Shutdown::Both)
-    {
+}
+
+fn shut(listener: &Listener) {
+    if let Err(error) = shutdown(listener.as_fd().as_raw_fd(), Shutdown::Both) {
         tracing::debug!("cannot shut down the socket {}: {error}", listener.url());
     }
 }

@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 KEPT = 1.0
 """Seconds after its last request for which a connection is used again. A worker that drains
 closes one that is idle for two, and a machine that stands still lets it be idle."""
+PAUSE = 0.01
+"""Seconds before a client whose request was lost comes again. A refusal comes at once, so
+that a client without patience would let nobody else run."""
 
 
 @dataclass
@@ -69,10 +72,16 @@ class Load:
                     streams = None
                 asked = time.monotonic()
                 if streams is None:
-                    streams = await asyncio.open_connection("127.0.0.1", self.port)
+                    try:
+                        streams = await asyncio.open_connection("127.0.0.1", self.port)
+                    except OSError as error:
+                        self.keep_alive.lost["connect: " + describe(error)] += 1
+                        await asyncio.sleep(PAUSE)
+                        continue
                 closes = await self._ask(self.keep_alive, *streams, close=False)
             except (OSError, ValueError, asyncio.IncompleteReadError, TimeoutError) as error:
                 self.keep_alive.lost[describe(error)] += 1
+                await asyncio.sleep(PAUSE)
             if closes and streams:
                 streams[1].close()
                 streams = None
@@ -85,6 +94,7 @@ class Load:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
             except OSError as error:
                 self.one_shot.lost["connect: " + describe(error)] += 1
+                await asyncio.sleep(PAUSE)
                 continue
             try:
                 await self._ask(self.one_shot, reader, writer, close=True)

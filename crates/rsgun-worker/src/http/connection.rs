@@ -58,10 +58,13 @@ pub(crate) struct Common {
     pub(crate) websockets: Cell<u32>,
 }
 
-impl Common {
-    pub(super) fn closes_after_answer(&self) -> bool {
-        self.keep_alive_ms == 0 || self.stops_soon.get() || self.draining_since.get().is_some()
-    }
+/// For how many requests a connection is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// As many as its client has.
+    Many,
+    /// One: the address that it came to is no longer served.
+    Once,
 }
 
 /// What the layers of one connection share.
@@ -70,6 +73,7 @@ pub(crate) struct Shared {
     /// The two ends, for the scope and the log.
     pub(crate) peer: queue::Peer,
     pub(super) common: Rc<Common>,
+    kept_for: Use,
     /// The exchange in progress.
     current: RefCell<Option<SharedExchange>>,
     idle_since: Cell<u64>,
@@ -83,10 +87,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(peer: queue::Peer, common: Rc<Common>) -> Self {
+    pub(crate) fn new(peer: queue::Peer, common: Rc<Common>, kept_for: Use) -> Self {
         Self {
             peer,
             common,
+            kept_for,
             current: RefCell::new(None),
             idle_since: Cell::new(clock::now_ms()),
             has_served: Cell::new(false),
@@ -94,6 +99,14 @@ impl Shared {
             waker: RefCell::new(None),
             session: RefCell::new(None),
         }
+    }
+
+    pub(super) fn closes_after_answer(&self) -> bool {
+        let common = &self.common;
+        self.kept_for == Use::Once
+            || common.keep_alive_ms == 0
+            || common.stops_soon.get()
+            || common.draining_since.get().is_some()
     }
 
     /// Makes the task of the connection look around.

@@ -191,7 +191,7 @@ impl Future for Answer {
                 .insert(ReasonPhrase::from_static(b""));
         }
         let is_upgrade = status == StatusCode::SWITCHING_PROTOCOLS;
-        if !is_upgrade && tracker.shared.common.closes_after_answer() {
+        if !is_upgrade && tracker.shared.closes_after_answer() {
             response
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));

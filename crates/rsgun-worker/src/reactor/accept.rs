@@ -13,6 +13,7 @@
 //! blocked, dead, or gone.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -32,6 +33,7 @@ use socket2::{SockAddr, Socket};
 use super::engine::Engine;
 use super::queue::{Peer, ServerAddress};
 use super::{Reactor, clock};
+use crate::http::connection::Use;
 use crate::worker::keeper::Keeper;
 
 /// How long a worker looks away in favour of a sibling.
@@ -59,6 +61,9 @@ pub(crate) struct Gate {
     closed: Cell<bool>,
     /// Closed, but clients that are about to arrive are taken still.
     pub(super) last_call: Cell<bool>,
+    /// Those of workers of an earlier configuration, the same way: each last call with its
+    /// listeners, the earliest first.
+    pub(super) retired: RefCell<VecDeque<Vec<Listener>>>,
     complain_again_at: Cell<u64>,
 }
 
@@ -71,6 +76,27 @@ pub(super) struct Listener {
     yields: Cell<u32>,
 }
 
+/// A connection, its client, and the address of the listener if that is a UNIX one.
+type Arrival = (Socket, SockAddr, Option<Arc<str>>);
+
+impl Listener {
+    pub(super) fn new(fd: OwnedFd, role: Role) -> io::Result<Self> {
+        let socket = Socket::from(fd);
+        let unix = socket.local_addr()?.as_unix_name();
+        Ok(Self {
+            socket: Arc::new(socket),
+            unix,
+            role,
+            yields: Cell::new(0),
+        })
+    }
+
+    pub(super) fn accept(&self) -> io::Result<Arrival> {
+        let (socket, address) = self.socket.accept()?;
+        Ok((socket, address, self.unix.clone()))
+    }
+}
+
 impl Gate {
     /// Takes the listeners that the keeper has handed over.
     pub(crate) fn new(
@@ -81,16 +107,7 @@ impl Gate {
     ) -> io::Result<Self> {
         let listeners = listeners
             .into_iter()
-            .map(|(fd, role)| {
-                let socket = Socket::from(fd);
-                let unix = socket.local_addr()?.as_unix_name();
-                Ok(Listener {
-                    socket: Arc::new(socket),
-                    unix,
-                    role,
-                    yields: Cell::new(0),
-                })
-            })
+            .map(|(fd, role)| Listener::new(fd, role))
             .collect::<io::Result<Vec<_>>>()?;
         Ok(Self {
             listeners: RefCell::new(listeners),
@@ -100,6 +117,7 @@ impl Gate {
             keeper,
             closed: Cell::new(false),
             last_call: Cell::new(false),
+            retired: RefCell::default(),
             complain_again_at: Cell::new(0),
         })
     }
@@ -136,7 +154,7 @@ impl Gate {
 
     /// Whether clients that are about to arrive are waited for.
     pub(crate) fn is_last_call(&self) -> bool {
-        self.last_call.get()
+        self.last_call.get() || !self.retired.borrow().is_empty()
     }
 
     /// Whether no more connections are accepted.
@@ -249,22 +267,29 @@ impl Engine {
 
     /// Takes one connection; `false` when none is waiting.
     pub(super) fn accept_one(self: &Rc<Self>, index: usize) -> io::Result<bool> {
-        let (socket, address, unix) = {
-            let listeners = self.gate.listeners.borrow();
-            let Some(listener) = listeners.get(index) else {
-                return Ok(false);
-            };
-            match listener.socket.accept() {
-                Ok((socket, address)) => (socket, address, listener.unix.clone()),
-                Err(error) => return after_error(error),
-            }
+        let arrival = match self.gate.listeners.borrow().get(index) {
+            Some(listener) => listener.accept(),
+            None => return Ok(false),
+        };
+        self.welcome(arrival, Use::Many)
+    }
+
+    /// Serves a connection that was taken; `false` when none was waiting.
+    pub(super) fn welcome(
+        self: &Rc<Self>,
+        arrival: io::Result<Arrival>,
+        kept_for: Use,
+    ) -> io::Result<bool> {
+        let (socket, address, unix) = match arrival {
+            Ok(arrival) => arrival,
+            Err(error) => return after_error(error),
         };
         if let Err(error) = socket.set_nonblocking(true) {
             tracing::debug!("a connection was lost at once: {error}");
             return Ok(true);
         }
         match peer(&socket, &address, unix) {
-            Ok(peer) => self.serve(socket, peer),
+            Ok(peer) => self.serve(socket, peer, kept_for),
             // The client has left between the two calls.
             Err(error) => tracing::debug!("a connection was lost at once: {error}"),
         }

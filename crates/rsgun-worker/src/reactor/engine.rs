@@ -27,7 +27,7 @@ use super::pending::Pending;
 use super::queue::{self, Peer};
 use super::{clock, deadlines, descriptor};
 use crate::http::access_log;
-use crate::http::connection::{Common, Connection, Shared};
+use crate::http::connection::{Common, Connection, Shared, Use};
 use crate::http::io::{self as traffic, Io};
 use crate::http::websocket::{Farewell, Limits};
 
@@ -108,7 +108,7 @@ impl Engine {
     }
 
     /// Serves a connection that was accepted.
-    pub(crate) fn serve(self: &Rc<Self>, socket: socket2::Socket, peer: Peer) {
+    pub(crate) fn serve(self: &Rc<Self>, socket: socket2::Socket, peer: Peer, kept_for: Use) {
         let _context = self.runtime.enter();
         let io = match Io::new(socket) {
             Ok(io) => io,
@@ -117,7 +117,7 @@ impl Engine {
                 return;
             }
         };
-        let shared = Rc::new(Shared::new(peer, Rc::clone(&self.common)));
+        let shared = Rc::new(Shared::new(peer, Rc::clone(&self.common), kept_for));
         self.opened(&shared);
         let connection = Connection::new(io, shared);
         let engine = Rc::downgrade(self);

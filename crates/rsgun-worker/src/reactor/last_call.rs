@@ -11,17 +11,24 @@
 //!
 //! A UNIX listener needs none of it: what waits in its queue can be accepted after it was
 //! shut down.
+//!
+//! Listeners that a reload or an upgrade has removed end in the same way. Their own
+//! workers have stopped accepting by then, or were killed; so the master hands them to the
+//! new workers, which serve whoever waits there, one request each, and go on.
 
 use std::net::Shutdown;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
 use pyo3::prelude::*;
+use rsgun_core::ipc::Role;
 use rsgun_core::sys::handshakes;
 
 use super::Reactor;
+use super::accept::Listener;
 use super::engine::Engine;
+use crate::http::connection::Use;
 
 /// How long the last packet of a handshake may be on its way.
 pub(crate) const HANDSHAKE: Duration = Duration::from_millis(50);
@@ -33,22 +40,7 @@ impl Engine {
     /// Returns whether some may be on the way still: [`Self::end_last_call`] is due after
     /// [`HANDSHAKE`].
     pub(crate) fn begin_last_call(self: &Rc<Self>) -> bool {
-        let mut waits = false;
-        for listener in &*self.gate.listeners() {
-            if listener.role.inherited {
-                continue;
-            }
-            if listener.unix.is_some() {
-                // A sibling was faster.
-                let _ = listener.socket.shutdown(Shutdown::Both);
-            } else {
-                match handshakes::leave_out_new_clients(listener.socket.as_fd()) {
-                    Ok(()) => waits = true,
-                    // A sibling has shut it down already, or there are no filters here.
-                    Err(error) => tracing::debug!("new clients may be reset: {error}"),
-                }
-            }
-        }
+        let waits = leave_out_new_clients(&self.gate.listeners());
         self.accept_rest();
         if waits {
             self.gate.last_call.set(true);
@@ -68,6 +60,39 @@ impl Engine {
         was_called
     }
 
+    /// The same at listeners of an earlier configuration, whose workers are gone or drain:
+    /// this one goes on.
+    ///
+    /// Returns whether [`Self::end_last_call_at_retired`] is due after [`HANDSHAKE`].
+    pub(crate) fn begin_last_call_at(self: &Rc<Self>, retired: Vec<OwnedFd>) -> bool {
+        let role = Role {
+            inherited: false,
+            own: true,
+        };
+        let retired: Vec<Listener> = retired
+            .into_iter()
+            .filter_map(|fd| Listener::new(fd, role).ok())
+            .collect();
+        let waits = leave_out_new_clients(&retired);
+        self.accept_rest_at(&retired);
+        if waits {
+            self.gate.retired.borrow_mut().push_back(retired);
+        } else {
+            shut(&retired);
+        }
+        waits
+    }
+
+    /// Whoever was on the way to the listeners of the earliest of these last calls has
+    /// arrived.
+    pub(crate) fn end_last_call_at_retired(self: &Rc<Self>) {
+        let retired = self.gate.retired.borrow_mut().pop_front();
+        if let Some(retired) = retired {
+            self.accept_rest_at(&retired);
+            shut(&retired);
+        }
+    }
+
     /// Lets go of the listeners, unless that comes by itself in a moment.
     pub(crate) fn let_go(&self) {
         if !self.gate.last_call.get() {
@@ -77,12 +102,7 @@ impl Engine {
 
     /// Lets the kernel refuse new clients from now on, and lets go of the listeners.
     fn shut(&self) {
-        for listener in &*self.gate.listeners() {
-            if !listener.role.inherited {
-                // A sibling was faster.
-                let _ = listener.socket.shutdown(Shutdown::Both);
-            }
-        }
+        shut(&self.gate.listeners());
         self.gate.tell_closed();
         self.gate.drop_listeners();
     }
@@ -91,6 +111,43 @@ impl Engine {
         let count = self.gate.listeners().len();
         for index in 0..count {
             while let Ok(true) = self.accept_one(index) {}
+        }
+    }
+
+    fn accept_rest_at(self: &Rc<Self>, listeners: &[Listener]) {
+        for listener in listeners {
+            while let Ok(true) = self.welcome(listener.accept(), Use::Once) {}
+        }
+    }
+}
+
+/// Keeps new clients from what will be shut down. Returns whether some may be on the way
+/// still.
+fn leave_out_new_clients(listeners: &[Listener]) -> bool {
+    let mut waits = false;
+    for listener in listeners {
+        if listener.role.inherited {
+            continue;
+        }
+        if listener.unix.is_some() {
+            // A sibling was faster.
+            let _ = listener.socket.shutdown(Shutdown::Both);
+        } else {
+            match handshakes::leave_out_new_clients(listener.socket.as_fd()) {
+                Ok(()) => waits = true,
+                // A sibling has shut it down already, or there are no filters here.
+                Err(error) => tracing::debug!("new clients may be reset: {error}"),
+            }
+        }
+    }
+    waits
+}
+
+fn shut(listeners: &[Listener]) {
+    for listener in listeners {
+        if !listener.role.inherited {
+            // A sibling was faster.
+            let _ = listener.socket.shutdown(Shutdown::Both);
         }
     }
 }
@@ -109,5 +166,21 @@ impl Reactor {
         if self.engine.end_last_call() {
             self.turn(py);
         }
+    }
+
+    /// Takes everything that waits at listeners that are no longer wanted, and ends those.
+    pub(crate) fn last_call_at(&self, py: Python<'_>, retired: Vec<OwnedFd>) {
+        if self.engine.begin_last_call_at(retired) {
+            let seconds = HANDSHAKE.as_secs_f64();
+            self.bridge
+                .call_later(py, seconds, &self.bridge.refuse_retired);
+        }
+        self.turn(py);
+    }
+
+    /// Whoever was on the way there has arrived.
+    pub(crate) fn refuse_retired(&self, py: Python<'_>) {
+        self.engine.end_last_call_at_retired();
+        self.turn(py);
     }
 }

@@ -56,6 +56,12 @@ impl Callbacks {
         }
     }
 
+    fn refuse_retired(&self, py: Python<'_>) {
+        if let Some(reactor) = self.serving() {
+            reactor.refuse_retired(py);
+        }
+    }
+
     fn drain_deadline(&self, py: Python<'_>) {
         if let Some(reactor) = self.serving() {
             reactor.drain_deadline(py);

@@ -1,6 +1,7 @@
 //! The thread that does all input and output of a WSGI worker, without Python.
 
-use std::os::fd::BorrowedFd;
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +43,8 @@ pub(crate) struct IoThread {
     beat_at_ms: u64,
     /// When clients that were on the way have arrived, microseconds.
     last_call_until_us: u64,
+    /// The same for each last call at listeners of an earlier configuration.
+    retired_until_us: VecDeque<u64>,
     /// The Python threads have got something done, or new work, since the last doze.
     lively: bool,
     stage: Stage,
@@ -79,6 +82,7 @@ impl IoThread {
             away_until_us: vec![0; listeners],
             beat_at_ms: 0,
             last_call_until_us: 0,
+            retired_until_us: VecDeque::new(),
             lively: false,
             stage: Stage::Preparing,
         }
@@ -93,10 +97,7 @@ impl IoThread {
             self.engine.poll_driver();
             self.engine.poll_connections();
             self.take_commands();
-            if self.engine.gate.is_last_call() && clock::now_us() >= self.last_call_until_us {
-                self.engine.end_last_call();
-                self.engine.poll_connections();
-            }
+            self.end_last_calls();
             if self.intake.take_finished() {
                 self.lively = true;
             }
@@ -114,11 +115,34 @@ impl IoThread {
         self.engine.close_connections();
     }
 
+    /// Whoever was on the way has arrived.
+    fn end_last_calls(&mut self) {
+        let now_us = clock::now_us();
+        let mut over = false;
+        while (self.retired_until_us.front()).is_some_and(|until| *until <= now_us) {
+            self.retired_until_us.pop_front();
+            self.engine.end_last_call_at_retired();
+            over = true;
+        }
+        if self.last_call_until_us <= now_us {
+            over |= self.engine.end_last_call();
+        }
+        if over {
+            self.engine.poll_connections();
+        }
+    }
+
     fn take_commands(&mut self) {
         for command in self.mailbox.take() {
             match command {
                 Command::Announce => self.engine.announce_stop(),
                 Command::Open => self.reach(Stage::Serving),
+                Command::LastCall { retired } => {
+                    if self.engine.begin_last_call_at(retired) {
+                        self.retired_until_us
+                            .push_back(clock::now_us() + as_us(HANDSHAKE));
+                    }
+                }
                 Command::Drain {
                     sweep,
                     orphaned,
@@ -213,8 +237,11 @@ impl IoThread {
         if let Some(look) = self.intake.next_look_ms() {
             until_us = until_us.min(look * 1000);
         }
-        if self.engine.gate.is_last_call() {
+        if self.last_call_until_us > now_us {
             until_us = until_us.min(self.last_call_until_us);
+        }
+        if let Some(until) = self.retired_until_us.front() {
+            until_us = until_us.min(*until);
         }
         if let Some(oldest) = standing.oldest_us
             && standing.idle == 0

@@ -1,6 +1,6 @@
 //! What the main thread and the I/O thread tell each other.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -14,6 +14,8 @@ pub(crate) enum Command {
     Open,
     /// Let each answer end its connection from now on.
     Announce,
+    /// Take whoever waits at these listeners, and let the kernel refuse whoever comes later.
+    LastCall { retired: Vec<OwnedFd> },
     /// Stop accepting, serve what is there.
     Drain {
         /// Nobody listens any more afterwards: take whoever waits.

@@ -4,7 +4,7 @@
 //! and for the bell of the [`Outbox`]. Orders go to the I/O thread through the
 //! [`Mailbox`].
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -215,6 +215,11 @@ impl Service {
     pub(crate) fn announce_stop(&self) {
         self.stops_soon.store(true, Relaxed);
         self.mailbox.put(Command::Announce);
+    }
+
+    /// Takes whoever waits at listeners that are no longer wanted, and ends those.
+    pub(crate) fn last_call_at(&self, retired: Vec<OwnedFd>) {
+        self.mailbox.put(Command::LastCall { retired });
     }
 
     /// Whether the stop of the server was announced.

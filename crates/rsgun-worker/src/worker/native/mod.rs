@@ -263,6 +263,14 @@ impl Worker {
                         crate::worker::change_logs(message.fds);
                         continue;
                     }
+                    ToWorker::LastCall => {
+                        if let Some(service) = this.service(py) {
+                            service.get().last_call_at(message.fds);
+                        } else if let Ok(reactor) = this.reactor() {
+                            reactor.last_call_at(py, message.fds);
+                        }
+                        continue;
+                    }
                     ToWorker::StopsSoon => {
                         if let Some(service) = this.service(py) {
                             service.get().announce_stop();
