@@ -159,9 +159,12 @@ impl State {
                 if worker.was_ready {
                     let after = now.since(since);
                     let stacks = worker.inquiry.take();
+                    let worker = self.workers.get(&id).filter(|_| !self.stops_quickly());
+                    let graceful = worker.map(|worker| self.graceful_timeout(worker));
                     self.notify(Notice::WorkerOverdue {
                         worker: label,
                         after,
+                        graceful,
                         stacks,
                     });
                 }

@@ -88,11 +88,16 @@ impl State {
                     by: Some(now + LAST_WORDS),
                 };
             }
-            FromForkServer::Threads { count, forked } => {
+            FromForkServer::Threads {
+                count,
+                names,
+                forked,
+            } => {
                 if !mem::replace(&mut server.warned, true) {
                     self.notify(Notice::Threads {
                         generation: number,
                         count,
+                        names,
                         forked,
                     });
                 }

@@ -72,6 +72,8 @@ pub(super) enum Notice {
         worker: Label,
         /// How long it had.
         after: Duration,
+        /// How much of that was for its requests; `None` if the stop is quick.
+        graceful: Option<Duration>,
         /// Its stacks, if it could write any.
         stacks: Option<String>,
     },
@@ -126,6 +128,8 @@ pub(super) enum Notice {
         generation: u32,
         /// How many, besides the main one.
         count: usize,
+        /// What Python calls those that it knows.
+        names: Vec<String>,
         /// Workers are forked all the same.
         forked: bool,
     },
@@ -149,6 +153,8 @@ pub(super) enum Notice {
         keeping: u32,
         /// How many slots had been switched.
         switched: usize,
+        /// They get workers of the generation that stays.
+        goes_back: bool,
         /// Why.
         cause: Cause,
     },

@@ -292,10 +292,12 @@ impl State {
             failure: Some(cause.clone()),
         });
         let keeping = self.current;
+        let goes_back = self.has_old_code();
         self.notify(Notice::ReloadFailed {
             generation,
             keeping,
             switched,
+            goes_back,
             cause,
         });
     }
@@ -327,6 +329,7 @@ impl State {
                 }
                 reload.stage = ReloadStage::Proven;
                 self.admit_canary(now, candidate);
+                self.settle_slots(now);
                 self.roll(now, candidate);
             }
             ReloadStage::Resolving | ReloadStage::Probation { .. } => {}
@@ -385,7 +388,14 @@ impl State {
             }
         });
         // The new configuration may want another number of workers.
-        self.workers_changed(workers_before, self.target());
+        let workers_after = self.target();
+        if workers_before != workers_after {
+            self.notify(Notice::WorkersWanted {
+                before: workers_before,
+                after: workers_after,
+            });
+        }
+        self.workers_changed(workers_before, workers_after);
         self.settle_slots(now);
     }
 }

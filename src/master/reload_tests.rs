@@ -241,6 +241,27 @@ fn a_reload_applies_the_number_of_workers_and_keeps_adjustments() {
 }
 
 #[test]
+fn slots_that_the_new_configuration_does_without_are_not_exchanged() {
+    for probation in [0, 1] {
+        let mut world = World::booted(3, false);
+        world.policy.workers = 1;
+        world.policy.reload_probation = Duration::from_secs(probation);
+        world.command(Command::Reload);
+        world.cooperate();
+        world.pass(Duration::from_secs(1));
+        world.cooperate();
+        assert_eq!(world.generations_serving(), [2]);
+        let started = |n: &Notice| matches!(n, Notice::WorkerReady { worker } if worker.identity.generation == 2);
+        assert_eq!(count(&world, started), 1);
+        let (before, after) = (3, 1);
+        assert_eq!(
+            count(&world, |n| *n == Notice::WorkersWanted { before, after }),
+            1
+        );
+    }
+}
+
+#[test]
 fn an_old_worker_that_dies_during_a_reload_is_replaced() {
     let mut world = World::booted(2, false);
     world.command(Command::Reload);

@@ -172,6 +172,11 @@ impl State {
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
+    /// Whether new workers have the code of the current generation, whatever is on the disk.
+    pub(super) fn has_old_code(&self) -> bool {
+        self.policy().is_some_and(|policy| policy.preload)
+    }
+
     fn can_fork(&self, number: u32) -> bool {
         self.generations
             .get(&number)
@@ -208,8 +213,7 @@ impl State {
     /// had taken over.
     pub(super) fn roll_back(&mut self, now: Moment) {
         let current = self.current;
-        let has_old_code = self.policy().is_some_and(|policy| policy.preload);
-        if !has_old_code || !self.can_fork(current) || self.is_replacing() {
+        if !self.has_old_code() || !self.can_fork(current) || self.is_replacing() {
             return;
         }
         let is_rejected = |id: WorkerId| {

@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use super::event::{Action, Command};
+use super::event::{Action, Command, Policy};
 use super::moment::Moment;
 use super::notice::Notice;
 use super::state::{SLOTS_MAX, State};
@@ -16,10 +16,15 @@ impl State {
         if self.candidate.is_some() {
             return 1;
         }
-        if let Some(bounds) = self.bounds() {
-            return self.scaled(bounds);
-        }
-        self.wanted(self.policy().map_or(1, |policy| policy.workers))
+        let number = |policy: &Policy| match policy.bounds {
+            Some(bounds) => bounds.clamp(self.scaled_to.unwrap_or(policy.workers)),
+            None => self.wanted(policy.workers),
+        };
+        let current = self.policy().map_or(1, number);
+        // The slots that the new configuration does without are not exchanged before they
+        // are left out; those that it adds come when it counts.
+        let proven = (self.proven_candidate()).and_then(|number| self.generations.get(&number));
+        proven.map_or(current, |new| current.min(number(&new.policy)))
     }
 
     /// How many workers a configured number means.

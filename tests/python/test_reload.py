@@ -111,6 +111,47 @@ def test_master_stays(start: Start, module: Module) -> None:
         assert answer(server.get().text)[2] == server.pid
 
 
+ONCE = "os.path.exists('once') and os._exit(1); open('once', 'w').close()"
+
+
+def test_failure_after_the_first_worker_was_replaced(start: Start, module: Module) -> None:
+    """The log says who serves what, and what to do."""
+    server = start("--reload-probation", "0")
+    module("main", versioned("second", startup=ONCE))
+    since = reload(server)
+    server.wait_for_line(
+        r"It had replaced 1 worker before it failed, and generation 2 serves there", since=since
+    )
+    if "--preload" in server.arguments:
+        server.wait_for_line(
+            "these go back to the code of generation 1, one at a time", since=since
+        )
+        server.wait_for_generation(1, 2)
+    else:
+        server.wait_for_line("these stay, so two versions of the code answer: correct", since=since)
+        eventually(
+            lambda: {answer(server.get().text)[0] for _ in range(10)} == {"first", "second"},
+            "both versions",
+        )
+    module("main", versioned("third"))
+    reload(server)
+    server.wait_for_generation(3, 2)
+
+
+def test_fewer_workers(serve: Serve, module: Module, tmp_path: Path) -> None:
+    """Those that the new configuration does without are not exchanged first."""
+    module("main", versioned("first"))
+    file = tmp_path / "rsgun.toml"
+    file.write_text("workers = 3\n")
+    server = serve("main:app", "--app-dir", str(tmp_path), "-c", str(file))
+    server.wait_for_workers(3)
+    file.write_text("workers = 1\n")
+    since = reload(server)
+    server.wait_for_line("Number of workers changed from 3 to 1", since=since)
+    server.wait_for_generation(2, 1)
+    assert sum("started [" in line for line in server.lines(since=since)) == 1
+
+
 def test_old_code_serves_until_the_new_is_ready(
     start: Start, module: Module, tmp_path: Path
 ) -> None:

@@ -368,11 +368,15 @@ class TestPreload:
         """They do not exist in the workers."""
         top = (
             "import threading, time\n"
-            "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+            "clock = threading.Thread(target=time.sleep, args=(60,), daemon=True)\n"
+            "clock.name = 'the clock'; clock.start()\n"
+            "import _thread; _thread.start_new_thread(time.sleep, (60,))\n"
         )
         module("main", versioned("1", top=top))
         server = serve("main:app", "--app-dir", str(tmp_path), "--preload", "-w", "2")
-        server.wait_for_line(r"^WARNING: .*thread")
+        server.wait_for_line(
+            r'^WARNING: .* has 2 threads besides the main one \("the clock", 1 unknown to Python\);'
+        )
         server.wait_for_workers(2)
         assert server.get().text.startswith("1 ")
 

@@ -146,6 +146,8 @@ pub enum FromForkServer {
     Threads {
         /// How many besides the main one.
         count: usize,
+        /// What Python calls those that it knows.
+        names: Vec<String>,
         /// Whether the worker was forked all the same (`--preload`) or started by exec.
         forked: bool,
     },

@@ -9,10 +9,13 @@ use tracing::Level;
 use super::Notice;
 use crate::master::generation::Cause;
 use crate::master::stop::Urgency;
+use crate::master::supervision::DRAIN_MARGIN;
 use crate::master::worker::{Label, Reason};
 
 /// How many running requests a line about a dead worker names.
 const NAMED_IN_SHORT: usize = 3;
+/// How many threads a line about them names.
+const THREADS_NAMED: usize = 8;
 
 impl Notice {
     /// Level and text. `serving` is what the worker of [`Self::concerns`] was serving.
@@ -82,13 +85,15 @@ impl Notice {
             Self::WorkerOverdue {
                 worker,
                 after,
+                graceful,
                 stacks,
             } => (
                 Level::WARN,
                 format!(
-                    "{} did not end within {} and was killed{}",
+                    "{} did not end within {} and was killed: {}{}",
                     full_name(*worker),
                     seconds(*after),
+                    allowance(*graceful),
                     evidence(serving, stacks.as_deref())
                 ),
             ),
@@ -165,6 +170,7 @@ impl Notice {
             Self::Threads {
                 generation,
                 count,
+                names,
                 forked,
             } => {
                 let consequence = if *forked {
@@ -174,11 +180,12 @@ impl Notice {
                     "so workers are started afresh instead of being forked"
                 };
                 let plural = if *count == 1 { "" } else { "s" };
+                let list = threads(*count, names);
                 (
                     Level::WARN,
                     format!(
                         "Fork server of generation {generation} has {count} thread{plural} besides \
-                         the main one; {consequence}"
+                         the main one ({list}); {consequence}"
                     ),
                 )
             }
@@ -201,6 +208,7 @@ impl Notice {
                 generation,
                 keeping,
                 switched,
+                goes_back,
                 cause,
             } => {
                 let mut text = format!(
@@ -208,9 +216,18 @@ impl Notice {
                     told(cause)
                 );
                 if *switched > 0 {
+                    let plural = if *switched == 1 { "" } else { "s" };
+                    let prospect = if *goes_back {
+                        format!("go back to the code of generation {keeping}, one at a time")
+                    } else {
+                        "stay, so two versions of the code answer: correct the code and send HUP \
+                         again (with --preload they would go back to the old code)"
+                            .to_owned()
+                    };
                     let _ = write!(
                         text,
-                        "\n          Workers that had been replaced before it failed: {switched}"
+                        "\n          It had replaced {switched} worker{plural} before it failed, \
+                         and generation {generation} serves there; these {prospect}."
                     );
                 }
                 (Level::ERROR, text)
@@ -343,6 +360,32 @@ impl InFlight {
         }
         format!(" while serving {}", list.join(", "))
     }
+}
+
+/// Why a worker had as much time to end as it had.
+fn allowance(graceful: Option<Duration>) -> String {
+    match graceful {
+        Some(graceful) => format!(
+            "its requests had {} (--graceful-timeout), and {} were for cancelling them and for \
+             the shutdown of the application.",
+            seconds(graceful),
+            seconds(DRAIN_MARGIN)
+        ),
+        None => "a quick stop allows no more.".to_owned(),
+    }
+}
+
+/// The threads of a process besides the main one.
+fn threads(count: usize, names: &[String]) -> String {
+    let shown = names.iter().take(THREADS_NAMED);
+    let mut list: Vec<String> = shown.map(|name| format!("{name:?}")).collect();
+    if names.len() > list.len() {
+        list.push(format!("{} more", names.len() - list.len()));
+    }
+    if count > names.len() {
+        list.push(format!("{} unknown to Python", count - names.len()));
+    }
+    list.join(", ")
 }
 
 /// What is known about a process that hangs: all its requests, and its stacks.

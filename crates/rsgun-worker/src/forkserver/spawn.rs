@@ -46,6 +46,7 @@ pub(super) fn worker(
     if others > 0 {
         let message = FromForkServer::Threads {
             count: others,
+            names: names_of_threads(py),
             forked: preloaded,
         };
         // A master that is gone is noticed at the next receive.
@@ -83,6 +84,30 @@ fn orphan(py: Python<'_>) -> io::Result<Option<Forked>> {
             process::exit_now(1)
         }
     }
+}
+
+/// What Python calls the threads besides the main one, as far as it knows them. Without
+/// its module it knows none, and importing that here is not for the application to notice.
+fn names_of_threads(py: Python<'_>) -> Vec<String> {
+    let names = || -> PyResult<Vec<String>> {
+        let modules = py.import("sys")?.getattr("modules")?;
+        let Ok(threading) = modules.get_item("threading") else {
+            return Ok(Vec::new());
+        };
+        let main = threading.call_method0("main_thread")?;
+        let mut names = Vec::new();
+        for thread in threading.call_method0("enumerate")?.try_iter()? {
+            let thread = thread?;
+            if !thread.is(&main) {
+                names.push(thread.getattr("name")?.str()?.to_string());
+            }
+        }
+        Ok(names)
+    };
+    names().unwrap_or_else(|error| {
+        tracing::debug!("the threads cannot be named: {}", error.value(py));
+        Vec::new()
+    })
 }
 
 /// Forks, and calls `second` in the child, which is to fork once more.
