@@ -340,18 +340,7 @@ impl World {
                 Action::Adopt {
                     generation,
                     workers,
-                } => {
-                    assert!(
-                        workers.iter().all(|id| {
-                            // Of one that has just died the master may not know.
-                            self.workers.get(id).is_none_or(|worker| {
-                                worker.ready && worker.identity.generation == generation
-                            })
-                        }),
-                        "{workers:?} are to serve what waits at old listeners"
-                    );
-                    self.last_call = workers;
-                }
+                } => self.adopts(generation, workers),
                 Action::Introduce { .. } | Action::ReopenLogs { .. } => {}
                 Action::StartCandidate { identity } => {
                     at_once.push(self.candidate_starts(identity));
@@ -432,6 +421,20 @@ impl World {
                 .count();
             assert_eq!(replacements, 0, "two workers are recycled at a time");
         }
+    }
+
+    /// The listeners of a generation are the server's. Its workers are to serve what waits
+    /// at those of before; of one that has just died the master may not know.
+    fn adopts(&mut self, generation: u32, workers: Vec<WorkerId>) {
+        let known = workers.iter().filter_map(|id| self.workers.get(id));
+        for worker in known {
+            let identity = worker.identity;
+            assert!(
+                worker.ready && identity.generation == generation,
+                "{identity:?} is to serve what waits at old listeners"
+            );
+        }
+        self.last_call = workers;
     }
 
     /// A worker gets an order. One that serves may be told to make room only when

@@ -182,3 +182,17 @@ def test_auto_heeds_the_quota(launch: Launch, tmp_path: Path, version: str) -> N
     server = launch(groups.around(serving("lab:app", "-w", "auto"))).wait_until_running()
     server.wait_for_line(r"\(1 worker, ")
     server.wait_for_workers(1)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one processor only")
+def test_auto_without_a_quota_heeds_the_affinity(launch: Launch, tmp_path: Path) -> None:
+    groups = Groups(tmp_path, "0::/app.service\n")
+    groups.write("app.service/cpu.max", "max 100000\n")
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:2])
+    try:
+        server = launch(groups.around(serving("lab:app", "-w", "auto"))).wait_until_running()
+    finally:
+        os.sched_setaffinity(0, before)
+    server.wait_for_line(r"\(2 workers, ")
+    server.wait_for_workers(2)

@@ -361,7 +361,11 @@ def test_another_kind_of_file(start: Launch, tmp_path: Path) -> None:
 def test_reload_applies_the_file(conf: Callable[[str], Path], start: Launch) -> None:
     port = free_port()
     path = conf("bind = '127.0.0.1:0'\nworkers = 1\nwsgi_app = 'main:app'\nraw_env = ['A=1']")
+    source = versioned("first", top="print('A is', os.environ['A'], flush=True)")
+    (path.parent / "main.py").write_text(source)
     server = start("-c", path)
+    assert "A is 1" in server.lines()
+    since = server.output.mark()
     conf(
         f"bind = '127.0.0.1:{port}'\nworkers = 3\nwsgi_app = 'main:app'\nraw_env = ['A=2']\n"
         "loglevel = 'debug'"
@@ -370,6 +374,11 @@ def test_reload_applies_the_file(conf: Callable[[str], Path], start: Launch) -> 
     server.wait_for_generation(2, 3)
     server.wait_for_line("Reload complete")
     assert answer(server.get(address=("127.0.0.1", port)).text)[0] == "first"
+    server.wait_for_line("^DEBUG: ", since=since)
+    read = [line for line in server.lines(since=since) if line.startswith("A is")]
+    assert read == ["A is 2"] * 3
+    with pytest.raises(ConnectionRefusedError):
+        server.connect()
 
 
 @pytest.mark.parametrize("how", [name for name in BAD if name not in ("died", "killed")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -343,6 +344,8 @@ ALL_HOOKS = {
     "nworkers_changed": "server, new, old",
     "on_exit": "server",
     "worker_int": "worker",
+    "worker_abort": "worker",
+    "pre_exec": "server",
 }
 
 
@@ -366,6 +369,14 @@ def test_every_hook_raises_and_nobody_is_harmed(start: Callable[..., Recorded], 
     server.wait_for_generation(2, 3)
     server.wait_for_line("Reload complete")
     assert server.get().status == 200
+    os.kill(server.wait_for_workers(3)[0].pid, signal.SIGABRT)
+    server.wait_for_line("the hook worker_abort has raised")
+    server.wait_for_line("exited with code 1; replacing it")
+    server.wait_for_generation(2, 3)
+    server.send_signal(signal.SIGUSR2)
+    server.wait_for_line("Upgrade complete", deadline=30)
+    server.wait_for_generation(3, 3)
+    assert server.get().status == 200
     assert server.stop(signal.SIGINT) == 0
     for name in ALL_HOOKS:
         server.wait_for_line(f"the hook {name} has raised")
@@ -385,7 +396,12 @@ def test_second_interrupt_does_not_wait_for_on_exit(start: Callable[..., Recorde
     recorded = start(conf=hanging)
     recorded.server.send_signal(signal.SIGINT)
     recorded.wait("hanging")
-    assert recorded.server.stop(signal.SIGINT) == 0
+    began = time.monotonic()
+    recorded.server.send_signal(signal.SIGINT)
+    recorded.server.wait_for_line("Ending at once")
+    assert recorded.server.wait() == 0
+    # Without the second one the hook has five seconds.
+    assert time.monotonic() - began < 4
 
 
 # === files of real life ===

@@ -113,6 +113,40 @@ def test_hups_with_one_worker(serve: Serve, module: Module, tmp_path: Path) -> N
     nothing_lost(load)
 
 
+@pytest.mark.timeout(180)
+def test_boot_of_three_seconds_delays_nobody(serve: Serve, module: Module, tmp_path: Path) -> None:
+    """Nothing is refused, and the worst latency is that of other times and 100 ms at most."""
+    boot = "await asyncio.sleep(3)"
+    module("main", versioned("version-1", startup=boot))
+    server = serve("main:app", "--app-dir", str(tmp_path), "--no-access-log")
+    # Those that wait for an answer leave the processors to the server that boots.
+    load = Load(server.port, "/slow?20", keep_alive=3, one_shot=3)
+    accounts = (load.keep_alive, load.one_shot)
+    usual, reloading = [], []
+
+    async def worst(over: Callable[[], bool]) -> float:
+        for account in accounts:
+            account.slowest = 0
+        await until(over, "the end of a phase", 30 * PATIENCE)
+        return max(account.slowest for account in accounts)
+
+    async def story() -> None:
+        for number in (2, 3, 4):
+            answered = load.one_shot.answered + 200
+            usual.append(await worst(lambda answered=answered: load.one_shot.answered > answered))
+            module("main", versioned(f"version-{number}", startup=boot))
+            server.send_signal(signal.SIGHUP)
+            title = f"rsgun: worker 1 [gen {number}]"
+            reloading.append(
+                await worst(lambda title=title: [it.title for it in server.workers()] == [title])
+            )
+
+    under_load(load, story)
+    nothing_lost(load)
+    # Whatever else the machine does, one of several is undisturbed.
+    assert min(reloading) < max(usual) + 0.1, (usual, reloading)
+
+
 def test_broken_code_under_load(serve: Serve, module: Module, tmp_path: Path) -> None:
     module("main", versioned("good"))
     server = serve("main:app", "--app-dir", str(tmp_path), "-w", "2", "--no-access-log")
@@ -174,10 +208,9 @@ def test_term_under_load_answers_everything_it_accepted(
             group.create_task(load.run())
             await until(lambda: load.keep_alive.answered > 100, "the load has begun")
             server.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(server.wait) == 0
             load.stop()
 
     asyncio.run(both())
-    assert server.wait() == 0
     for account in (load.keep_alive, load.one_shot):
-        allowed = {"ConnectionRefusedError", "connect: ConnectionRefusedError"}
-        assert not set(account.lost) - allowed, str(account)
+        assert set(account.lost) == {"connect: ConnectionRefusedError"}, str(account)

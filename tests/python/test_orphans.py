@@ -82,6 +82,15 @@ def kill_master(server: Server) -> float:
     return began
 
 
+def mostly_fast(takes: Callable[[], float]) -> bool:
+    """Whether two of three take less than a second, whatever else the machine does."""
+    times = [takes(), takes()]
+    if max(times) >= 1 and min(times) < 1:
+        times.append(takes())
+    print(times)
+    return sum(time < 1 for time in times) == 2
+
+
 @pytest.mark.parametrize("what", ["idle", "/endless", "/blocking", "/sleep-in-c"])
 @pytest.mark.parametrize("manner", [(), ("--preload",), ("--reuse-port",)], ids=" ".join)
 def test_address_is_free_within_a_second(start: Serve, what: str, manner: tuple[str, ...]) -> None:
@@ -107,8 +116,7 @@ def test_address_is_free_within_a_second(start: Serve, what: str, manner: tuple[
             connection.close()
         return ended - began
 
-    # Whatever else the machine does, one of several is fast.
-    assert any(takes() < 1 for _ in range(3))
+    assert mostly_fast(takes)
 
 
 def test_address_is_free_after_an_upgrade(start: Serve) -> None:
@@ -129,7 +137,7 @@ def test_address_is_free_after_an_upgrade(start: Serve) -> None:
         server.kill()
         return ended - began
 
-    assert any(takes() < 1 for _ in range(3))
+    assert mostly_fast(takes)
 
 
 @pytest.mark.parametrize("path", ["/endless", "/sleep-in-c"])

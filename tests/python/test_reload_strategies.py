@@ -80,6 +80,17 @@ class TestProbation:
         assert {worker.pid for worker in server.workers()} == before
         assert server.get().text.startswith("first ")
 
+    def test_too_much_memory_keeps_the_old_workers(self, start: Start, module: Module) -> None:
+        server = start("--reload-probation", "30", "--hard-max-rss", "150M")
+        before = {worker.pid for worker in server.workers()}
+        module("main", versioned("second", top="HELD = b'x' * (200 << 20)"))
+        since = reload(server)
+        server.wait_for_line(
+            r"^ERROR: .*Reload failed, generation 1 stays .*memory.*--hard-max-rss", since=since
+        )
+        server.wait_for_generation(1, 2)
+        assert {worker.pid for worker in server.workers()} == before
+
     def test_without_probation_old_workers_go_at_once(self, start: Start, module: Module) -> None:
         server = start("--reload-probation", "0", workers=1)
         module("main", versioned("second"))

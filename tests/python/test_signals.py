@@ -247,10 +247,14 @@ def test_wishes_during_the_boot_are_fulfilled_after_it(
     server.wait_for_line("Number of workers changed from 1 to 2")
     server.send_signal(signal.SIGHUP)
     server.wait_for_line("Reload asked for")
+    server.send_signal(signal.SIGUSR2)
+    server.wait_for_line("Upgrade asked for; it follows")
     server.send_signal(signal.SIGUSR1)
     gate.touch()
     server.wait_until_running()
-    server.wait_for_generation(2, 2)
+    server.wait_for_line("Upgrade complete", deadline=30)
+    server.wait_for_line("Reload complete", deadline=30)
+    server.wait_for_generation(3, 2)
     assert server.get().text.startswith("first ")
 
 

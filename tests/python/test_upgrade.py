@@ -689,27 +689,29 @@ def test_number_of_workers_stays(start: Start) -> None:
 
 
 def test_signals_at_every_moment_are_carried_out(start: Start) -> None:
-    """TTIN once in each of many moments of an upgrade: each one counts."""
+    """TTIN and TTOU in turn, the next as soon as the one before has counted: so one is under
+    way at every moment, also while the program is exchanged, and each one counts."""
     server = start(workers=1)
     since = upgrade(server)
     sent = 0
 
-    def complete() -> bool:
-        return any(re.search(COMPLETE, line) for line in server.lines(since=since))
-
     def one_more() -> bool:
         nonlocal sent
-        if sent < 5:
-            mark = server.output.mark()
-            server.send_signal(signal.SIGTTIN)
-            sent += 1
-            server.wait_for_line(
-                rf"Number of workers changed from {sent} to {sent + 1}", since=mark, deadline=30
-            )
-        return complete()
+        mark = server.output.mark()
+        before, after = (1, 2) if sent % 2 == 0 else (2, 1)
+        server.send_signal(signal.SIGTTIN if sent % 2 == 0 else signal.SIGTTOU)
+        sent += 1
+        changed = rf"Number of workers changed from {before} to {after}"
+        server.wait_for_line(changed, since=mark, deadline=30)
+        lines = server.lines(since=since)
+        over = [index for index, line in enumerate(lines) if "has taken over" in line]
+        return bool(over) and sum("Number of workers" in line for line in lines[over[0] :]) > 5
 
-    eventually(one_more, "the upgrade", 60)
-    server.wait_for_generation(2, 1 + sent, 40)
+    eventually(one_more, "the new program", 60)
+    server.wait_for_line(COMPLETE, since=since, deadline=60)
+    changes = sum("Number of workers changed" in line for line in server.lines(since=since))
+    assert changes == sent
+    server.wait_for_generation(2, 1 + sent % 2, 40)
 
 
 def test_workers_leave_when_the_new_master_is_killed(start: Start) -> None:

@@ -142,6 +142,11 @@ async def torment(contestant: Contestant, *, seed: int, seconds: float) -> Accou
         await chaos.until(
             lambda: chaos.account.answered.total() > before + 50, "it answers afterwards"
         )
+        if contestant.name.startswith("rsgun"):
+            await chaos.until(
+                lambda: len(contestant.worker_pids()) == contestant.workers,
+                f"{contestant.workers} workers, as TTIN and TTOU have made it",
+            )
         chaos.may_be_gone = True
         contestant.server.send_signal(signal.SIGTERM)
         await chaos.until(lambda: not contestant.lives(), "its end")
