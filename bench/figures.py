@@ -1,11 +1,12 @@
 """The figures of docs/reliability.md: a reload, a respawn, and memory with --preload.
 
 `make figures`, or `python bench/figures.py reload respawn memory`. Each takes less than a
-minute; use a quiet machine.
+minute; use a quiet machine. With `--check` it exits with 1 if one is worse than its bar.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import signal
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent / "tests" / "python"
@@ -39,6 +41,25 @@ async def app(scope, receive, send):
 """
 
 
+RELOAD_DELAY_MS = 100
+"""What the worst latency of a reload may be above that of other times."""
+RESPAWN_MS = 20
+MEMORY_RATIO = 1.6
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What was measured, in words, and which bars it has missed."""
+
+    text: str
+    missed: list[str]
+
+
+def missed(**bars: bool) -> list[str]:
+    """The names of the bars that were not met."""
+    return [name.replace("_", " ") for name, met in bars.items() if not met]
+
+
 def start(folder: Path, *arguments: str) -> Server:
     """Runs main.py of a folder."""
     command = [
@@ -56,7 +77,7 @@ def ask(server: Server, path: str = "/") -> None:
         raise ValueError(f"answer {status}")
 
 
-def reload(folder: Path) -> str:
+def reload(folder: Path) -> Figure:
     """One worker, code that takes three seconds to boot, two HUPs under load."""
     source = folder / "main.py"
     source.write_text(versioned("first", startup="await asyncio.sleep(3)"))
@@ -110,17 +131,23 @@ def reload(folder: Path) -> str:
         asyncio.run(story())
     finally:
         server.kill()
-    milliseconds = {"usual": usual, "reloading": reloading}
-    worst = {name: max(times) * 1000 for name, times in milliseconds.items()}
-    return (
+    worst = {"usual": max(usual) * 1000, "reloading": max(reloading) * 1000}
+    text = (
         f"reload with a 3 s boot, one worker, 2 reloads: {len(errors)} of "
         f"{len(usual) + len(reloading) + len(errors):,} requests lost; worst latency "
         f"{worst['reloading']:.1f} ms, without a reload {worst['usual']:.1f} ms (medians "
         f"{statistics.median(reloading) * 1000:.1f} and {statistics.median(usual) * 1000:.1f} ms)"
     )
+    return Figure(
+        text,
+        missed(
+            nothing_lost=not errors,
+            latency=worst["reloading"] < worst["usual"] + RELOAD_DELAY_MS,
+        ),
+    )
 
 
-def respawn(folder: Path) -> str:
+def respawn(folder: Path) -> Figure:
     """One preloaded worker is killed again and again; the time to the next answer."""
     (folder / "main.py").write_text("import asyncio, json, decimal\n" + BIG)
     server = start(folder, "--preload")
@@ -138,13 +165,14 @@ def respawn(folder: Path) -> str:
             times.append((time.monotonic() - died) * 1000)
     finally:
         server.kill()
-    return (
+    text = (
         f"respawn with --preload, from the death to the first answer of the next worker: "
         f"median {statistics.median(times):.1f} ms, worst {max(times):.1f} ms of {len(times)}"
     )
+    return Figure(text, missed(respawn=statistics.median(times) <= RESPAWN_MS))
 
 
-def memory(folder: Path) -> str:
+def memory(folder: Path) -> Figure:
     """Proportional memory of all processes, eight workers against one."""
     (folder / "main.py").write_text(BIG)
     totals = {}
@@ -160,11 +188,13 @@ def memory(folder: Path) -> str:
                 one = [proportional(process.pid) for process in server.workers()]
         finally:
             server.kill()
-    return (
+    ratio = totals[8] / totals[1]
+    text = (
         f"memory of an application of 100 MB with --preload, PSS of all processes: 8 workers "
-        f"{totals[8]:.0f} MiB, 1 worker {totals[1]:.0f} MiB, ratio {totals[8] / totals[1]:.2f}; "
+        f"{totals[8]:.0f} MiB, 1 worker {totals[1]:.0f} MiB, ratio {ratio:.2f}; "
         f"{statistics.median(one):.0f} MiB for each of the 8"
     )
+    return Figure(text, missed(memory=ratio <= MEMORY_RATIO))
 
 
 def proportional(pid: int) -> float:
@@ -175,19 +205,34 @@ def proportional(pid: int) -> float:
     raise LookupError(f"no Pss of {pid}")
 
 
-FIGURES: dict[str, Callable[[Path], str]] = {
+FIGURES: dict[str, Callable[[Path], Figure]] = {
     "reload": reload,
     "respawn": respawn,
     "memory": memory,
 }
 
 
-def main() -> None:
-    """Prints the figures that were asked for, or all."""
-    for name in sys.argv[1:] or FIGURES:
+def main() -> int:
+    """Prints the figures that were asked for, or all; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Measures what docs/reliability.md says.")
+    parser.add_argument("figures", nargs="*", metavar="FIGURE", help=", ".join(FIGURES))
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
+    options = parser.parse_args()
+    unknown = set(options.figures) - set(FIGURES)
+    if unknown:
+        parser.error(
+            f"no such figure: {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}"
+        )
+    short = []
+    for name in options.figures or FIGURES:
         with tempfile.TemporaryDirectory() as folder:
-            print(FIGURES[name](Path(folder)), flush=True)
+            figure = FIGURES[name](Path(folder))
+        print(figure.text, flush=True)
+        short += [f"{name}: {bar}" for bar in figure.missed]
+    if short:
+        print("missed:", ", ".join(short), flush=True)
+    return 1 if options.check and short else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
