@@ -357,3 +357,39 @@ def test_log_that_nobody_reads_does_not_stop_the_master(tmp_path: Path) -> None:
         process.wait()
         os.close(reader)
         os.close(writer)
+
+
+REFUSED = [
+    (b"GET /a HTTP/1.1\r\n\r\n", "GET /a", 400),
+    (b"POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 11\r\n\r\n", "POST /b", 413),
+    (
+        b"POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nb\r\n01234567890\r\n",
+        "POST /c",
+        413,
+    ),
+    (b"POST /d HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "POST /d", 400),
+]
+
+
+@pytest.mark.parametrize("app", ["large:asgi", "large:wsgi"])
+def test_requests_that_are_refused_have_a_line(serve: Serve, app: str) -> None:
+    server = serve(app, "--limit-request-body", "10")
+    for raw, line, status in REFUSED:
+        with server.connect() as connection:
+            connection.send(raw)
+            assert connection.response().status == status
+        server.wait_for_line(
+            rf'^INFO:     127\.0\.0\.1:\d+ - "{line} HTTP/1.1" {status} ', stream="stdout"
+        )
+    assert server.stop() == 0
+    assert len(server.lines("stdout")) == len(REFUSED)
+
+
+def test_nor_are_they_logged_without_an_access_log(serve: Serve) -> None:
+    server = serve("large:asgi", "--no-access-log")
+    with server.connect() as connection:
+        connection.send(REFUSED[0][0])
+        assert connection.response().status == 400
+    server.wait_for_line("invalid HTTP request from .*: there is no Host header")
+    assert server.stop() == 0
+    assert not server.lines("stdout")

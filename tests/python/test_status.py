@@ -95,6 +95,24 @@ def test_document_names_every_worker(serve: Serve, control: Path) -> None:
         assert 0 <= worker["silent_s"] < worker["uptime_s"] + 1
 
 
+@pytest.mark.parametrize("app", ["large:asgi", "large:wsgi"])
+def test_what_is_refused_without_the_application_is_counted(
+    serve: Serve, control: Path, app: str
+) -> None:
+    server = serve(app, "--limit-request-body", "10", "--control-socket", str(control))
+    refused = [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 11\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nb\r\n01234567890\r\n",
+    ]
+    for request in refused:
+        with server.connect() as connection:
+            connection.send(request)
+            assert connection.response().status in (400, 413)
+    eventually(lambda: ask(control)["totals"]["status"][3] >= len(refused), "they are counted")
+    assert ask(control)["totals"]["status"] == [0, 0, 0, len(refused), 0]
+
+
 WAITS = """
 import os
 import re

@@ -489,6 +489,9 @@ declare! {
             section: Section::Logging,
             kind: Kind::Switch,
             default: Some("true"),
+            details: "A request that is refused before the application sees it, for its Host \
+                      header or its size, has a line too. What is not HTTP is only a warning in \
+                      the log of the server.",
         }
         /// Where the requests are logged: a file, or - for standard output.
         access_logfile: LogTarget = value::log_target, {

@@ -10,6 +10,8 @@ use http::{StatusCode, Version};
 use rsgun_core::log::access::{escape, whole_lines};
 use rsgun_core::log::output;
 
+use crate::reactor::queue::Peer;
+
 thread_local! {
     static LINES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
@@ -23,6 +25,17 @@ pub(crate) struct Entry {
     pub(crate) request: String,
     /// What follows them; `None` for a WebSocket.
     pub(crate) version: Option<Version>,
+}
+
+impl Entry {
+    /// That of a request.
+    pub(crate) fn of(peer: &Peer, parts: &http::request::Parts) -> Self {
+        Self {
+            client: peer.label(),
+            request: format!("{} {}", parts.method, parts.uri),
+            version: Some(parts.version),
+        }
+    }
 }
 
 /// Adds the line of a WebSocket that the application has accepted.

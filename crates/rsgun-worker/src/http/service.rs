@@ -16,13 +16,14 @@ use hyper::service::Service;
 use rsgun_http::policy;
 use rsgun_websocket::handshake::{self, Handshake, Refusal};
 
+use super::access_log;
 use super::body::ResponseBody;
 use super::connection::Shared;
 use super::io::Io;
 use crate::asgi::exchange::{Aborted, Exchange, RequestBody, SharedExchange};
 use crate::asgi::session::Session;
+use crate::reactor::clock;
 use crate::reactor::queue::{self, Work};
-use crate::reactor::{self, clock};
 
 /// hyper's service: queues the request, and waits for the answer.
 pub(super) struct Exchanges {
@@ -46,7 +47,7 @@ impl Service<Request<Incoming>> for Exchanges {
                 "invalid HTTP request from {}: {unfit}",
                 self.shared.peer.label()
             );
-            return refuse(version, unfit.status(), &unfit, HeaderMap::new());
+            return self.refuse(&parts, unfit.status(), &unfit, HeaderMap::new());
         }
         let body_max = self.shared.common.body_max;
         if body_max.is_some_and(|most| body.size_hint().lower() > most) {
@@ -55,12 +56,8 @@ impl Service<Request<Incoming>> for Exchanges {
                 self.shared.peer.label()
             );
             let status = StatusCode::PAYLOAD_TOO_LARGE;
-            return refuse(
-                version,
-                status,
-                &"the request body is too large",
-                HeaderMap::new(),
-            );
+            let reason = "the request body is too large";
+            return self.refuse(&parts, status, &reason, HeaderMap::new());
         }
         let handshake = match self.examine(&parts) {
             Ok(handshake) => handshake,
@@ -70,7 +67,7 @@ impl Service<Request<Incoming>> for Exchanges {
                     self.shared.peer.label()
                 );
                 let headers = refusal.headers().into_iter().collect();
-                return refuse(version, refusal.status(), &refusal, headers);
+                return self.refuse(&parts, refusal.status(), &refusal, headers);
             }
         };
         let wants_continue = version == Version::HTTP_11
@@ -115,34 +112,36 @@ impl Exchanges {
             Some(limits) => handshake::examine(parts, limits.deflate).transpose(),
         }
     }
-}
 
-/// Answers a request that must not reach the application, and ends the connection.
-fn refuse(
-    version: Version,
-    status: StatusCode,
-    reason: &dyn std::fmt::Display,
-    headers: HeaderMap,
-) -> Answer {
-    if let Ok(reactor) = reactor::current() {
-        reactor.refused(status);
-    }
-    let mut response = Response::new(ResponseBody::full(Bytes::from(reason.to_string())));
-    *response.status_mut() = status;
-    response.headers_mut().extend(headers);
-    let connection = if status == StatusCode::UPGRADE_REQUIRED {
-        // What `Upgrade` needs beside it (RFC 9110, 7.8).
-        HeaderValue::from_static("close, upgrade")
-    } else {
-        HeaderValue::from_static("close")
-    };
-    response.headers_mut().insert(CONNECTION, connection);
-    let text = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, text);
-    Answer {
-        version,
-        refused: Some(response),
-        tracker: None,
+    /// Answers a request that must not reach the application, and ends the connection.
+    fn refuse(
+        &self,
+        parts: &http::request::Parts,
+        status: StatusCode,
+        reason: &dyn std::fmt::Display,
+        headers: HeaderMap,
+    ) -> Answer {
+        queue::push(Work::Refused(Box::new(queue::Refused {
+            status,
+            entry: access_log::Entry::of(&self.shared.peer, parts),
+        })));
+        let mut response = Response::new(ResponseBody::full(Bytes::from(reason.to_string())));
+        *response.status_mut() = status;
+        response.headers_mut().extend(headers);
+        let connection = if status == StatusCode::UPGRADE_REQUIRED {
+            // What `Upgrade` needs beside it (RFC 9110, 7.8).
+            HeaderValue::from_static("close, upgrade")
+        } else {
+            HeaderValue::from_static("close")
+        };
+        response.headers_mut().insert(CONNECTION, connection);
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(CONTENT_TYPE, text);
+        Answer {
+            version: parts.version,
+            refused: Some(response),
+            tracker: None,
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 
+use http::StatusCode;
 use rsgun_core::scoreboard::Scoreboard;
 use rsgun_core::sys::shared::Shared as SharedMemory;
 use tokio::runtime::Runtime;
@@ -219,6 +220,14 @@ impl Engine {
             if !self.pending.is_set() {
                 break;
             }
+        }
+    }
+
+    /// Counts a request that was answered without the application, and logs it.
+    pub(crate) fn count_refused(&self, status: StatusCode, log: Option<&access_log::Entry>) {
+        self.board.count(status.as_u16(), 0);
+        if let Some(entry) = log {
+            access_log::add(entry, status);
         }
     }
 

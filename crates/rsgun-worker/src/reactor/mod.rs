@@ -38,7 +38,6 @@ use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use http::StatusCode;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
@@ -270,6 +269,10 @@ impl Reactor {
         for _ in 0..BATCH {
             match queue::pop() {
                 Some(Work::Request(request)) => self.call(py, *request),
+                Some(Work::Refused(refused)) => {
+                    let log = self.access_log.then_some(&refused.entry);
+                    self.engine.count_refused(refused.status, log);
+                }
                 Some(Work::Receive(exchange)) => {
                     self.wake(py, &exchange);
                     self.cancel_orphan(py, &exchange);
@@ -288,11 +291,6 @@ impl Reactor {
         for future in session.take_waiting() {
             self.bridge.resolve(py, &future);
         }
-    }
-
-    /// A handshake was refused without the application.
-    pub(crate) fn refused(&self, status: StatusCode) {
-        self.engine.board.count(status.as_u16(), 0);
     }
 
     /// Lets waiting `receive()` and `send()` calls look again.

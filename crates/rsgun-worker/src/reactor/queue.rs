@@ -11,11 +11,13 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use http::StatusCode;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::{Py, PyAny};
 
 use crate::asgi::exchange::SharedExchange;
 use crate::asgi::session::Session;
+use crate::http::access_log;
 use crate::http::connection::Shared;
 
 thread_local! {
@@ -41,6 +43,8 @@ pub(crate) enum Discarded {
 pub(crate) enum Work {
     /// Call the application.
     Request(Box<NewRequest>),
+    /// Count and log a request that was answered without the application.
+    Refused(Box<Refused>),
     /// Something has changed for calls of `receive()` or `send()` that wait.
     Receive(SharedExchange),
     /// The same for a WebSocket.
@@ -55,6 +59,14 @@ pub(crate) struct NewRequest {
     pub(crate) connection: Rc<Shared>,
     /// It opens a WebSocket.
     pub(crate) session: Option<Arc<Session>>,
+}
+
+/// A request that the server has refused.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) status: StatusCode,
+    /// Its line in the access log.
+    pub(crate) entry: access_log::Entry,
 }
 
 /// The two ends of a connection.

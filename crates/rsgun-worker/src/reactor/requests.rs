@@ -58,20 +58,20 @@ impl Reactor {
             connection,
             session,
         } = request;
-        let log = self.access_log.then(|| access_log::Entry {
-            client: connection.peer.label(),
-            request: match &session {
-                None => format!("{} {}", parts.method, parts.uri),
-                Some(_) => format!("WebSocket {}", parts.uri),
+        let log = self.access_log.then(|| match &session {
+            None => access_log::Entry::of(&connection.peer, &parts),
+            Some(_) => access_log::Entry {
+                client: connection.peer.label(),
+                request: format!("WebSocket {}", parts.uri),
+                version: None,
             },
-            version: session.is_none().then_some(parts.version),
         });
         let (is_closed, refused) = {
             let state = exchange.lock();
             (state.closed, state.refused())
         };
-        if let (Some(status), Some(entry)) = (refused, &log) {
-            access_log::add(entry, status);
+        if let Some(status) = refused {
+            self.engine.count_refused(status, log.as_ref());
         }
         if is_closed || refused.is_some() {
             return;

@@ -115,6 +115,10 @@ impl Intake {
         while let Some(work) = queue::pop() {
             match work {
                 Work::Request(request) => self.take_request(request),
+                Work::Refused(refused) => {
+                    let log = self.access_log.then_some(&refused.entry);
+                    self.engine.count_refused(refused.status, log);
+                }
                 Work::Receive(exchange) => self.take_more(&exchange),
                 // WebSockets are not served here: a handshake is a request like others.
                 Work::Session(_) => {}
@@ -134,10 +138,8 @@ impl Intake {
             (state.closed, state.refused())
         };
         if let Some(status) = refused {
-            if let Some(entry) = self.log_entry(&request) {
-                access_log::add(&entry, status);
-            }
-            return;
+            let log = self.log_entry(&request);
+            return self.engine.count_refused(status, log.as_ref());
         }
         if !is_closed {
             self.collect(Collecting {
@@ -169,9 +171,9 @@ impl Intake {
             }
             Ok(Progress::Gone) => {
                 let refused = exchange.lock().refused();
-                if let (Some(status), Some(entry)) = (refused, self.log_entry(&collecting.request))
-                {
-                    access_log::add(&entry, status);
+                if let Some(status) = refused {
+                    let log = self.log_entry(&collecting.request);
+                    self.engine.count_refused(status, log.as_ref());
                 }
             }
             Err(error) => self.cannot_keep(&collecting.request, &error),
@@ -188,18 +190,15 @@ impl Intake {
         let exchange = &request.exchange;
         exchange.lock().stop_collecting();
         let status = exchange.give_up(StatusCode::INTERNAL_SERVER_ERROR);
-        if let (Some(status), Some(entry)) = (status, self.log_entry(request)) {
-            access_log::add(&entry, status);
-            self.engine.board.count(status.as_u16(), 0);
+        if let Some(status) = status {
+            let log = self.log_entry(request);
+            self.engine.count_refused(status, log.as_ref());
         }
     }
 
     fn log_entry(&self, request: &NewRequest) -> Option<access_log::Entry> {
-        self.access_log.then(|| access_log::Entry {
-            client: request.connection.peer.label(),
-            request: format!("{} {}", request.parts.method, request.parts.uri),
-            version: Some(request.parts.version),
-        })
+        self.access_log
+            .then(|| access_log::Entry::of(&request.connection.peer, &request.parts))
     }
 
     fn queue(&mut self, request: NewRequest, body: Body) {
