@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use rsgun_core::config::ReloadStrategy;
+use rsgun_core::config::{ReloadStrategy, Size};
 use rsgun_core::ipc::{DrainReason, ToWorker, WorkerId};
 
 use super::event::{Command, Policy};
@@ -89,6 +89,18 @@ fn a_canary_that_gets_stuck_on_probation_fails_with_its_stacks() {
     assert_eq!(failure.traceback.as_deref(), Some("Thread 1"));
     world.cooperate();
     assert_eq!(world.generations_serving(), [1]);
+}
+
+#[test]
+fn a_canary_above_the_hard_limit_of_memory_fails() {
+    let (mut world, canary) = on_probation(2, false);
+    let limit = world.policy.hard_max_rss.unwrap();
+    world.workers.get_mut(&canary).unwrap().resident = Size::from_bytes(limit.bytes() + 1);
+    world.seconds(2);
+    let failure = world.state.last_reload().unwrap().failure.clone().unwrap();
+    assert!(failure.message.contains("--hard-max-rss"), "{failure:?}");
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [1, 1]);
 }
 
 #[test]

@@ -102,6 +102,25 @@ fn incident() -> impl Strategy<Value = Incident> {
     ]
 }
 
+/// What does not give anybody more time.
+fn incident_of_a_stop() -> impl Strategy<Value = Incident> {
+    prop_oneof![
+        2 => Just(Incident::Reload),
+        2 => Just(Incident::Upgrade),
+        1 => Just(Incident::More),
+        1 => Just(Incident::Dismiss),
+        3 => (0_usize..8).prop_map(Incident::ServerReacts),
+        4 => (0_usize..32).prop_map(Incident::WorkerReacts),
+        1 => (0_usize..8).prop_map(Incident::ServerDies),
+        3 => (0_usize..32).prop_map(Incident::WorkerDies),
+        2 => (0_usize..32).prop_map(Incident::WorkerFails),
+        3 => (0_usize..32).prop_map(Incident::WorkerSilent),
+        2 => Just(Incident::CandidateReacts),
+        1 => Just(Incident::CandidateDies),
+        2 => Just(Incident::LateSign),
+    ]
+}
+
 /// Settings of every kind that decisions depend on.
 fn settings() -> impl Strategy<Value = Policy> {
     let strategy = prop_oneof![
@@ -373,6 +392,7 @@ proptest! {
     fn a_graceful_stop_ends_in_time_whoever_hangs(
         settings in settings(),
         incidents in prop::collection::vec(incident(), 0..60),
+        meanwhile in prop::collection::vec((0_u64..6, incident_of_a_stop()), 0..30),
     ) {
         let mut world = World::booted_of(settings);
         world.signs_come_late = true;
@@ -380,6 +400,13 @@ proptest! {
             apply(&mut world, incident);
         }
         world.command(Command::Stop);
+        // In the delay, and while everybody drains.
+        for (seconds, incident) in &meanwhile {
+            apply(&mut world, incident);
+            if world.exit.is_none() {
+                world.pass(Duration::from_secs(*seconds));
+            }
+        }
         // The delay, the graceful time-out, its margin, the time that stacks and SIGKILL may
         // take, and the last hook, whose fork server must be killed as well.
         for _ in 0..80 {

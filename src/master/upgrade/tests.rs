@@ -50,6 +50,18 @@ fn the_probation_of_a_candidate_may_be_long() {
 }
 
 #[test]
+fn one_that_is_wanted_during_the_boot_follows_it() {
+    let mut world = World::new(2, false);
+    world.command(Command::Upgrade);
+    assert_eq!(count(&world, |notice| *notice == Notice::UpgradeWaits), 1);
+    assert!(world.state.upgrade.is_none() && world.candidate.is_none());
+    world.cooperate();
+    assert_eq!(world.generations_serving(), [2, 2]);
+    let done = |notice: &Notice| matches!(notice, Notice::Upgraded { generation: 2 });
+    assert_eq!(count(&world, done), 1);
+}
+
+#[test]
 fn nothing_changes_when_the_candidate_fails_or_dies() {
     for dies in [false, true] {
         let mut world = World::booted(2, true);
