@@ -6,6 +6,7 @@ use super::event::{Command, Event};
 use super::exit::Exit;
 use super::notice::Notice;
 use super::state_world::{KILLED, World, count, policy, with_hooks};
+use super::worker::Stage;
 
 /// The hooks that were asked for since the last look.
 fn calls(world: &mut World) -> Vec<(u32, Hook)> {
@@ -139,6 +140,20 @@ fn the_fork_server_stays_for_the_last_hooks() {
         (1, Hook::OnExit),
     ];
     assert_eq!((calls(&mut world), world.exit), (last.to_vec(), Some(0)));
+}
+
+#[test]
+fn a_second_int_does_not_wait_for_the_last_hook() {
+    let mut world = booted(1);
+    let worker = world.serving()[0];
+    world.command(Command::StopQuickly);
+    world.worker_dies(worker, Exit::Code(0));
+    assert_eq!(calls(&mut world).last(), Some(&(1, Hook::OnExit)));
+    assert!(world.exit.is_none(), "the hook runs");
+    world.command(Command::StopQuickly);
+    assert_eq!(world.state.generations[&1].server.stage, Stage::Killed);
+    world.cooperate();
+    assert_eq!(world.exit, Some(0));
 }
 
 #[test]
