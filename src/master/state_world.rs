@@ -302,15 +302,7 @@ impl World {
                     assert!(!self.asked.contains(&of), "{of:?} is asked twice");
                     self.asked.push(of);
                 }
-                Action::Kill { pid, signal } => {
-                    assert!(
-                        self.living.contains(&pid),
-                        "{pid} was reaped: it may be another's"
-                    );
-                    if signal == Signal::SIGKILL {
-                        self.killed.insert(pid);
-                    }
-                }
+                Action::Kill { pid, signal } => self.signalled(pid, signal),
                 Action::ForgetWorker { identity } => {
                     let gone = self
                         .workers
@@ -362,6 +354,16 @@ impl World {
         if execs && let Some(event) = self.exec() {
             let actions = self.state.step(self.now, event);
             self.carry_out(actions);
+        }
+    }
+
+    fn signalled(&mut self, pid: i32, signal: Signal) {
+        assert!(
+            self.living.contains(&pid),
+            "{pid} was reaped: it may be another's"
+        );
+        if signal == Signal::SIGKILL {
+            self.killed.insert(pid);
         }
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from harness.load import Load
 from harness.server import Server
 from harness.sources import answer, versioned
 from harness.target import rsgun_only
-from harness.waiting import eventually, wait_gone
+from harness.waiting import PATIENCE, eventually, wait_gone
+from harness.wire import Connection
 from test_load import SLOWEST, nothing_lost, under_load, until
 
 pytestmark = rsgun_only
@@ -144,6 +146,103 @@ def test_max_lifetime(serve: Serve, module: Module, tmp_path: Path) -> None:
     for pid in first:
         assert wait_gone(pid)
     assert pid_of(server) not in first
+
+
+LIFETIME = r"Worker \d \[pid (\d+)\] has served for ([\d.]+) s \(--max-lifetime\); replacing it"
+
+
+@pytest.mark.parametrize(("jitter", "longest"), [(None, 1.3), ("4", 5.3)])
+def test_jitter_of_the_lifetime(
+    serve: Serve, module: Module, tmp_path: Path, jitter: str | None, longest: float
+) -> None:
+    """How long each one has served is told as of the moment when it was due."""
+    module("main", versioned("1"))
+    more = ("--max-lifetime-jitter", jitter) if jitter else ()
+    arguments = ("--app-dir", str(tmp_path), "-w", "4", "--max-lifetime", "1", *more)
+    server = serve("main:app", *arguments)
+
+    def served() -> list[float]:
+        found = (re.search(LIFETIME, line) for line in server.lines("stderr"))
+        return [float(match[2]) for match in found if match]
+
+    eventually(lambda: len(served()) >= 8, "eight replacements", 60)
+    assert all(1 <= seconds <= longest * PATIENCE for seconds in served())
+    if jitter:
+        assert max(served()) - min(served()) > 0.5
+
+
+ADMITTED = """
+async def admitted():
+    while not os.path.exists("open"):
+        try:
+            os.remove("token")
+        except FileNotFoundError:
+            await asyncio.sleep(0.01)
+        else:
+            break
+"""
+
+REASONS = {
+    "--max-requests": ("5", r"has answered 5 requests \(--max-requests\)"),
+    "--max-lifetime": ("4", r"has served for [\d.]+ s \(--max-lifetime\)"),
+    "--max-rss": ("1M", r"holds [\d.]+ MiB of memory, more than 1 MiB \(--max-rss\)"),
+}
+
+
+@pytest.mark.parametrize("flag", REASONS)
+def test_one_at_a_time(serve: Serve, module: Module, tmp_path: Path, flag: str) -> None:
+    """Three workers are due at the same moment, and each start waits for a token."""
+    value, reason = REASONS[flag]
+    pattern = rf"Worker \d \[pid (\d+)\] {reason}; replacing it"
+    (tmp_path / "open").touch()
+    module("main", versioned("1", top=ADMITTED, startup="await admitted()"))
+    server = serve("main:app", "--app-dir", str(tmp_path), "-w", "3", flag, value)
+    first = {worker.pid for worker in server.wait_for_workers(3)}
+    for pid in first:
+        server.wait_for_line(rf"Worker \d started \[pid {pid}\b")
+    (tmp_path / "open").unlink()
+
+    def being_replaced() -> list[int]:
+        return recycled(server, pattern)
+
+    def starting() -> set[int]:
+        return {worker.pid for worker in server.workers()} - first - replacements
+
+    replacements: set[int] = set()
+    with ExitStack() as stack:
+        waiting: dict[int, Connection] = {}
+
+        def meet_all() -> bool:
+            connection = stack.enter_context(server.connect())
+            waiting.setdefault(answer(connection.get("/").text)[1], connection)
+            return set(waiting) == first
+
+        eventually(meet_all, "a connection to each of them")
+        for connection in waiting.values():
+            for _ in range(4):
+                assert connection.get("/").header("connection") != "close"
+            connection.request("/wait")
+        for count in range(1, 4):
+            (new,) = eventually(starting, f"replacement {count}")
+            # The others, and this one, serve until then.
+            assert pid_of(server) in first | replacements
+            for connection in waiting.values():
+                connection.silent(0.1)
+            assert (len(being_replaced()), starting()) == (count, {new}), "one at a time"
+            since = server.output.mark()
+            (tmp_path / "token").touch()
+            server.wait_for_line(rf"Worker \d started \[pid {new}\b", since=since)
+            replacements.add(new)
+        assert set(being_replaced()) == first
+        eventually(lambda: pid_of(server) in replacements, "the new ones serve")
+        (tmp_path / "released").touch()
+        for pid, connection in waiting.items():
+            response = connection.response()
+            assert answer(response.text)[1] == pid
+            assert response.header("connection") == "close"
+            assert connection.ended()
+            assert wait_gone(pid)
+    (tmp_path / "open").touch()
 
 
 def test_broken_code_keeps_the_worker_that_is_due(
