@@ -103,6 +103,30 @@ pub(super) struct Foundation {
     pub(super) early: Option<Box<Early>>,
 }
 
+impl Foundation {
+    /// What every master has; only one that serves has more.
+    pub(super) fn new(
+        surroundings: Surroundings,
+        invocation: Invocation,
+        settings: Settings,
+        logs: Files,
+        listeners: Vec<Listener>,
+    ) -> Self {
+        Self {
+            surroundings,
+            directory: invocation.directory().to_owned(),
+            invocation,
+            settings,
+            logs,
+            listeners,
+            launcher: None,
+            pidfile: None,
+            terminal: None,
+            early: None,
+        }
+    }
+}
+
 /// What this process is.
 pub(super) enum Role {
     /// The master.

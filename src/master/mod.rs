@@ -251,16 +251,11 @@ fn boot(source: Source, invocation: Invocation) -> Result<u8, MasterError> {
     let listeners = listeners::open_all(&settings.bind, manner)?;
     let (sender, queue) = unbounded_channel();
     let foundation = Foundation {
-        surroundings,
-        invocation,
-        directory,
-        settings,
-        logs,
-        listeners,
         launcher,
         pidfile,
         terminal,
         early,
+        ..Foundation::new(surroundings, invocation, settings, logs, listeners)
     };
     let (effects, policy) = Effects::new(source, foundation, 1, sender)?;
     let begun = State::boot(Moment::now(), policy);

@@ -151,16 +151,8 @@ fn prepare(
     let change = listeners::prepare(&current, &settings.bind, manner(&settings, settings.umask))
         .map_err(|error| failed(error.into()))?;
     let foundation = Foundation {
-        surroundings,
-        invocation,
-        directory,
-        settings,
-        logs,
-        listeners: current,
-        launcher: None,
-        pidfile: None,
-        terminal: None,
         early,
+        ..Foundation::new(surroundings, invocation, settings, logs, current)
     };
     let (mut effects, policy) =
         Effects::new(source, foundation, identity.generation, events).map_err(failed)?;

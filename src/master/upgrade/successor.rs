@@ -294,16 +294,15 @@ impl Successor {
         title::set(&own_title(settings));
         process::become_subreaper()?;
         Ok(Foundation {
-            surroundings: self.surroundings.clone(),
-            directory: self.invocation.directory().to_owned(),
-            invocation: self.invocation.clone(),
-            settings: settings.clone(),
-            logs: own.logs.try_clone()?,
-            listeners,
-            launcher: None,
             pidfile,
             terminal,
-            early: None,
+            ..Foundation::new(
+                self.surroundings.clone(),
+                self.invocation.clone(),
+                settings.clone(),
+                own.logs.try_clone()?,
+                listeners,
+            )
         })
     }
 }
