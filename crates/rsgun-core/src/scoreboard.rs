@@ -267,6 +267,18 @@ impl Running {
     }
 }
 
+/// For how long, of the time between two heartbeats, an event loop counts as busy: while
+/// it computes, and all of the time if it `is_late` for its timers.
+#[must_use]
+pub fn busy_us(elapsed_us: u64, worked_us: u64, is_late: bool) -> u64 {
+    if is_late {
+        elapsed_us
+    } else {
+        // Several threads may have worked at once.
+        worked_us.min(elapsed_us)
+    }
+}
+
 /// Adds to a counter that has one writer: a load and a store are cheaper than a
 /// locked instruction, and no other writer can be lost.
 pub fn add(counter: &AtomicU64, amount: u64) {
@@ -343,5 +355,12 @@ mod tests {
         let lines: Vec<_> = ours.running().into_iter().filter_map(|r| r.line).collect();
         assert_eq!(lines[0].len(), LINE_BYTES);
         assert_eq!(lines[1], "GET /\\u{1b}[2J\\n");
+    }
+
+    #[test]
+    fn a_loop_is_busy_when_it_computes_or_comes_late() {
+        assert_eq!(busy_us(100_000, 30_000, false), 30_000);
+        assert_eq!(busy_us(100_000, 250_000, false), 100_000);
+        assert_eq!(busy_us(350_000, 0, true), 350_000);
     }
 }

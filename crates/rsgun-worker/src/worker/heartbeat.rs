@@ -69,7 +69,7 @@ impl Rhythm {
         let busy_us = if is_full {
             elapsed_us
         } else {
-            busy_us(elapsed_us, worked_us, late_ms)
+            scoreboard::busy_us(elapsed_us, worked_us, late_ms >= TOLERANCE_MS)
         };
         scoreboard::add(&board.busy_us, busy_us);
         board.loop_lag_us.store(late_ms * 1000, Relaxed);
@@ -104,31 +104,10 @@ pub(crate) fn beat(py: Python<'_>, reactor: &Reactor) {
     reactor.bridge.call_later(py, seconds, &reactor.bridge.beat);
 }
 
-/// For how long, of the time between two heartbeats, the loop counts as busy.
-fn busy_us(elapsed_us: u64, worked_us: u64, late_ms: u64) -> u64 {
-    if late_ms >= TOLERANCE_MS {
-        elapsed_us
-    } else {
-        worked_us.min(elapsed_us)
-    }
-}
-
 fn processor_us() -> u64 {
     // The clock cannot fail on Linux; zero would only look like an idle process.
     clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(0, |time| {
         u64::try_from(time.tv_sec()).unwrap_or(0) * 1_000_000
             + u64::try_from(time.tv_nsec()).unwrap_or(0) / 1_000
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_loop_is_busy_when_it_computes_or_comes_late() {
-        assert_eq!(busy_us(100_000, 30_000, 0), 30_000);
-        assert_eq!(busy_us(100_000, 250_000, 0), 100_000, "several threads");
-        assert_eq!(busy_us(350_000, 0, 250), 350_000);
-    }
 }
