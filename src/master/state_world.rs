@@ -18,6 +18,7 @@ use super::moment::Moment;
 use super::notice::Notice;
 use super::state::State;
 use super::status::Condition;
+use super::upgrade::orphans::Offspring;
 use super::upgrade::world::{Candidate, Exec, Proved};
 
 pub(super) const KILLED: Exit = Exit::Signal {
@@ -147,6 +148,8 @@ pub(super) struct World {
     pub(super) candidate: Option<Candidate>,
     /// What a candidate has handed over that has ended.
     pub(super) proved: Option<Proved>,
+    /// What a candidate has left behind that has died and is not reaped yet.
+    pub(super) left_behind: Option<(i32, Offspring)>,
     /// Those whom a candidate has left behind.
     pub(super) orphans: BTreeSet<i32>,
     /// They end only when they are killed.
@@ -190,6 +193,7 @@ impl World {
             signs_come_late: false,
             candidate: None,
             proved: None,
+            left_behind: None,
             orphans: BTreeSet::new(),
             orphans_hang: false,
             killed: BTreeSet::new(),

@@ -169,6 +169,7 @@ impl World {
     /// An event that may come after the master has ended.
     pub(in crate::master) fn ends(&mut self, event: Event) {
         if let Event::Exited { pid, .. } = event {
+            self.inherit_from(pid);
             self.living.remove(&pid);
         }
         if self.exit.is_none() {

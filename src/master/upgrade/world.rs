@@ -133,8 +133,7 @@ impl World {
             });
         }
         if leaves_them {
-            self.orphans.extend(orphans.into_iter().flatten());
-            self.happen(Event::Upgrade(UpgradeEvent::Orphans(offspring)));
+            self.left_behind = Some((candidate.pid, offspring));
         } else {
             for pid in orphans.into_iter().flatten() {
                 self.living.remove(&pid);
@@ -160,6 +159,8 @@ impl World {
             let reason = "no such program".to_owned();
             return Some(Event::Upgrade(UpgradeEvent::NotReplaced { reason }));
         }
+        // What this program was asked for is not known to the next one.
+        self.asked.clear();
         if exec == Exec::IsTakenBack {
             let policy = self.policy.clone();
             self.state = record.restore(self.now, |generation| generation.promised(&policy));
@@ -179,12 +180,24 @@ impl World {
         if let Some(server) = self.servers.get_mut(&identity.generation) {
             server.closed_by_master = false;
         }
-        self.asked.clear();
         self.shown = Condition::Sound;
         self.state = record.restore(self.now, |generation| generation.promised(&policy));
         let actions = self.state.succeed(self.now, candidate);
         self.carry_out(actions);
         None
+    }
+
+    /// The candidate is reaped: who is left of its processes is a child of the master now,
+    /// which sees that in the same moment.
+    pub(in crate::master) fn inherit_from(&mut self, candidate: i32) {
+        let Some((_, offspring)) = self.left_behind.take_if(|(pid, _)| *pid == candidate) else {
+            return;
+        };
+        let orphans = [offspring.fork_server, offspring.worker];
+        self.orphans.extend(orphans.into_iter().flatten());
+        if self.exit.is_none() {
+            self.happen(Event::Upgrade(UpgradeEvent::Orphans(offspring)));
+        }
     }
 
     /// Somebody dies whom a candidate has left behind.
