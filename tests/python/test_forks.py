@@ -189,7 +189,9 @@ class TestInTheMiddle:
         (folder / "slow").touch()
         server.send_signal(signal.SIGTTIN)
         server.wait_for_line("^forked")
-        (between,) = [each for each in server.fork_servers() if each.parent == fork_server.pid]
+        (between,) = [
+            each for each in server.titled("^rsgun: fork server") if each.parent == fork_server.pid
+        ]
         assert noted(server, "forked") == [between.pid]
         (folder / "slow").unlink()
 
