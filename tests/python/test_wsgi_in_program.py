@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 from harness.programs import HELPERS, succeed
 from harness.server import Server
-from harness.target import interpreters, rsgun_only, supported
+from harness.target import interpreters, lend_package, rsgun_only, supported
 
 pytestmark = rsgun_only
 
@@ -284,10 +284,16 @@ sys.exit(7)
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("version", supported(), ids=lambda version: f"python{version[1]}")
 def test_threads_that_never_end_do_not_spoil_the_exit_code(
-    program: Program, version: tuple[int, int]
+    program: Program, version: tuple[int, int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """What they are at when the program ends differs from time to time."""
+    environment = lend_package(tmp_path_factory.mktemp("lent"))
     for _ in range(4):
-        server = program(PRELUDE + UNENDING, wait=False, python=interpreters()[version])
+        server = program(
+            PRELUDE + UNENDING,
+            wait=False,
+            python=interpreters()[version],
+            environment=environment,
+        )
         assert server.wait(60) == 7, server.report()
         assert "the exit handlers have run" in server.lines("stdout")

@@ -106,6 +106,19 @@ def lay_out_package(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
+def lend_package(folder: Path) -> dict[str, str]:
+    """The variables with which another interpreter, too, imports the installed rsgun.
+
+    What :func:`lay_out_package` lays out needs no more.
+    """
+    if brings_its_extension():
+        return {}
+    link = folder / "rsgun"
+    if not link.exists():
+        link.symlink_to(Path(sysconfig.get_path("platlib")) / "rsgun")
+    return {"PYTHONPATH": str(folder)}
+
+
 def command(app: str | None, *arguments: str, python: str | None = None) -> list[str]:
     """The command line that serves ``app``."""
     python = python or sys.executable

@@ -104,6 +104,12 @@ impl Intake {
         self.running.len() - self.free.len() - self.abandoned
     }
 
+    /// How many requests the threads have or are to get. One that is finished does not
+    /// count, although its thread may need a moment to say that it is idle.
+    pub(crate) fn active(&self) -> usize {
+        self.running.len() - self.free.len()
+    }
+
     /// When [`Self::look_at_deadlines`] has something to do, milliseconds.
     pub(crate) fn next_look_ms(&self) -> Option<u64> {
         self.next_look_ms
@@ -256,7 +262,7 @@ impl Intake {
         for each in finished {
             self.end(&each);
         }
-        let active = self.running.len() - self.free.len();
+        let active = self.active();
         self.engine
             .board
             .active

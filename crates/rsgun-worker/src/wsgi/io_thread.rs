@@ -202,7 +202,8 @@ impl IoThread {
     }
 
     fn beat(&mut self, standing: &Standing) {
-        let is_busy = standing.idle == 0 && !self.pool.may_grow(standing);
+        // Nothing wakes this thread when another one becomes idle.
+        let is_busy = self.intake.active() >= standing.threads && !self.pool.may_grow(standing);
         self.engine.set_burden(if is_busy { BUSY } else { 0 });
         let now = clock::now_ms();
         if self.stage == Stage::Serving && now >= self.beat_at_ms {
