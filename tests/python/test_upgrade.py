@@ -201,7 +201,7 @@ def fork_server_of_the_candidate(server: Server) -> processes.Process:
 
 ENDS_OF_CANDIDATES = {
     "its fork server is killed": (fork_server_of_the_candidate, signal.SIGKILL, "SIGKILL"),
-    "it is killed": (candidate, signal.SIGKILL, "SIGKILL"),
+    "it is killed": (candidate, signal.SIGKILL, "SIGKILL before it had taken over: see"),
     "it is told to end": (candidate, signal.SIGTERM, "it was told to end"),
 }
 
@@ -380,8 +380,8 @@ def test_five_upgrades_leave_no_descriptor_behind(start: Start) -> None:
 BROKEN_PROGRAMS = {
     "missing": (None, "no file|No such file"),
     "not executable": ("#!/bin/sh\nexit 0\n", "Permission denied"),
-    "fails": ("#!/bin/sh\nexit 1\n", "exited with code 1 before it was ready"),
-    "ends": ("#!/bin/sh\nexit 0\n", "exited with code 0 before it was ready"),
+    "fails": ("#!/bin/sh\nexit 1\n", "exited with code 1 before it had taken over, .*is it rsgun"),
+    "ends": ("#!/bin/sh\nexit 0\n", "exited with code 0 before it had taken over, .*is it rsgun"),
     "crashes": ("#!/bin/sh\nkill -SEGV $$\n", "SIGSEGV"),
     "no program": ("just some text\n", "code 127|Exec format error"),
     "no interpreter": ("#!/nowhere/interpreter\n", "No such file"),

@@ -48,6 +48,8 @@ pub(in crate::master) struct Upgrade {
     /// The worker with which the candidate is to prove itself.
     pub(super) identity: Identity,
     pid: Option<i32>,
+    /// It has said that it is a master of this kind.
+    introduced: bool,
     /// What its worker may take to finish requests in flight.
     pub(super) grace: Duration,
     /// Its channel has ended.
@@ -81,6 +83,7 @@ impl Upgrade {
         Self {
             identity,
             pid: None,
+            introduced: true,
             grace,
             closed: true,
             orphans,
@@ -189,6 +192,7 @@ impl State {
         self.upgrade = Some(Upgrade {
             identity,
             pid: None,
+            introduced: false,
             grace: Duration::ZERO,
             closed: false,
             orphans: Offspring::default(),
@@ -226,6 +230,7 @@ impl State {
                 },
                 Stage::Booting { .. },
             ) => {
+                upgrade.introduced = true;
                 upgrade.grace = grace;
                 let by = within.map(|within| now + within + MARGIN);
                 upgrade.stage = Stage::Booting { by };
@@ -254,7 +259,7 @@ impl State {
                         let by = Some(now + CLOSED_LIMIT);
                         upgrade.stage = Stage::Booting { by };
                     }
-                    Stage::Exited { exit, .. } => self.upgrade_failed(now, unexplained(exit)),
+                    Stage::Exited { exit, .. } => self.candidate_unexplained(now, exit),
                     _ => {}
                 }
             }
@@ -276,7 +281,7 @@ impl State {
             return self.orphan_exited(now, pid, exit);
         }
         match upgrade.stage {
-            Stage::Booting { .. } if upgrade.closed => self.upgrade_failed(now, unexplained(exit)),
+            Stage::Booting { .. } if upgrade.closed => self.candidate_unexplained(now, exit),
             Stage::Booting { .. } => {
                 let by = now + CLOSED_LIMIT;
                 upgrade.pid = None;
@@ -290,6 +295,18 @@ impl State {
             Stage::Exited { .. } | Stage::Ready | Stage::Executing => {}
         }
         true
+    }
+
+    /// The candidate has ended and has not said why.
+    fn candidate_unexplained(&mut self, now: Moment, exit: Exit) {
+        let advice = match &self.upgrade {
+            Some(upgrade) if upgrade.introduced => {
+                ": see what it has logged above, and send SIGUSR2 again"
+            }
+            _ => ", without a word to the old one: is it rsgun?",
+        };
+        let reason = format!("the new program {exit} before it had taken over{advice}");
+        self.upgrade_failed(now, Cause::boot(reason));
     }
 
     /// Forgets the upgrade, of which no process is left.
@@ -393,7 +410,7 @@ impl State {
                 let generation = upgrade.identity.generation;
                 self.give_up_upgrade(now, generation, cause);
             }
-            Stage::Exited { by, exit } if by <= now => self.upgrade_failed(now, unexplained(exit)),
+            Stage::Exited { by, exit } if by <= now => self.candidate_unexplained(now, exit),
             Stage::Leaving { by } if by <= now => self.kill_candidate(),
             Stage::Handed { by, killed: false } if by <= now => {
                 let (by, killed) = (now + KILLED_LIMIT, true);
@@ -474,10 +491,4 @@ impl State {
     pub(in crate::master) fn candidate_pid(&self) -> Option<i32> {
         self.upgrade.as_ref()?.pid
     }
-}
-
-fn unexplained(exit: Exit) -> Cause {
-    Cause::boot(format!(
-        "the new program {exit} before it was ready, without a word to the old one: is it rsgun?"
-    ))
 }
