@@ -39,17 +39,34 @@ pub(crate) fn fill(
     Ok(length)
 }
 
+/// What a read may wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// The disk, or whoever keeps the file.
+    Disk,
+    /// Nothing: what is not in memory is `WouldBlock`, and what cannot tell
+    /// `EOPNOTSUPP`.
+    Never,
+}
+
 /// Reads up to `room` bytes of a file, into memory that is not set to zero first.
 ///
 /// # Errors
-/// What `pread(2)` returns.
-pub(crate) fn read_at(file: &File, room: usize, offset: u64) -> io::Result<BytesMut> {
+/// What `preadv2(2)` returns.
+pub(crate) fn read_at(file: &File, room: usize, offset: u64, wait: Wait) -> io::Result<BytesMut> {
     let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+    let flags = match wait {
+        Wait::Disk => 0,
+        Wait::Never => libc::RWF_NOWAIT,
+    };
     let mut bytes = BytesMut::with_capacity(room);
-    let start = bytes.spare_capacity_mut().as_mut_ptr();
+    let target = libc::iovec {
+        iov_base: bytes.spare_capacity_mut().as_mut_ptr().cast(),
+        iov_len: room,
+    };
     loop {
         // SAFETY: there is room for so many bytes, and nobody else knows of it.
-        let read = unsafe { libc::pread(file.as_raw_fd(), start.cast(), room, offset) };
+        let read = unsafe { libc::preadv2(file.as_raw_fd(), &raw const target, 1, offset, flags) };
         if let Ok(length) = usize::try_from(read) {
             // SAFETY: so many have just been written.
             unsafe { bytes.set_len(length) };

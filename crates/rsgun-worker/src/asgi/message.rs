@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyInt, PyList, PyString};
 
-use crate::http::spool::FilePart;
+use crate::http::file_part::FilePart;
 use crate::reactor::queue::{self, Discarded};
 
 /// What errors call the first message.

@@ -9,7 +9,7 @@ use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
 use crate::asgi::exchange::{Aborted, SharedExchange};
-use crate::http::spool::FilePart;
+use crate::http::file_part::FilePart;
 use crate::reactor::queue;
 
 /// The body of a response.
@@ -63,7 +63,7 @@ impl Body for ResponseBody {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
             Self::Full(data) => Poll::Ready(data.take().map(|data| Ok(Frame::data(data)))),
-            Self::File(part) => Poll::Ready(match part.next() {
+            Self::File(part) => Poll::Ready(match ready!(part.poll_next(cx)) {
                 Ok(piece) => piece.map(|piece| Ok(Frame::data(piece))),
                 Err(error) => {
                     tracing::error!("a file that is being sent cannot be read: {error}");

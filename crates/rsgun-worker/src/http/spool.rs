@@ -1,14 +1,13 @@
 //! Bytes on disk that are too many for memory.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Seek};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
 
-use bytes::{Bytes, BytesMut};
-use nix::fcntl::{FallocateFlags, OFlag, fallocate};
+use bytes::Bytes;
+use nix::fcntl::{FallocateFlags, fallocate};
 
-use crate::ffi;
+use crate::ffi::{self, Wait};
 
 /// Bytes that are read from a file at a time.
 const PIECE: usize = 64 * 1024;
@@ -73,7 +72,8 @@ impl Spool {
     /// # Errors
     /// What `pread(2)` returns.
     pub(crate) fn next(&mut self) -> io::Result<Option<Bytes>> {
-        let piece = read_piece(&self.file, self.read, self.unread())?;
+        let length = usize::try_from(self.unread()).unwrap_or(PIECE).min(PIECE);
+        let piece = ffi::read_at(&self.file, length, self.read, Wait::Disk)?.freeze();
         self.read += piece.len() as u64;
         if self.unread() == 0 {
             // The space can be used again.
@@ -111,88 +111,4 @@ impl Spool {
         self.file.rewind()?;
         Ok(self.file)
     }
-}
-
-/// A part of a file that is to be sent.
-#[derive(Debug)]
-pub(crate) struct FilePart {
-    file: File,
-    offset: u64,
-    left: u64,
-}
-
-impl FilePart {
-    /// What a file has from `offset` on; `None` unless it is a regular file.
-    ///
-    /// # Errors
-    /// What `fstat(2)` returns.
-    pub(crate) fn new(file: File, offset: u64) -> io::Result<Option<Self>> {
-        let metadata = file.metadata()?;
-        Ok(metadata.is_file().then(|| Self {
-            file,
-            offset,
-            left: metadata.len().saturating_sub(offset),
-        }))
-    }
-
-    /// The whole of a file; `None` unless it is a regular file.
-    ///
-    /// # Errors
-    /// What `open(2)` and `fstat(2)` return.
-    pub(crate) fn open(path: &Path) -> io::Result<Option<Self>> {
-        let mut options = OpenOptions::new();
-        // Who opens a pipe would wait for its writer.
-        let flags = OFlag::O_NONBLOCK.bits();
-        let file = options.read(true).custom_flags(flags).open(path)?;
-        Self::new(file, 0)
-    }
-
-    /// How many bytes have not been read yet.
-    pub(crate) fn left(&self) -> u64 {
-        self.left
-    }
-
-    /// As much of it as was `declared`: a file may have grown since its length was asked
-    /// for.
-    ///
-    /// # Errors
-    /// Both lengths, if the file has less.
-    pub(crate) fn fitted(mut self, declared: Option<u64>) -> Result<Self, (u64, u64)> {
-        let declared = declared.unwrap_or(self.left);
-        if declared > self.left {
-            return Err((self.left, declared));
-        }
-        self.left = declared;
-        Ok(self)
-    }
-
-    /// What lies between two positions in it, the first of which is not behind the second,
-    /// and the second not behind the end.
-    pub(crate) fn between(mut self, from: u64, to: u64) -> Self {
-        self.offset = self.offset.saturating_add(from);
-        self.left = to.saturating_sub(from);
-        self
-    }
-
-    /// Reads on; `None` at the end.
-    ///
-    /// # Errors
-    /// What `pread(2)` returns, and `UnexpectedEof` when the file has become shorter.
-    pub(crate) fn next(&mut self) -> io::Result<Option<Bytes>> {
-        if self.left == 0 {
-            return Ok(None);
-        }
-        let piece = read_piece(&self.file, self.offset, self.left)?;
-        if piece.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.offset += piece.len() as u64;
-        self.left -= piece.len() as u64;
-        Ok(Some(piece))
-    }
-}
-
-fn read_piece(file: &File, offset: u64, most: u64) -> io::Result<Bytes> {
-    let length = usize::try_from(most).unwrap_or(PIECE).min(PIECE);
-    ffi::read_at(file, length, offset).map(BytesMut::freeze)
 }

@@ -13,23 +13,56 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use nix::fcntl::OFlag;
 use rsgun_core::sys::process;
 use tokio::io::Interest;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, EnterGuard, Runtime};
 
 use crate::ffi;
 
 /// How often it is tried.
 const TRIES: usize = 100;
 
+/// Threads that read files at the same time, of those that are not in memory.
+const READERS: usize = 32;
+
+/// A runtime whose end waits for no file that is being read: the disk may never answer.
+pub(super) struct Driver(Option<Runtime>);
+
+impl Driver {
+    /// Makes it the runtime of this thread, as long as the value that is returned lives.
+    pub(super) fn enter(&self) -> Option<EnterGuard<'_>> {
+        self.0.as_ref().map(Runtime::enter)
+    }
+
+    /// Looks once, without waiting, which descriptors are ready.
+    pub(super) fn poll(&self) {
+        if let Some(runtime) = &self.0 {
+            // A yielding task lets `block_on` poll the driver with a time-out of zero.
+            runtime.block_on(tokio::task::yield_now());
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// Builds the runtime of this thread. The descriptor is a duplicate of its epoll.
 ///
 /// # Errors
 /// What the system returns, or that tokio no longer opens its epoll first.
-pub(super) fn build() -> io::Result<(Runtime, OwnedFd)> {
+pub(super) fn build() -> io::Result<(Driver, OwnedFd)> {
     for _ in 0..TRIES {
         let number = process::next_fd_number()?;
-        let runtime = Builder::new_current_thread().enable_io().build()?;
+        let runtime = Builder::new_current_thread()
+            .enable_io()
+            .thread_name("rsgun-files")
+            .max_blocking_threads(READERS)
+            .build()?;
         if is_epoll_of(&runtime, number)? {
-            return Ok((runtime, ffi::duplicate(number)?.into()));
+            return Ok((Driver(Some(runtime)), ffi::duplicate(number)?.into()));
         }
     }
     Err(io::Error::other(

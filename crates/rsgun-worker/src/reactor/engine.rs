@@ -20,10 +20,10 @@ use std::task::{Context, Poll, Waker};
 use http::StatusCode;
 use rsgun_core::scoreboard::Scoreboard;
 use rsgun_core::sys::shared::Shared as SharedMemory;
-use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 
 use super::accept::Gate;
+use super::descriptor::Driver;
 use super::pending::Pending;
 use super::queue::{self, Peer};
 use super::{clock, deadlines, descriptor};
@@ -50,7 +50,7 @@ pub(crate) struct Parts {
 
 /// The connections of this thread.
 pub(crate) struct Engine {
-    runtime: Runtime,
+    driver: Driver,
     epoll: OwnedFd,
     /// Polled by this thread only, by hand.
     connections: RefCell<Pin<Box<LocalSet>>>,
@@ -72,10 +72,10 @@ impl Engine {
     /// # Errors
     /// What the system returns when descriptors cannot be had.
     pub(crate) fn new(parts: Parts) -> io::Result<Rc<Self>> {
-        let (runtime, epoll) = descriptor::build()?;
+        let (driver, epoll) = descriptor::build()?;
         clock::refresh();
         let engine = Rc::new(Self {
-            runtime,
+            driver,
             epoll,
             connections: RefCell::new(Box::pin(LocalSet::new())),
             pending: Arc::new(Pending::new()?),
@@ -96,7 +96,7 @@ impl Engine {
             burden: Cell::new(0),
         });
         let deadlines = {
-            let _context = engine.runtime.enter();
+            let _context = engine.driver.enter();
             deadlines::start()?
         };
         engine.connections.borrow().spawn_local(deadlines);
@@ -110,7 +110,7 @@ impl Engine {
 
     /// Serves a connection that was accepted.
     pub(crate) fn serve(self: &Rc<Self>, socket: socket2::Socket, peer: Peer, kept_for: Use) {
-        let _context = self.runtime.enter();
+        let _context = self.driver.enter();
         let io = match Io::new(socket) {
             Ok(io) => io,
             Err(error) => {
@@ -191,7 +191,7 @@ impl Engine {
 
     /// Closes all connections at once.
     pub(crate) fn close_connections(&self) {
-        let _context = self.runtime.enter();
+        let _context = self.driver.enter();
         let set = std::mem::replace(
             &mut *self.connections.borrow_mut(),
             Box::pin(LocalSet::new()),
@@ -203,13 +203,12 @@ impl Engine {
 
     /// Lets tokio look once, without waiting, which sockets are ready.
     pub(crate) fn poll_driver(&self) {
-        // A yielding task lets `block_on` poll the driver with a time-out of zero.
-        self.runtime.block_on(tokio::task::yield_now());
+        self.driver.poll();
     }
 
     /// Runs the connections until none has anything to do.
     pub(crate) fn poll_connections(&self) {
-        let _context = self.runtime.enter();
+        let _context = self.driver.enter();
         let waker = Waker::from(Arc::clone(&self.pending));
         let mut cx = Context::from_waker(&waker);
         let mut set = self.connections.borrow_mut();

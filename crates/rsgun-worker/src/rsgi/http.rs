@@ -20,7 +20,7 @@ use crate::asgi::exchange::{Stage, State};
 use crate::asgi::message::{self, Part, Start};
 use crate::http::access_log;
 use crate::http::body::ResponseBody;
-use crate::http::spool::FilePart;
+use crate::http::file_part::FilePart;
 
 /// `protocol` of a request.
 #[pyclass(frozen, name = "RSGIHTTPProtocol", module = "rsgun._rsgun")]

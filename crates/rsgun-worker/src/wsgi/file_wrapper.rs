@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::ffi;
-use crate::http::spool::FilePart;
+use crate::http::file_part::FilePart;
 
 /// What `environ["wsgi.file_wrapper"]` is: an iterable over a file in blocks (PEP 3333,
 /// "Optional Platform-Specific File Handling").

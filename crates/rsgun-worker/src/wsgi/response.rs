@@ -16,7 +16,7 @@ use super::head::{self, header, is_hop_by_hop};
 use super::pool::Pool;
 use crate::asgi::exchange::{SharedExchange, Stage};
 use crate::asgi::message;
-use crate::http::spool::FilePart;
+use crate::http::file_part::FilePart;
 
 /// Why nothing more can be sent.
 #[derive(Debug)]

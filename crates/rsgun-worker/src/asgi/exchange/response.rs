@@ -12,7 +12,8 @@ use pyo3::{Py, PyAny};
 
 use super::{Exchange, State};
 use crate::http::body::ResponseBody;
-use crate::http::spool::{FilePart, Spool};
+use crate::http::file_part::FilePart;
+use crate::http::spool::Spool;
 
 /// `send()` waits when this much of a streamed response is waiting for the client.
 const SEND_HIGH_WATER: usize = 64 * 1024;
