@@ -437,8 +437,10 @@ class TestLife:
         server = serve("main:app", "--app-dir", str(tmp_path), wait=False)
         server.tolerates_tracebacks = True
         assert server.wait() == 3
-        assert "__rsgi_init__ has raised" in "\n".join(server.lines("stderr"))
-        assert "OSError: no database" in "\n".join(server.lines("stderr"))
+        told = "\n".join(server.lines("stderr"))
+        assert "__rsgi_init__ has raised" in told
+        assert "OSError: no database" in told
+        assert "<rsgun/" not in told, "frames of the server are nobody's business"
 
     def test_failing_del_is_told(self, serve: Serve, tmp_path: Path) -> None:
         (tmp_path / "main.py").write_text(

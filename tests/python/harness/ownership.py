@@ -38,14 +38,14 @@ def other_ends(sockets: list[socket.socket]) -> dict[socket.socket, int]:
     tcp = _tcp_inodes()
     found = {}
     for one in sockets:
-        if one.family == socket.AF_UNIX:
-            inode = _unix_peer(os.fstat(one.fileno()).st_ino)
-        else:
-            try:
+        try:
+            if one.family == socket.AF_UNIX:
+                inode = _unix_peer(os.fstat(one.fileno()).st_ino)
+            else:
                 inode = tcp.get((one.getpeername()[1], one.getsockname()[1]), 0)
-            except OSError:
-                # Not connected yet, or not any more.
-                continue
+        except OSError:
+            # Not connected yet, or not any more, or closed by its event loop already.
+            continue
         if inode:
             found[one] = inode
     return found

@@ -108,17 +108,14 @@ def _call(app, name, loop):
     return None if function is None else function(loop)
 
 
-class _told_as_failure:  # noqa: N801
+@contextlib.contextmanager
+def _told_as_failure():
     """Turns what the application raises before it serves into a StartupError."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, frames):
-        if isinstance(error, Exception):
-            raise StartupError(
-                "LifespanFailed", "__rsgi_init__ has raised", describe(error)
-            ) from None
+    try:
+        yield
+    except Exception as error:
+        text = "__rsgi_init__ has raised"
+        raise StartupError("LifespanFailed", text, describe(error)) from None
 
 
 class Lifespan:

@@ -37,7 +37,7 @@ async def run(app, scope, cycle):
 
 
 def describe(error):
-    """Returns the traceback of an error of the application, without our frame.
+    """Returns the traceback of an error of the application, without our frames before it.
 
     An exit that was told already, when it came out of the event loop, is only named.
     """
@@ -48,13 +48,16 @@ def describe(error):
     lines = []
     if error is not None:
         frames = error.__traceback__
-        is_ours = frames is not None and frames.tb_frame.f_code.co_filename.startswith("<rsgun/")
-        if is_ours and frames.tb_next is not None:
+        while frames is not None and frames.tb_next is not None and _is_ours(frames.tb_frame):
             frames = frames.tb_next
         lines += traceback.format_exception(type(error), error, frames)
     for each in _leaves(told):
         lines += traceback.format_exception_only(each)
     return _printable(lines)
+
+
+def _is_ours(frame):
+    return frame.f_code.co_filename.startswith("<rsgun/")
 
 
 def _was_told(error):

@@ -240,25 +240,24 @@ impl HttpProtocol {
         }
         let headers = &mut start.headers;
         // The file may have changed since the application has looked at it.
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(to - from));
+        headers.remove(CONTENT_LENGTH);
         if start.status == StatusCode::PARTIAL_CONTENT && !headers.contains_key(CONTENT_RANGE) {
             let last = to.saturating_sub(1);
             if let Ok(value) = HeaderValue::from_str(&format!("bytes {from}-{last}/{size}")) {
                 headers.insert(CONTENT_RANGE, value);
             }
         }
-        let has_body = !cycle.exchange.has_no_body(start.status);
-        if start.status == StatusCode::NO_CONTENT || start.status == StatusCode::NOT_MODIFIED {
-            headers.remove(CONTENT_LENGTH);
+        let mut state = cycle.exchange.lock();
+        if !may_answer(&state, call) {
+            return;
         }
-        let mut answer = Response::new(if has_body {
-            ResponseBody::File(file.between(from, to))
-        } else {
-            ResponseBody::Empty
-        });
-        *answer.status_mut() = start.status;
-        *answer.headers_mut() = start.headers;
-        self.put(py, call, answer);
+        let (status, mut head) = (start.status, Response::new(()));
+        *head.status_mut() = status;
+        *head.headers_mut() = start.headers;
+        let part = file.between(from, to);
+        cycle.exchange.begin_file(&mut state, head, part);
+        drop(state);
+        self.sent(py, status, 0);
     }
 
     /// Answers in the application's place.
