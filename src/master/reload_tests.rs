@@ -84,13 +84,7 @@ fn a_broken_configuration_changes_nothing() {
 fn a_canary_that_fails_leaves_the_old_generation_alone() {
     let mut world = World::booted(2, false);
     world.command(Command::Reload);
-    while world.starting().is_empty() {
-        world.one_reaction();
-    }
-    let canary = world.starting()[0];
-    world.worker_hello(canary);
-    world.worker_fails(canary, import_error());
-    world.cooperate();
+    world.until_a_failed_start();
     assert_eq!(world.generations_serving(), [1, 1]);
     assert_eq!(world.servers.keys().copied().collect::<Vec<_>>(), [1]);
     assert_eq!(
@@ -132,10 +126,7 @@ fn a_canary_that_dies_has_replaced_nobody() {
 fn a_canary_that_hangs_is_given_up() {
     let mut world = World::booted(1, false);
     world.command(Command::Reload);
-    while world.starting().is_empty() {
-        world.one_reaction();
-    }
-    let canary = world.starting()[0];
+    let canary = world.until_a_start();
     world.worker_hello(canary);
     world.pass(Duration::from_secs(60));
     assert_eq!(world.asked, [Asked::Worker(canary)]);
@@ -265,9 +256,7 @@ fn slots_that_the_new_configuration_does_without_are_not_exchanged() {
 fn an_old_worker_that_dies_during_a_reload_is_replaced() {
     let mut world = World::booted(2, false);
     world.command(Command::Reload);
-    while world.starting().is_empty() {
-        world.one_reaction();
-    }
+    world.until_a_start();
     let victim = world.serving()[1];
     world.worker_dies(victim, KILLED);
     assert_eq!(world.starting().len(), 2);

@@ -185,9 +185,7 @@ fn parallel(workers: u32) -> World {
         ..policy(workers, true)
     });
     world.command(Command::Reload);
-    while world.starting().is_empty() {
-        world.one_reaction();
-    }
+    world.until_a_start();
     world
 }
 
@@ -234,9 +232,7 @@ fn so_many_workers_may_be_missing_and_no_more() {
         ..policy(5, false)
     });
     world.command(Command::Reload);
-    while world.starting().is_empty() {
-        world.one_reaction();
-    }
+    world.until_a_start();
     assert_eq!(world.serving().len(), 5, "the canary is one more");
     let canary = world.starting()[0];
     world.worker_hello(canary);

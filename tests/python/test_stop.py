@@ -24,6 +24,15 @@ LIFESPAN = versioned(
     shutdown="await asyncio.sleep(0.05); print('lifespan stopped', flush=True)",
 )
 
+HANGS = """
+import time
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    print("hanging", flush=True)
+    time.sleep(300)
+"""
+
 
 @pytest.fixture
 def with_lifespan(serve: Serve, module: Module, tmp_path: Path) -> Callable[..., Server]:
@@ -197,17 +206,7 @@ async def app(scope, receive, send):
     def test_worker_that_hangs_is_killed_after_the_limit(
         self, serve: Serve, module: Module, tmp_path: Path
     ) -> None:
-        module(
-            "hangs",
-            """
-import time
-
-async def app(scope, receive, send):
-    assert scope["type"] == "http"
-    print("hanging", flush=True)
-    time.sleep(300)
-""",
-        )
+        module("hangs", HANGS)
         server = serve("hangs:app", "--app-dir", str(tmp_path), "--graceful-timeout", "1")
         server.tolerates_tracebacks = True
         with server.connect() as connection:
@@ -452,17 +451,7 @@ class TestDeathOfTheMaster:
         self, serve: Serve, module: Module, tmp_path: Path
     ) -> None:
         """It never reads that the master is gone."""
-        module(
-            "hangs",
-            """
-import time
-
-async def app(scope, receive, send):
-    assert scope["type"] == "http"
-    print("hanging", flush=True)
-    time.sleep(300)
-""",
-        )
+        module("hangs", HANGS)
         server = serve("hangs:app", "--app-dir", str(tmp_path), "--graceful-timeout", "1")
         connection = Connection.open(server.address)
         connection.request("/")

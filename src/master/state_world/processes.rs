@@ -5,7 +5,7 @@ use std::time::Duration;
 use rsgun_core::config::PythonFile;
 use rsgun_core::ipc::{Failure, FromForkServer, FromWorker, ToWorker, WorkerId};
 
-use super::{KILLED, World};
+use super::{KILLED, World, import_error};
 use crate::master::event::{Asked, Event};
 use crate::master::exit::Exit;
 use crate::master::worker::Stage;
@@ -194,6 +194,22 @@ impl World {
             }
         }
         panic!("the world does not come to rest");
+    }
+
+    /// They do so until a worker starts.
+    pub(in crate::master) fn until_a_start(&mut self) -> WorkerId {
+        while self.starting().is_empty() {
+            assert!(self.one_reaction(), "no worker starts");
+        }
+        self.starting()[0]
+    }
+
+    /// They do so, but the next worker that starts cannot import the application.
+    pub(in crate::master) fn until_a_failed_start(&mut self) {
+        let worker = self.until_a_start();
+        self.worker_hello(worker);
+        self.worker_fails(worker, import_error());
+        self.cooperate();
     }
 
     /// One process does what it should; `false` when there is nothing to be done.

@@ -425,13 +425,7 @@ fn the_past_is_remembered() {
 fn degraded_after_a_failed_reload() -> World {
     let mut world = World::booted(2, false);
     world.command(Command::Reload);
-    while world.starting().is_empty() {
-        world.one_reaction();
-    }
-    let canary = world.starting()[0];
-    world.worker_hello(canary);
-    world.worker_fails(canary, import_error());
-    world.cooperate();
+    world.until_a_failed_start();
     let second = world.serving()[1];
     world.worker_dies(second, KILLED);
     while world.shown == Condition::Sound {
