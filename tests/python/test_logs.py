@@ -385,6 +385,14 @@ def test_requests_that_are_refused_have_a_line(serve: Serve, app: str) -> None:
     assert len(server.lines("stdout")) == len(REFUSED)
 
 
+def test_passwords_in_a_target_are_left_out(serve: Serve) -> None:
+    server = serve("lab:app")
+    with server.connect() as connection:
+        connection.send(b"GET http://me:secret@x:81/ping?a@b HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.response().status == 200
+    server.wait_for_line(r'"GET http://x:81/ping\?a@b HTTP/1.1" 200', stream="stdout")
+
+
 def test_nor_are_they_logged_without_an_access_log(serve: Serve) -> None:
     server = serve("large:asgi", "--no-access-log")
     with server.connect() as connection:

@@ -104,6 +104,15 @@ class TestHttp10:
             assert response.body == b"pong"
             assert (response.header("connection") or "").lower() == "keep-alive"
 
+    @pytest.mark.parametrize("path", ["/stream", "/goodbye"])
+    @differs("uvicorn", "closes every HTTP/1.0 connection")
+    def test_a_connection_that_is_closed_is_not_promised(
+        self, connection: Connection, path: str
+    ) -> None:
+        response = connection.get(path, version="1.0", headers=[("Connection", "keep-alive")])
+        assert "keep-alive" not in (response.header("connection") or "").lower()
+        assert connection.ended()
+
     def test_request_without_host(self, connection: Connection) -> None:
         connection.send(b"GET /ping HTTP/1.0\r\n\r\n")
         assert connection.response().body == b"pong"
@@ -138,6 +147,16 @@ def test_statuses_without_body(connection: Connection, status: int) -> None:
     assert response.header("transfer-encoding") is None
     if status == 204:
         assert response.header("content-length") is None
+    assert connection.get("/ping").body == b"pong"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@differs("uvicorn", "sends the length of a body that it does not send")
+def test_not_modified_has_no_length_of_its_own(connection: Connection, method: str) -> None:
+    """Of the answer to a GET nothing is known (RFC 9110, 8.6)."""
+    response = connection.get("/not-modified", method=method)
+    assert (response.status, response.body) == (304, b"")
+    assert response.header("content-length") is None
     assert connection.get("/ping").body == b"pong"
 
 

@@ -172,6 +172,20 @@ def test_absolute_form_gives_the_path(server: Server) -> None:
     assert (scope["path"], scope["query_string"]) == ("/a/b", b"c=d")
 
 
+def test_host_of_an_absolute_form_is_a_header(server: Server) -> None:
+    """Also of HTTP/1.0, which needs none, and beside headers whose order counts."""
+    with server.connect() as connection:
+        head = b"GET http://o/ HTTP/1.0\r\nX-A: 1\r\nX-B: 2\r\nX-A: 3\r\n\r\n"
+        connection.send(head)
+        headers = ast.literal_eval(connection.response().text)["headers"]
+    assert [tuple(pair) for pair in headers] == [
+        (b"x-a", b"1"),
+        (b"x-b", b"2"),
+        (b"x-a", b"3"),
+        (b"host", b"o"),
+    ]
+
+
 def test_headers_keep_order_and_duplicates_with_lower_case_names(server: Server) -> None:
     sent = [
         ("Host", "example"),

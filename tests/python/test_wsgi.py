@@ -181,6 +181,16 @@ class TestEnviron:
         assert (found["SERVER_NAME"], found["SERVER_PORT"]) == ("example.org", "81")
         assert found["REMOTE_ADDR"] == ""
 
+    def test_target_without_a_path(self, serve: Serve, tmp_path: Any) -> None:
+        (tmp_path / "main.py").write_text(
+            "def app(environ, start_response):\n"
+            "    start_response('200 OK', [])\n"
+            "    return [f\"{environ['PATH_INFO']} {environ['REQUEST_URI']}\".encode()]\n"
+        )
+        with serve("main:app", "--app-dir", str(tmp_path)).connect() as connection:
+            connection.send(b"GET http://o?q=1 HTTP/1.1\r\nHost: o\r\n\r\n")
+            assert connection.response().body == b"/ /?q=1"
+
     def test_http_1_0(self, connection: Connection) -> None:
         connection.send(b"GET /env HTTP/1.0\r\n\r\n")
         found = json.loads(connection.response().body)

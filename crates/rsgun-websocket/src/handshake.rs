@@ -1,7 +1,7 @@
 //! The opening handshake (RFC 6455, 4.2).
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{GeneralPurpose, PAD, STANDARD};
+use base64::{Engine as _, alphabet};
 use http::header::{
     ALLOW, CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
     SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
@@ -14,6 +14,12 @@ use crate::extension::{self, Agreement, is_token};
 
 /// What is hashed together with the key of the client.
 const MAGIC: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+/// Takes keys whose last character has more bits than the 16 bytes need, such as the one
+/// in the text of RFC 6455, 4.1; clients draw 22 characters at random.
+const KEYS: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    PAD.with_decode_allow_trailing_bits(true),
+);
 /// The version of the protocol.
 const VERSION: &str = "13";
 
@@ -162,7 +168,7 @@ impl Handshake {
 
 /// The value of `Sec-WebSocket-Accept` for a key.
 fn accept(key: &[u8]) -> Option<HeaderValue> {
-    if STANDARD.decode(key).ok()?.len() != 16 {
+    if KEYS.decode(key).ok()?.len() != 16 {
         return None;
     }
     let digest = Sha1::new().chain_update(key).chain_update(MAGIC).finalize();
@@ -174,6 +180,8 @@ fn subprotocols(headers: &HeaderMap) -> Result<Vec<String>, Refusal> {
     let names = fields.into_iter().flat_map(|field| field.split(','));
     names
         .map(|name| name.trim_matches([' ', '\t']))
+        // RFC 9110, 5.6.1.2.
+        .filter(|name| !name.is_empty())
         .map(|name| {
             is_token(name)
                 .then(|| name.to_owned())
@@ -252,6 +260,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_only_unusual_is_accepted() {
+        let parts = request(|parts| {
+            with("sec-websocket-key", "AQIDBAUGBwgJCgsMDQ4PEC==")(parts);
+            with("sec-websocket-protocol", "chat,, superchat,")(parts);
+        });
+        let handshake = examine(&parts, true).unwrap().unwrap();
+        assert_eq!(handshake.subprotocols, ["chat", "superchat"]);
+    }
+
+    #[test]
     fn ordinary_requests_are_none() {
         let mut parts = request(|_| ());
         parts.headers.clear();
@@ -309,7 +327,7 @@ mod tests {
                 Refusal::Key,
             ),
             (
-                refusal(with("sec-websocket-protocol", "a,,b")),
+                refusal(with("sec-websocket-protocol", "a,b/c")),
                 Refusal::Subprotocol,
             ),
             (

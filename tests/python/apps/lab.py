@@ -333,6 +333,19 @@ async def one_big_message(scope: Scope, receive: Receive, send: Send) -> None:
     await answer(send, b"0123456789abcdef" * (16 * MEGABYTE // 16))
 
 
+@at("/not-modified")
+async def not_modified(scope: Scope, receive: Receive, send: Send) -> None:
+    """304 with a body, which must not go out."""
+    await send({"type": "http.response.start", "status": 304, "headers": []})
+    await send({"type": "http.response.body", "body": b"not to be sent"})
+
+
+@at("/goodbye")
+async def goodbye(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that wants the connection to be closed."""
+    await answer(send, b"bye", headers=[(b"connection", b"close")])
+
+
 @at("/status")
 async def status(scope: Scope, receive: Receive, send: Send) -> None:
     """The status of the query string, without a body or any header."""

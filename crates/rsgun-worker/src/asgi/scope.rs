@@ -179,8 +179,10 @@ impl ScopeMaker {
         match parts.extensions.get::<Order>() {
             None => PyList::new(py, pairs),
             Some(order) => {
-                let ordered: Vec<_> = order.iter().filter_map(|index| pairs.get(*index)).collect();
-                PyList::new(py, ordered)
+                let ordered = order.iter().filter_map(|index| pairs.get(*index));
+                // What the server has made of the target stands behind them.
+                let added = pairs.get(order.len()..).unwrap_or_default();
+                PyList::new(py, ordered.chain(added).collect::<Vec<_>>())
             }
         }
     }

@@ -3,10 +3,11 @@
 //! Lines are collected and written in pieces of at most `PIPE_BUF` bytes that end
 //! at a line end, so that lines of several workers on one pipe do not tear.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::io::Write;
 
-use http::{StatusCode, Version};
+use http::{StatusCode, Uri, Version};
 use rsgun_core::log::access::{escape, whole_lines};
 use rsgun_core::log::output;
 
@@ -32,9 +33,19 @@ impl Entry {
     pub(crate) fn of(peer: &Peer, parts: &http::request::Parts) -> Self {
         Self {
             client: peer.label(),
-            request: format!("{} {}", parts.method, parts.uri),
+            request: format!("{} {}", parts.method, target(&parts.uri)),
             version: Some(parts.version),
         }
+    }
+}
+
+/// The target of a request, without the password that an absolute one may carry
+/// (RFC 9110, 4.2.4).
+fn target(uri: &Uri) -> Cow<'_, str> {
+    let secret = uri.authority().and_then(|it| it.as_str().rsplit_once('@'));
+    match secret {
+        Some((secret, _)) => Cow::Owned(uri.to_string().replacen(&format!("{secret}@"), "", 1)),
+        None => Cow::Owned(uri.to_string()),
     }
 }
 

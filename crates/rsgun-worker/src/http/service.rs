@@ -197,6 +197,12 @@ impl Future for Answer {
         }
         let is_unframed = self.version == Version::HTTP_10
             && matches!(response.body(), ResponseBody::Stream(_, None));
+        if self.version == Version::HTTP_10
+            && (is_unframed || response.headers().contains_key(CONNECTION))
+        {
+            // hyper promises a client of HTTP/1.0 to keep the connection otherwise.
+            *response.version_mut() = Version::HTTP_10;
+        }
         tracker.shared.answer_ends_with_connection(is_unframed);
         let tracker = self.tracker.take();
         Poll::Ready(Ok(response.map(|body| TrackedBody { body, tracker })))

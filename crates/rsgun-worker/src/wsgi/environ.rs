@@ -158,6 +158,10 @@ impl EnvironMaker {
             Some(target) if uri.query().is_none() && is_whole && target.as_str() == uri.path() => {
                 path.clone()
             }
+            Some(target) if target.as_str().starts_with('?') => {
+                // Written out it has the path that it lacks.
+                text(py, target.to_string().as_bytes())
+            }
             Some(target) => text(py, target.as_str().as_bytes()),
             None => PyString::new(py, "*"),
         };

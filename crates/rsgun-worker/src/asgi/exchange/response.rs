@@ -99,7 +99,12 @@ impl Exchange {
         if status == StatusCode::NO_CONTENT {
             // RFC 9110, 8.6.
             head.headers_mut().remove(CONTENT_LENGTH);
-        } else if self.is_head && !more && response.declared.is_none() && !data.is_empty() {
+        } else if self.is_head
+            && !more
+            && response.declared.is_none()
+            && !data.is_empty()
+            && status != StatusCode::NOT_MODIFIED
+        {
             // What a GET would have said; of one that leaves its body out nothing is known.
             head.headers_mut()
                 .insert(CONTENT_LENGTH, HeaderValue::from(data.len()));
