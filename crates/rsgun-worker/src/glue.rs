@@ -28,7 +28,8 @@ pub(crate) fn loader(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     )
 }
 
-/// `django.py`: finds the application of a Django project. Needs [`loader`].
+/// `django.py`: finds the application of a Django project, and its views. Needs
+/// [`loader`].
 pub(crate) fn django(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     module(
         py,

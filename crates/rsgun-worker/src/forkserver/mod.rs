@@ -399,6 +399,7 @@ pub(crate) fn load(loader: &Bound<'_, PyModule>, settings: &Settings) -> PyResul
         None => settings.app.clone(),
     };
     let app = loader.call_method1("load", (&target, &settings.app_dir, settings.factory))?;
+    glue::django(loader.py())?.call_method1("import_views", (&settings.app_dir,))?;
     Application::new(&app, &format!("\"{target}\""), settings)
 }
 

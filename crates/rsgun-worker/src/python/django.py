@@ -1,4 +1,4 @@
-"""Finds the application of a Django project by its settings.
+"""Finds the application of a Django project by its settings, and loads all of it.
 
 A project says what its application is by ASGI_APPLICATION, which only those have that
 want to be served so, and WSGI_APPLICATION, which Django's own templates set. Where it
@@ -7,8 +7,9 @@ says neither, there still are the modules that every project has beside its sett
 
 import importlib.util
 import os
+import sys
 
-from rsgun._loader import LoadError, import_named
+from rsgun._loader import LoadError, import_failure, import_named
 
 SETTINGS = {"asgi": "ASGI_APPLICATION", "wsgi": "WSGI_APPLICATION"}
 """By the name of the module that has such an application."""
@@ -53,6 +54,30 @@ def application(name, app_dir, interface):
         f"{' or '.join(modules)}: name the application, such as main:app",
         None,
     )
+
+
+def import_views(app_dir):
+    """Imports the views of a project, if the application is one of Django's.
+
+    Django does so at the first request. Code that cannot be imported would be found by
+    the users then, and not by the worker that a reload starts first to try the new code.
+
+    Raises LoadError.
+    """
+    if not {"django.core.handlers.wsgi", "django.core.handlers.asgi"} & sys.modules.keys():
+        return
+    from django.apps import apps
+    from django.conf import settings
+
+    if not (apps.ready and settings.configured and getattr(settings, "ROOT_URLCONF", None)):
+        return
+    from django.urls import get_resolver
+
+    try:
+        _ = get_resolver().url_patterns
+    except BaseException as error:
+        problem = f'importing the views of "{settings.ROOT_URLCONF}" failed'
+        raise import_failure(problem, error, os.path.abspath(app_dir or ".")) from None
 
 
 def _target(name, setting, path):

@@ -175,16 +175,21 @@ def import_named(name, directory):
         if name == missing or name.startswith(missing + "."):
             message = _no_module(name, missing, directory)
             raise LoadError("ModuleNotFound", message, None) from None
-        problem = f'importing "{name}" failed'
-        if missing and "." not in missing:
-            problem += (
-                f': there is no module "{missing}" in {sys.executable}'
-                f"{_near_modules(missing, directory, cutoff=0.8)}; "
-                "install it there, or name another interpreter with --python"
-            )
-        raise LoadError("ImportRaised", problem, trim(error)) from None
+        raise import_failure(f'importing "{name}" failed', error, directory) from None
     except BaseException as error:
-        raise LoadError("ImportRaised", f'importing "{name}" failed', trim(error)) from None
+        raise import_failure(f'importing "{name}" failed', error, directory) from None
+
+
+def import_failure(problem, error, directory):
+    """Returns the LoadError of an import that has raised."""
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing and "." not in missing:
+        problem += (
+            f': there is no module "{missing}" in {sys.executable}'
+            f"{_near_modules(missing, directory, cutoff=0.8)}; "
+            "install it there, or name another interpreter with --python"
+        )
+    return LoadError("ImportRaised", problem, trim(error))
 
 
 def _no_module(name, missing, directory):
