@@ -73,6 +73,17 @@ def test_a_program_serves_and_goes_on_after_a_stop(
     assert len(requests) == 1
 
 
+@pytest.mark.parametrize("source", [THE_SEED, WITH_AN_OBJECT], ids=["string", "object"])
+def test_a_program_in_the_background_of_a_script_ends_by_an_interrupt(
+    program: Program, source: str
+) -> None:
+    """The shell has it ignore SIGINT (POSIX, 2.11)."""
+    ignores = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    server = program(ignores + source)
+    assert server.stop(signal.SIGINT) == 0
+    assert server.lines("stdout")[-1] == "after it"
+
+
 def test_an_import_string_has_all_workers(program: Program) -> None:
     source = THE_SEED.replace("port=0", "port=0, workers=2, timeout_keep_alive=3")
     server = program(source)

@@ -32,7 +32,9 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Catches each of `signals`, but for those that are ignored, as `nohup` has it.
+    /// Catches each of `signals`, but for SIGHUP where that is ignored, as `nohup` has it.
+    /// A shell that starts a program in the background has it ignore SIGINT, which ends
+    /// rsgun's command all the same.
     ///
     /// # Errors
     /// `AlreadyExists` when another relay lives; what `pipe2(2)` or `sigaction(2)` return.
@@ -51,7 +53,7 @@ impl Relay {
             before: Vec::new(),
         };
         for signal in signals {
-            if !signals::is_ignored(*signal) {
+            if *signal != Signal::SIGHUP || !signals::is_ignored(*signal) {
                 let before = replace(*signal, &caught())?;
                 relay.before.push((*signal, before));
             }
