@@ -28,7 +28,11 @@ rsgun_max_rss = "1G"
 
 
 def on_starting(server):
-    """Once a master, before anything else: make directories, remove what an earlier run left."""
+    """Once a master, before the first worker: remove what an earlier run left.
+
+    With `preload_app` the application is imported already: what its import needs, such as a
+    directory, is made at the top of this file.
+    """
     server.log.info("on_starting: master %s", server.pid)
 
 
@@ -71,7 +75,8 @@ def pre_fork(server, worker):
 def post_fork(server, worker):
     """In the worker, first of all: replace connections that preloading has opened.
 
-    For example `main.engine.dispose(close=False)` with SQLAlchemy; see docs/preload.md.
+    For example `main.engine.dispose(close=False)` with SQLAlchemy (`main.engine.sync_engine`
+    if it is an async one); see docs/preload.md.
     """
     server.log.info("post_fork: worker number %s is process %s", worker.age, worker.pid)
 
