@@ -295,7 +295,7 @@ mod tests {
     fn settings_with(line: &str, variables: &[(&str, &str)]) -> Settings {
         match run(line, variables) {
             Ok(Command::Serve(source)) => match source.look() {
-                Ok(Configured::Completely(settings)) => *settings,
+                Ok(Configured::Completely { settings, .. }) => *settings,
                 other => panic!("{line}: {other:?}"),
             },
             other => panic!("{line}: {other:?}"),
@@ -375,6 +375,11 @@ mod tests {
             LogTarget::File("/var/log/a".into())
         );
         assert_eq!(gunicorn.error_logfile, LogTarget::Standard);
+        let abbreviated = settings("main:app --error-log /var/log/e");
+        assert_eq!(
+            abbreviated.error_logfile,
+            LogTarget::File("/var/log/e".into())
+        );
         let auto = settings_with("main:app", &[("WEB_CONCURRENCY", "AUTO")]);
         assert_eq!(auto.workers, WorkerCount::Auto);
         assert!(error("main:app -m 8").contains("it is not an octal number from 0 to 777"));
@@ -387,7 +392,6 @@ mod tests {
             ("--spew", "every line"),
             ("--paster app.ini", "Paste Deploy"),
             ("--strip-header-spaces", "smuggled"),
-            ("-R", "--capture-output"),
             ("--reload", "kill -HUP"),
             ("--proxy-headers", "ProxyHeadersMiddleware"),
             ("--forwarded-allow-ips=*", "SECURE_PROXY_SSL_HEADER"),

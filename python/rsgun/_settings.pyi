@@ -193,6 +193,9 @@ class Settings(TypedDict, total=False):
     error_logfile: Text | None
     """Where the server logs: a file, or - for standard error."""
 
+    error_log: Text | None
+    """The same as `error_logfile`."""
+
     log_file: Text | None
     """The same as `error_logfile`."""
 
@@ -207,6 +210,9 @@ class Settings(TypedDict, total=False):
 
     initgroups: bool | None
     """Give the application's processes all groups of their user."""
+
+    enable_stdio_inheritance: bool | None
+    """Accepted from gunicorn: a daemon's output is to go where that of the start goes."""
 
     daemon: bool | None
     """Run in the background, apart from the terminal."""

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rsgun_core::config::{Settings, Source};
+use rsgun_core::config::{PythonSource, Settings, Source};
 use rsgun_core::ipc::{ToForkServer, WorkerId};
 use rsgun_core::listeners::{Change, Listener, Manner};
 use rsgun_core::log::output::{self, Files};
@@ -142,7 +142,7 @@ pub(super) struct Resources {
     pub(super) logs: Files,
     pub(super) interpreter: Interpreter,
     /// The configuration, if its fork server has to evaluate it.
-    pub(super) file: Option<PathBuf>,
+    pub(super) file: Option<PythonSource>,
     /// What is known of it.
     pub(super) known: ConfigurationFile,
     /// Its listeners, if they are others than the master's.
@@ -214,7 +214,7 @@ impl Effects {
             settings: Arc::clone(&settings),
             logs,
             interpreter,
-            file: file.map(|file| file.path.clone()),
+            file: file.map(|file| file.source.clone()),
             known,
             change: None,
             server: None,

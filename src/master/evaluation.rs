@@ -11,7 +11,6 @@
 
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -19,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
-use rsgun_core::config::{Configured, PythonFile, Settings, Source};
+use rsgun_core::config::{Configured, PythonFile, PythonSource, Settings, Source};
 use rsgun_core::ipc::{ChannelError, FromForkServer, ToForkServer};
 use rsgun_core::sys::signals::SignalQueue;
 
@@ -124,10 +123,10 @@ pub(super) fn prepare(
     in_background: bool,
 ) -> Result<Step, MasterError> {
     let (file, known) = match source.look()? {
-        Configured::Completely(settings) => {
+        Configured::Completely { settings, warnings } => {
             return Ok(Step::Prepared(Box::new(Prepared {
                 settings: *settings,
-                warnings: Vec::new(),
+                warnings,
                 early: None,
             })));
         }
@@ -164,7 +163,7 @@ pub(super) fn prepare(
 /// A text for the user: why there is no fork server, or what is wrong with the file.
 fn evaluate(
     interpreter: Interpreter,
-    file: &Path,
+    file: &PythonSource,
     known: &Settings,
     generation: u32,
     watch: &mut Watch<'_>,
@@ -189,10 +188,7 @@ fn evaluate(
             Heard::End(exit) => {
                 candidate.abandon();
                 return Err(if hello.is_some() {
-                    format!(
-                        "The interpreter {exit} while it evaluated {}",
-                        file.display()
-                    )
+                    format!("The interpreter {exit} while it evaluated {file}")
                 } else {
                     ended_early(interpreter.python.display(), exit)
                 });
@@ -200,8 +196,7 @@ fn evaluate(
             Heard::TooLate => {
                 candidate.abandon();
                 return Err(format!(
-                    "{} was not evaluated within {} s: see what it does, or raise --boot-timeout",
-                    file.display(),
+                    "{file} was not evaluated within {} s: see what it does, or raise --boot-timeout",
                     limit.as_secs()
                 ));
             }
@@ -211,7 +206,7 @@ fn evaluate(
                 hello = Some(message);
                 let order = ToForkServer::Evaluate {
                     generation,
-                    file: file.to_owned(),
+                    file: file.clone(),
                 };
                 // If it is gone, the next thing that is heard of it is its end.
                 let _ = candidate.channel.send(&order, &[]);

@@ -230,7 +230,9 @@ fn boot(source: Source, invocation: Invocation) -> Result<u8, MasterError> {
     if let Some(mask) = settings.umask {
         set_umask(mask);
     }
-    let logs = start_logging(&settings, &directory, launcher.as_ref())?;
+    let logs = start_logging(&settings, &directory, launcher.as_ref(), |error| {
+        error.located(&source, early.as_ref().map(|early| &early.file))
+    })?;
     for note in source.notes() {
         tracing::info!("{note}");
     }
@@ -324,6 +326,7 @@ fn start_logging(
     settings: &Settings,
     directory: &Path,
     launcher: Option<&Launcher>,
+    located: impl FnOnce(LogFileError) -> LogFileError,
 ) -> Result<Files, MasterError> {
     let to_file = settings.error_logfile.is_file();
     if to_file && launcher.is_none() {
@@ -334,7 +337,7 @@ fn start_logging(
         let keep_input = settings.bind.contains(&Address::Fd(0));
         daemon::leave_streams(keep_input).map_err(MasterError::System)?;
     }
-    let logs = Files::open(settings, directory)?;
+    let logs = Files::open(settings, directory).map_err(located)?;
     let own = logs.try_clone().map_err(MasterError::System)?;
     // In the foreground only the application's output is captured, not what its
     // interpreter says before it has been told of a log.

@@ -350,9 +350,148 @@ def test_settings_without_effect_are_named(conf: Callable[[str], Path], start: L
 
 
 def test_another_kind_of_file(start: Launch, tmp_path: Path) -> None:
-    (tmp_path / "settings.ini").write_text("")
+    (tmp_path / "settings.ini").write_text("[workers]\nnumber = 2\n")
     text = failing(start("-c", tmp_path / "settings.ini", "main:app", wait=False))
-    assert "neither a .toml nor a .py file" in text
+    assert "settings.ini, which is read as Python since its name does not end in .toml" in text
+
+
+# What the file may be called, and how it is named on the command line.
+NAMES = {
+    "another suffix": ("gunicorn.conf", "gunicorn.conf"),
+    "no suffix": ("gunicorn", "gunicorn"),
+    "a file, in gunicorn's way": ("gunicorn.conf.py", "file:gunicorn.conf.py"),
+    "a module": ("conf.py", "python:conf"),
+    "a module of a package": ("deploy/conf.py", "python:deploy.conf"),
+    "a package": ("deploy/__init__.py", "python:deploy"),
+}
+
+
+@pytest.mark.parametrize("how", NAMES)
+def test_names_of_the_file(conf: Callable[[str], Path], start: Launch, how: str) -> None:
+    file, named = NAMES[how]
+    path = conf("").parent / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("bind = '127.0.0.1:0'\nwsgi_app = 'main:app'\nworkers = 2\nspew = False\n")
+    server = start("-c", named)
+    server.wait_for_workers(2)
+    path.write_text("bind = '127.0.0.1:0'\nwsgi_app = 'main:app'\nworkers = 3\n")
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_generation(2, 3)
+    path.write_text("workers = 3\nkeyfile = 'key.pem'\n")
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_line(f"{path}, line 2: keyfile is a setting that rsgun does not have")
+
+
+def test_a_module_is_imported_as_one(
+    conf: Callable[[str], Path], start: Launch, tmp_path: Path
+) -> None:
+    """It may import its neighbours, and is found where the interpreter finds modules."""
+    package = tmp_path / "elsewhere" / "deploy"
+    package.mkdir(parents=True)
+    (package / "base.py").write_text("bind = '127.0.0.1:0'\nwsgi_app = 'main:app'\n")
+    (package / "conf.py").write_text(
+        "from .base import *\n\ndef post_fork(server, worker):\n    print('forked', __name__)\n"
+    )
+    conf("")
+    environment = {"PYTHONPATH": str(tmp_path / "elsewhere"), "PYTHONUNBUFFERED": "1"}
+    server = start("-c", "python:deploy.conf", environment=environment)
+    assert "forked deploy.conf" in server.lines()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "there is no module 'deploy' for python:deploy.conf: name the file instead"),
+        ("workers = ", "the configuration module deploy.conf is not valid Python"),
+        ("1 / 0", "the configuration module deploy.conf raised ZeroDivisionError"),
+        ("import nowhere_at_all", "the configuration module deploy.conf raised ModuleNotFound"),
+    ],
+)
+def test_bad_module(start: Launch, tmp_path: Path, text: str | None, words: str) -> None:
+    if text is not None:
+        (tmp_path / "deploy").mkdir()
+        (tmp_path / "deploy" / "conf.py").write_text(text)
+    message = failing(start("-c", "python:deploy.conf", "main:app", wait=False))
+    assert words in message
+    assert "<rsgun/" not in message
+    assert "importlib" not in message
+
+
+def test_a_class_of_one_s_own_is_told_what_to_do(
+    conf: Callable[[str], Path], start: Launch
+) -> None:
+    path = conf("class Mine:\n    pass\n\nworker_class = Mine\n")
+    message = failing(start("-c", path, "main:app", wait=False))
+    assert f"{path}, line 4: worker_class: `__config__.Mine` is none that rsgun knows" in message
+    assert "leave `worker-class` out" in message
+
+
+def test_a_class_that_is_known(conf: Callable[[str], Path], start: Launch) -> None:
+    path = conf(
+        "from gunicorn.workers.sync import SyncWorker\nworker_class = SyncWorker\n"
+        "bind = '127.0.0.1:0'\nwsgi_app = 'plain'\n"
+    )
+    (path.parent / "plain.py").write_text(
+        "def application(environ, start_response):\n    start_response('200 OK', [])\n"
+        "    return [b'plain']\n"
+    )
+    workers = path.parent / "gunicorn" / "workers"
+    workers.mkdir(parents=True)
+    for file in (workers.parent / "__init__.py", workers / "__init__.py"):
+        file.touch()
+    (workers / "sync.py").write_text("class SyncWorker: ...\n")
+    assert start("-c", path).get().body == b"plain"
+
+
+def test_a_file_may_have_no_access_log(conf: Callable[[str], Path], start: Launch) -> None:
+    text = "bind = '127.0.0.1:0'\nwsgi_app = 'main:app'\naccesslog = None\n"
+    path = conf(text)
+    silent = start("-c", path)
+    silent.get("/unheard")
+    conf(text + "rsgun_access_log = True\n")
+    silent.send_signal(signal.SIGHUP)
+    silent.wait_for_generation(2, 1)
+    silent.get("/heard")
+    silent.wait_for_line("GET /heard")
+    named = start("-c", path, "--access-logfile", "-")
+    named.get("/heard")
+    named.wait_for_line("GET /heard")
+    assert not [line for line in silent.lines() if "/unheard" in line]
+
+
+def test_what_gunicorn_starts_with(conf: Callable[[str], Path], start: Launch) -> None:
+    """Empty texts, directories that are not there, and what only a daemon would need."""
+    path = conf(
+        "bind = '127.0.0.1:0'\nwsgi_app = 'main:app'\npythonpath = '/nowhere,.'\n"
+        "loglevel = 'WARN'\npidfile = ''\nproc_name = ''\nchdir = ''\n"
+        "enable_stdio_inheritance = True\n"
+    )
+    server = start("-c", path, "-R", wait=False)
+    server.wait_for_line(f"WARNING: +{path}, line 3: pythonpath: /nowhere is not there")
+    eventually(lambda: server.titled("worker 1"), "a worker", BOOT)
+
+
+@pytest.mark.parametrize("place", ["file", "flag"])
+def test_a_daemon_cannot_keep_the_terminal(
+    conf: Callable[[str], Path], start: Launch, place: str
+) -> None:
+    path = conf(f"wsgi_app = 'main:app'\nenable_stdio_inheritance = {place == 'file'}\n")
+    flags = ["-R"] if place == "flag" else []
+    message = failing(start("-c", path, "--daemon", *flags, wait=False))
+    origin = f"{path}, line 2: enable_stdio_inheritance"
+    origin = origin if place == "file" else "--enable-stdio-inheritance"
+    assert f"{origin}: a daemon holds on to no terminal: name a file with --error-log" in message
+
+
+def test_a_log_file_that_cannot_be_opened(conf: Callable[[str], Path], start: Launch) -> None:
+    path = conf("bind = '127.0.0.1:0'\nwsgi_app = 'main:app'\nerrorlog = '/nowhere/e.log'\n")
+    message = failing(start("-c", path, wait=False))
+    assert f"{path}, line 3: errorlog: cannot open the log file /nowhere/e.log: No such" in message
+    conf("bind = '127.0.0.1:0'\nwsgi_app = 'main:app'\n")
+    server = start("-c", path)
+    conf("bind = '127.0.0.1:0'\nwsgi_app = 'main:app'\n\naccesslog = '/nowhere/a.log'\n")
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_line(f"{path}, line 4: accesslog: cannot open the log file /nowhere/a.log")
 
 
 # === reload ===

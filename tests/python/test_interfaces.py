@@ -295,6 +295,7 @@ def test_asgi_2_with_preload_and_its_name(serve: Serve) -> None:
         (["-k", "egg:gunicorn#gthread", "--threads", "2"], "wsgi"),
         (["-k", "uvicorn.workers.UvicornWorker"], "asgi2"),
         (["--interface", "wsgi"], "opaque_wsgi"),
+        (["--interface", "asginl"], "asgi3"),
     ],
 )
 def test_worker_classes_and_interfaces(

@@ -251,7 +251,8 @@ def test_reload_with_an_impossible_file_changes_nothing(serve: Serve, tmp_path: 
     server = serve("lab:app", "-c", str(configuration))
     configuration.write_text('error-logfile = "/nowhere/error.log"\n')
     server.send_signal(signal.SIGHUP)
-    server.wait_for_line("Reload failed.*cannot open the log file /nowhere/error.log")
+    place = f"{configuration}, line 1: error-logfile"
+    server.wait_for_line(f"Reload failed.*{place}: cannot open the log file /nowhere/error.log")
     assert server.get("/ping").body == b"pong"
 
 

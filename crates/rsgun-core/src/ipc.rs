@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{PythonFile, Settings};
+use crate::config::{PythonFile, PythonSource, Settings};
 use crate::hooks::Call;
 use crate::sys::channel;
 use crate::sys::credentials::Credentials;
@@ -66,7 +66,7 @@ pub enum ToForkServer {
         /// The load of the code that this fork server stands for.
         generation: u32,
         /// The file.
-        file: PathBuf,
+        file: PythonSource,
     },
     /// What to load, and how. Carries the log files
     /// ([`crate::log::output::Files`]), then the fork server's

@@ -133,9 +133,9 @@ impl Effects {
     }
 
     fn resolve_read(&mut self, generation: u32, names: &Names) -> Result<Resolved, MasterError> {
-        let (settings, file) = match self.source.look()? {
-            Configured::Completely(settings) => (*settings, None),
-            Configured::But { file, known } => (*known, Some(file)),
+        let (settings, warnings, file) = match self.source.look()? {
+            Configured::Completely { settings, warnings } => (*settings, warnings, None),
+            Configured::But { file, known } => (*known, Vec::new(), Some(file)),
         };
         let settings = anchored(settings, &self.directory);
         let interpreter = interpreter(&settings, &self.surroundings)?;
@@ -149,10 +149,13 @@ impl Effects {
                 if !hosts.is_empty() {
                     return Ok(Resolved::Without(hosts));
                 }
-                let (logs, change) = self.open(&settings, names)?;
+                let (logs, change) = self.open(&settings, None, names)?;
                 (logs, Some(change), ConfigurationFile::Read)
             }
         };
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
         let resources = Resources {
             settings: Arc::new(settings),
             logs,
@@ -181,7 +184,7 @@ impl Effects {
         if !hosts.is_empty() {
             return Ok(Resolved::Without(hosts));
         }
-        let (logs, change) = self.open(&settings, names)?;
+        let (logs, change) = self.open(&settings, Some(file), names)?;
         let Some(resources) = self.generations.get_mut(&generation) else {
             change.abandon();
             return Err(MasterError::Evaluation(format!(
@@ -198,9 +201,16 @@ impl Effects {
         Ok(Resolved::As(resources.policy()))
     }
 
-    /// Opens the log files and what is new of the listeners.
-    fn open(&self, settings: &Settings, names: &Names) -> Result<(Files, Change), MasterError> {
-        let logs = Files::open(settings, &self.directory)?;
+    /// Opens the log files and what is new of the listeners, for settings that were
+    /// completed with `file`.
+    fn open(
+        &self,
+        settings: &Settings,
+        file: Option<&PythonFile>,
+        names: &Names,
+    ) -> Result<(Files, Change), MasterError> {
+        let logs = Files::open(settings, &self.directory)
+            .map_err(|error| error.located(&self.source, file))?;
         let manner = manner(settings, self.started.umask);
         let change = listeners::prepare_with(&self.listeners, &settings.bind, manner, names)?;
         Ok((logs, change))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rsgun_core::config::PythonFile;
+use rsgun_core::config::{PythonFile, PythonSource};
 use rsgun_core::ipc::{Failure, FromForkServer, FromWorker, ToWorker, WorkerId};
 
 use super::{KILLED, World, import_error};
@@ -26,6 +26,7 @@ impl World {
     pub(in crate::master) fn server_evaluated(&mut self, generation: u32) {
         self.servers.get_mut(&generation).unwrap().asked = false;
         let file = PythonFile {
+            source: PythonSource::File("gunicorn.conf.py".into()),
             path: "gunicorn.conf.py".into(),
             assigned: Vec::new(),
             hooks: self.policy.hooks,

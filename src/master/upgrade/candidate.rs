@@ -130,7 +130,10 @@ fn prepare(
     if let Some(mask) = settings.umask {
         crate::master::set_umask(mask);
     }
-    let logs = Files::open(&settings, &directory).map_err(|error| failed(error.into()))?;
+    let logs = Files::open(&settings, &directory).map_err(|error| {
+        let file = early.as_ref().map(|early| &early.file);
+        failed(error.located(&source, file).into())
+    })?;
     log::init(settings.log_level, logs.try_clone().map_err(system)?, false);
     for warning in warnings {
         tracing::warn!("{warning}");

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use rsgun_core::config::PythonSource;
 use rsgun_core::ipc::{Identity, WorkerId};
 use rsgun_core::listeners::{Address, Record};
 use rsgun_core::sys::credentials::Credentials;
@@ -123,7 +124,7 @@ pub(in crate::master) struct ResourcesRecord {
     /// Whom the interpreter is started as.
     pub(in crate::master) run_as: Option<Credentials>,
     /// The configuration, if a fork server has to evaluate it, and what is known of it.
-    pub(in crate::master) file: Option<PathBuf>,
+    pub(in crate::master) file: Option<PythonSource>,
     pub(in crate::master) known: ConfigurationFile,
     pub(in crate::master) logs: Vec<Fd>,
     pub(in crate::master) change: Option<ChangeRecord>,

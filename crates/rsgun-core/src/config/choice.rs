@@ -4,6 +4,17 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::python_file::PythonSource;
+
+/// `--config`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConfigFile {
+    /// A file of TOML.
+    Toml(PathBuf),
+    /// One of Python.
+    Python(PythonSource),
+}
+
 /// `--workers`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

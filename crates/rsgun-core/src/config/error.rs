@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::layer::Origin;
+use super::python_file::PythonSource;
 use super::value::ValueError;
 
 /// Why the settings cannot be resolved. The message names the option, variable or
@@ -65,6 +66,21 @@ pub enum ConfigError {
         /// What `interface` says.
         stated: &'static str,
     },
+    /// The interface leaves no lifespan, and `lifespan` asks for one.
+    #[error("{origin}: means --lifespan off, but the lifespan is set to on; keep one of them")]
+    LifespanConflict {
+        /// Where the interface stands.
+        origin: Box<Origin>,
+    },
+    /// A daemon is to keep the streams that it was started with.
+    #[error(
+        "{origin}: a daemon holds on to no terminal: name a file with --error-logfile, where all \
+         output goes then, or stay in the foreground"
+    )]
+    DaemonWithStreams {
+        /// Where that stands.
+        origin: Box<Origin>,
+    },
     /// A list of addresses has nothing in it.
     #[error("{origin}: is an empty list; name at least one address or leave it out")]
     NoAddress {
@@ -80,17 +96,6 @@ pub enum ConfigError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
-    },
-    /// The file is of a kind that is not read.
-    #[error(
-        "{origin}: the configuration file {} is neither a .toml nor a .py file; \
-         docs/settings.md shows what a file may say", path.display()
-    )]
-    FileKind {
-        /// Who names it.
-        origin: Box<Origin>,
-        /// The file.
-        path: PathBuf,
     },
     /// The file is not TOML.
     #[error("{}, line {line}: not valid TOML: {message}", path.display())]
@@ -170,12 +175,12 @@ pub enum ConfigError {
     /// A Python program that serves in its own process is to use a file that a fork server
     /// evaluates.
     #[error(
-        "the configuration file {} needs the process manager: pass an import string to \
-         rsgun.run(), such as \"MODULE:ATTRIBUTE\", or use a .toml file", path.display()
+        "the configuration file {file} needs the process manager: pass an import string to \
+         rsgun.run(), such as \"MODULE:ATTRIBUTE\", or use a .toml file"
     )]
     FileNeedsMaster {
         /// The file.
-        path: PathBuf,
+        file: PythonSource,
     },
     /// The file has a setting of another server that rsgun does not have.
     #[error("{origin} is a setting that rsgun does not have: {advice}")]

@@ -42,14 +42,15 @@ mod source;
 mod value;
 
 pub use choice::{
-    Interface, Lifespan, LogTarget, Milliseconds, ReloadStrategy, WebSockets, WorkerCount,
+    ConfigFile, Interface, Lifespan, LogTarget, Milliseconds, ReloadStrategy, WebSockets,
+    WorkerCount,
 };
 pub use declaration::{Declaration, Kind, Section};
 pub use environment::{Environment, FIRST_SOCKET, ProcessEnvironment};
 pub use error::ConfigError;
 pub use foreign::{Consequence, Foreign};
 pub use layer::{Layer, Origin};
-pub use python_file::{Assigned, OWN_PREFIX, PythonFile, Value, names};
+pub use python_file::{Assigned, OWN_PREFIX, PythonFile, PythonSource, Value, names};
 pub use settings::{DECLARATIONS, Settings};
 pub use size::Size;
 pub use source::{Configured, Source};

@@ -87,6 +87,7 @@ fn texts(kind: Kind, value: Value) -> Result<Vec<String>, String> {
         (_, Value::Decimal(_)) => "a number with a fraction",
         (_, Value::Switch(_)) => "true or false",
         (_, Value::List(_)) => "a list",
+        (_, Value::Class(name)) => return Err(format!("the class {name}")),
         (_, Value::Other(kind)) => return Err(format!("an object of type {kind}")),
     };
     Err(found.to_owned())

@@ -6,6 +6,7 @@
 //! has, and stays a file that gunicorn can use: that ignores what it does not know. So
 //! does rsgun, since a file of Python has variables of its own.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -21,9 +22,37 @@ use crate::hooks::HookSet;
 /// What comes before the name of a setting that gunicorn does not have.
 pub const OWN_PREFIX: &str = "rsgun_";
 
+/// What is to be evaluated. A file is written down as its path alone, as programs before
+/// this one do that it may have to follow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PythonSource {
+    /// A file.
+    File(PathBuf),
+    /// A module, by its dotted name: only the interpreter knows where it is.
+    Module {
+        /// The name.
+        module: String,
+    },
+}
+
+impl fmt::Display for PythonSource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(formatter),
+            Self::Module { module } => write!(formatter, "{MODULE}{module}"),
+        }
+    }
+}
+
+/// What stands before the name of a module in the place of a file.
+pub(super) const MODULE: &str = "python:";
+
 /// A configuration file that was evaluated.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PythonFile {
+    /// How it was named.
+    pub source: PythonSource,
     /// The file.
     pub path: PathBuf,
     /// What it has set, of what is a setting.
@@ -59,6 +88,8 @@ pub enum Value {
     Text(String),
     /// A list, tuple or set of these.
     List(Vec<String>),
+    /// A class: its module and name, with dots.
+    Class(String),
     /// Something else: the name of its type.
     Other(String),
 }
@@ -136,7 +167,8 @@ fn declaration(
     }
 }
 
-/// A value as the texts of its setting; `None` stands for the default, as in gunicorn.
+/// A value as the texts of its setting. `None` stands for the default, as in gunicorn: for
+/// the access log that is to have none, which is not the default here.
 fn texts(
     declaration: &Declaration,
     value: &Value,
@@ -151,7 +183,10 @@ fn texts(
     };
     let one = |text: String| Ok(Some(vec![text]));
     match (declaration.kind, value) {
+        // No texts are not the default.
+        (_, Value::Nothing) if declaration.name == "access-logfile" => Ok(Some(Vec::new())),
         (_, Value::Nothing) => Ok(None),
+        (_, Value::Class(name)) if declaration.name == "worker-class" => one(name.clone()),
         (Kind::Mask, Value::Number(digits)) => match digits.parse::<u32>() {
             Ok(mask) => one(format!("{mask:o}")),
             Err(_) => wrong_type(&format!("the number {digits}")),
@@ -168,6 +203,7 @@ fn texts(
         (_, Value::Decimal(_)) => wrong_type("a number with a fraction"),
         (_, Value::Switch(_)) => wrong_type("True or False"),
         (_, Value::List(_)) => wrong_type("a list"),
+        (_, Value::Class(name)) => wrong_type(&format!("the class {name}")),
         (_, Value::Other(kind)) => wrong_type(&format!("an object of type {kind}")),
     }
 }
@@ -188,8 +224,10 @@ mod tests {
                 value: value.clone(),
             })
             .collect();
+        let path = PathBuf::from("/srv/gunicorn.conf.py");
         PythonFile {
-            path: "/srv/gunicorn.conf.py".into(),
+            source: PythonSource::File(path.clone()),
+            path,
             assigned,
             hooks: HookSet::default(),
         }
@@ -238,6 +276,41 @@ mod tests {
         assert_eq!(texts("env"), Some(vec!["A=1".to_owned(), "B=2".to_owned()]));
         assert_eq!(texts("keep-alive"), None);
         assert!(warnings.is_empty(), "{warnings:?}");
+    }
+
+    #[test]
+    fn a_class_is_the_worker_class_of_its_name() {
+        let class = |name: &str| Value::Class(name.to_owned());
+        let (layer, _) = layer(&file(&[
+            ("worker_class", class("uvicorn.workers.UvicornWorker")),
+            ("logger_class", class("gunicorn.glogging.Logger")),
+        ]))
+        .unwrap();
+        let given = layer.get("worker-class").map(|given| given.texts.clone());
+        assert_eq!(
+            given,
+            Some(vec!["uvicorn.workers.UvicornWorker".to_owned()])
+        );
+        assert!(error("pidfile", class("builtins.int")).contains("is the class builtins.int"));
+    }
+
+    #[test]
+    fn a_file_is_written_down_as_its_path_alone() {
+        for (source, text) in [
+            (
+                PythonSource::File("/srv/conf.py".into()),
+                "\"/srv/conf.py\"",
+            ),
+            (
+                PythonSource::Module {
+                    module: "site.conf".to_owned(),
+                },
+                "{\"module\":\"site.conf\"}",
+            ),
+        ] {
+            assert_eq!(serde_json::to_string(&source).unwrap(), text);
+            assert_eq!(serde_json::from_str::<PythonSource>(text).unwrap(), source);
+        }
     }
 
     #[test]

@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::choice::{
-    Interface, Lifespan, LogTarget, Milliseconds, ReloadStrategy, WebSockets, WorkerCount,
+    ConfigFile, Interface, Lifespan, LogTarget, Milliseconds, ReloadStrategy, WebSockets,
+    WorkerCount,
 };
 use super::declaration::{Declaration, Kind, Section};
 use super::declare::declare;
@@ -64,7 +65,7 @@ declare! {
             default: Some("auto"),
             details: "`auto` looks at how the application is to be called; an object that has \
                       `__rsgi__` is served by that. `asgi` is version 3 or \
-                      2 of it. The names of gunicorn's worker classes mean the same; see \
+                      2 of it; `asginl`, granian's word, is that with `--lifespan off`. The names of gunicorn's worker classes mean the same; see \
                       `worker-class`.",
         }
         /// The application is a function that returns the application.
@@ -92,7 +93,8 @@ declare! {
             placeholder: "DIRS",
             otherwise: "none",
             example: "[\"/srv/shared\"]",
-            details: "Relative paths start at the directory of `chdir`.",
+            details: "Relative paths start at the directory of `chdir`. One that is not there is \
+                      only warned of.",
         }
         /// The directory to change to before anything is loaded.
         chdir: Option<PathBuf> = value::optional_path, {
@@ -482,6 +484,7 @@ declare! {
             gunicorn: "loglevel",
             placeholder: "LEVEL",
             default: Some("info"),
+            details: "`warn` means warning.",
         }
         /// Log every request.
         access_log: bool = value::switch, {
@@ -489,8 +492,9 @@ declare! {
             section: Section::Logging,
             kind: Kind::Switch,
             default: Some("true"),
-            details: "A request that is refused before the application sees it, for its Host \
-                      header or its size, has a line too. What is not HTTP is only a warning in \
+            details: "Off as well if a gunicorn.conf.py says `accesslog = None` and nobody says \
+                      otherwise. A request that is refused before the application sees it, for its \
+                      Host header or its size, has a line too. What is not HTTP is only a warning in \
                       the log of the server.",
         }
         /// Where the requests are logged: a file, or - for standard output.
@@ -509,7 +513,8 @@ declare! {
             name: "error-logfile",
             section: Section::Logging,
             gunicorn: "errorlog",
-            aliases: &["log-file"],
+            // The first is a beginning of the name, which gunicorn's command line understands.
+            aliases: &["error-log", "log-file"],
             placeholder: "FILE|-",
             default: Some("-"),
             details: "As `access-logfile`. Until the server serves, errors and warnings appear on \
@@ -659,7 +664,7 @@ declare! {
     }
     inputs {
         /// The configuration file: TOML, or a gunicorn.conf.py.
-        config: Option<PathBuf> = value::optional_path, {
+        config: Option<ConfigFile> = value::optional_config, {
             name: "config",
             section: Section::Configuration,
             short: Some('c'),
@@ -667,7 +672,10 @@ declare! {
             placeholder: "FILE",
             otherwise: "no file is read",
             reload: false,
-            details: "A reload reads the same file again.",
+            details: "A file whose name ends in `.toml` is TOML; every other one is Python, as for \
+                      gunicorn. `file:PATH` means the path, `python:MODULE` a module that the \
+                      interpreter finds in the current directory or where others are. A reload \
+                      reads the same file again.",
         }
         /// Where to listen; repeatable: HOST:PORT, [::1]:PORT, :PORT, unix:PATH, unix:@NAME
         /// or fd://N.
@@ -756,6 +764,19 @@ declare! {
             kind: Kind::Switch,
             default: Some("false"),
         }
+        /// Accepted from gunicorn: a daemon's output is to go where that of the start goes.
+        enable_stdio_inheritance: bool = value::switch, {
+            name: "enable-stdio-inheritance",
+            needs_master: true,
+            section: Section::Service,
+            gunicorn: "enable_stdio_inheritance",
+            kind: Kind::Switch,
+            short: Some('R'),
+            default: Some("false"),
+            reload: false,
+            details: "In the foreground it is so anyway. A daemon holds on to no terminal: it \
+                      needs the file of `error-logfile`, where all output goes then.",
+        }
         /// The UNIX socket to listen on.
         uds: Option<Address> = value::optional_socket_path, {
             name: "uds",
@@ -807,6 +828,7 @@ mod tests {
             "user",
             "group",
             "initgroups",
+            "enable-stdio-inheritance",
             "worker-class",
         ];
         let mut fields = defaults();

@@ -1,18 +1,18 @@
 //! The layers together.
 
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use super::bystanders;
-use super::choice::Interface;
+use super::choice::{ConfigFile, Interface, Lifespan};
 use super::environment::{self, Environment};
 use super::error::ConfigError;
 use super::file;
 use super::layer::{Layer, Layers, Origin};
 use super::listen;
-use super::python_file::{self, PythonFile};
+use super::python_file::{self, PythonFile, PythonSource};
 use super::run_as;
 use super::settings::{DJANGO, Inputs, Settings};
+use super::value;
 
 /// Where the settings come from: the command line as it was parsed, and the places
 /// that are read anew each time.
@@ -31,25 +31,31 @@ pub struct Source {
 #[derive(Debug)]
 pub enum Configured {
     /// All of them.
-    Completely(Box<Settings>),
+    Completely {
+        /// The settings.
+        settings: Box<Settings>,
+        /// About what has no effect.
+        warnings: Vec<String>,
+    },
     /// All but what a file of Python has to say.
     But {
         /// The file.
-        file: PathBuf,
+        file: PythonSource,
         /// The settings without it; there may be no application among them.
         known: Box<Settings>,
     },
 }
 
 impl Configured {
-    /// The settings, for a process that has nobody to evaluate a file of Python.
+    /// The settings and the warnings, for a process that has nobody to evaluate a file of
+    /// Python.
     ///
     /// # Errors
     /// [`ConfigError::FileNeedsMaster`].
-    pub fn without_python(self) -> Result<Settings, ConfigError> {
+    pub fn without_python(self) -> Result<(Settings, Vec<String>), ConfigError> {
         match self {
-            Self::Completely(settings) => Ok(*settings),
-            Self::But { file, .. } => Err(ConfigError::FileNeedsMaster { path: file }),
+            Self::Completely { settings, warnings } => Ok((*settings, warnings)),
+            Self::But { file, .. } => Err(ConfigError::FileNeedsMaster { file }),
         }
     }
 }
@@ -106,26 +112,19 @@ impl Source {
     pub fn look(&self) -> Result<Configured, ConfigError> {
         let environment = environment::layer(&*self.environment)?;
         let stated = [&self.command_line, &environment];
-        let Some((path, origin)) = self.file(Layers(&stated))? else {
-            let settings = self.settings(&stated)?;
-            return Ok(Configured::Completely(Box::new(settings)));
-        };
-        match path.extension().and_then(OsStr::to_str) {
-            Some("toml") => {
+        let (settings, warnings) = match self.file(Layers(&stated))? {
+            None => self.settings(&stated)?,
+            Some((ConfigFile::Toml(path), origin)) => {
                 let file = file::read(&path, origin)?;
-                let all = [&self.command_line, &environment, &file];
-                let settings = self.settings(&all)?;
-                Ok(Configured::Completely(Box::new(settings)))
+                self.settings(&[&self.command_line, &environment, &file])?
             }
-            Some("py") => Ok(Configured::But {
-                file: path,
-                known: Box::new(self.read(Layers(&stated))?),
-            }),
-            _ => Err(ConfigError::FileKind {
-                origin: Box::new(origin.clone()),
-                path,
-            }),
-        }
+            Some((ConfigFile::Python(file), _)) => {
+                let known = Box::new(self.read(Layers(&stated))?);
+                return Ok(Configured::But { file, known });
+            }
+        };
+        let settings = Box::new(settings);
+        Ok(Configured::Completely { settings, warnings })
     }
 
     /// Resolves all layers, of which `file` was evaluated meanwhile. Also returns
@@ -136,10 +135,11 @@ impl Source {
     pub fn complete(&self, file: &PythonFile) -> Result<(Settings, Vec<String>), ConfigError> {
         let environment = environment::layer(&*self.environment)?;
         let stated = [&self.command_line, &environment];
-        let (file, warnings) = python_file::layer(file)?;
+        let (file, mut warnings) = python_file::layer(file)?;
         let all = [&self.command_line, &environment, &file];
         let known = run_as::credentials(Layers(&stated))?;
-        let settings = self.settings(&all)?;
+        let (settings, more) = self.settings(&all)?;
+        warnings.extend(more);
         if known.is_some() && known != settings.run_as {
             let given = ["user", "group", "initgroups"]
                 .into_iter()
@@ -153,16 +153,40 @@ impl Source {
         Ok((settings, warnings))
     }
 
+    /// Where a setting is given that was resolved before, with `file` if one was evaluated.
+    #[must_use]
+    pub fn origin(&self, name: &str, file: Option<&PythonFile>) -> Option<Origin> {
+        let environment = environment::layer(&*self.environment).ok()?;
+        let stated = [&self.command_line, &environment];
+        let file = match (file, self.file(Layers(&stated)).ok()?) {
+            (Some(file), _) => python_file::layer(file).ok()?.0,
+            (None, Some((ConfigFile::Toml(path), origin))) => file::read(&path, origin).ok()?,
+            (None, _) => Layer::default(),
+        };
+        let all = [&self.command_line, &environment, &file];
+        Layers(&all).get(name).map(|given| given.origin.clone())
+    }
+
     /// The file that is named, and where.
-    fn file<'a>(&self, layers: Layers<'a>) -> Result<Option<(PathBuf, &'a Origin)>, ConfigError> {
+    fn file<'a>(
+        &self,
+        layers: Layers<'a>,
+    ) -> Result<Option<(ConfigFile, &'a Origin)>, ConfigError> {
         let Some(given) = layers.get("config") else {
             return Ok(None);
         };
-        let path = Inputs::read(layers)?.config;
-        Ok(path.map(|path| (self.directory.join(path), &given.origin)))
+        let anchored = |path| self.directory.join(path);
+        let file = Inputs::read(layers)?.config.map(|file| match file {
+            ConfigFile::Toml(path) => ConfigFile::Toml(anchored(path)),
+            ConfigFile::Python(PythonSource::File(path)) => {
+                ConfigFile::Python(PythonSource::File(anchored(path)))
+            }
+            module @ ConfigFile::Python(PythonSource::Module { .. }) => module,
+        });
+        Ok(file.map(|file| (file, &given.origin)))
     }
 
-    fn settings(&self, layers: &[&Layer]) -> Result<Settings, ConfigError> {
+    fn settings(&self, layers: &[&Layer]) -> Result<(Settings, Vec<String>), ConfigError> {
         let surroundings = environment::surroundings(&*self.environment)?;
         let all = [layers, &[&surroundings]].concat();
         let layers = Layers(&all);
@@ -171,8 +195,9 @@ impl Source {
             settings.app = django(&settings.env, &*self.environment)?;
         }
         check_bounds(layers, &settings)?;
-        self.check_directories(layers, &settings)?;
-        Ok(settings)
+        check_streams(layers, &settings)?;
+        let warnings = self.check_directories(layers, &settings)?;
+        Ok((settings, warnings))
     }
 
     fn read(&self, layers: Layers<'_>) -> Result<Settings, ConfigError> {
@@ -180,40 +205,46 @@ impl Source {
         let run_as = run_as::credentials(layers)?;
         let mut settings = Settings::read(layers, bind, run_as)?;
         settings.interface = interface(layers, settings.interface)?;
+        settings.lifespan = lifespan(layers, settings.lifespan)?;
+        settings.access_log &= !declines_access_log(layers);
         Ok(settings)
     }
 
-    /// A directory that is not there would surface as a module that cannot be found.
+    /// A directory that is not there would surface as a module that cannot be found. One of
+    /// many places to look at may be missing: returns warnings of these.
     fn check_directories(
         &self,
         layers: Layers<'_>,
         settings: &Settings,
-    ) -> Result<(), ConfigError> {
-        let check = |name: &'static str, path: &Path, is_there: bool| {
-            if is_there {
+    ) -> Result<Vec<String>, ConfigError> {
+        let origin = |name: &'static str| {
+            let given = layers.get(name).map(|given| given.origin.clone());
+            given.unwrap_or(Origin::Default { name })
+        };
+        let check = |name: &'static str, path: &Path| {
+            if path.is_dir() {
                 return Ok(());
             }
-            let origin = layers
-                .get(name)
-                .map_or(Origin::Default { name }, |given| given.origin.clone());
             Err(ConfigError::NotADirectory {
-                origin: Box::new(origin),
+                origin: Box::new(origin(name)),
                 path: path.to_owned(),
             })
         };
         let mut directory = self.directory.clone();
         if let Some(chdir) = &settings.chdir {
             directory.push(chdir);
-            check("chdir", &directory, directory.is_dir())?;
+            check("chdir", &directory)?;
         }
         let app_dir = directory.join(&settings.app_dir);
-        check("app-dir", &app_dir, app_dir.is_dir())?;
-        for path in &settings.pythonpath {
-            let path = directory.join(path);
-            // An archive can be imported from as well.
-            check("pythonpath", &path, path.exists())?;
-        }
-        Ok(())
+        check("app-dir", &app_dir)?;
+        let paths = settings.pythonpath.iter().map(|path| directory.join(path));
+        let missing = paths.filter(|path| !path.exists());
+        Ok(missing
+            .map(|path| {
+                let origin = origin("pythonpath");
+                format!("{origin}: {} is not there to import from", path.display())
+            })
+            .collect())
     }
 }
 
@@ -245,6 +276,39 @@ fn check_bounds(layers: Layers<'_>, settings: &Settings) -> Result<(), ConfigErr
     Err(ConfigError::NoWorkers { origin, min, max })
 }
 
+/// A daemon has no streams but those that lead to a file.
+fn check_streams(layers: Layers<'_>, settings: &Settings) -> Result<(), ConfigError> {
+    let is_wanted = Inputs::read(layers)?.enable_stdio_inheritance;
+    match layers.get("enable-stdio-inheritance") {
+        Some(given) if is_wanted && settings.daemon && !settings.error_logfile.is_file() => {
+            Err(ConfigError::DaemonWithStreams {
+                origin: Box::new(given.origin.clone()),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What `--lifespan` and `--interface` say together.
+fn lifespan(layers: Layers<'_>, stated: Lifespan) -> Result<Lifespan, ConfigError> {
+    match layers.get("interface") {
+        Some(given) if value::is_without_lifespan(&given.texts) => match stated {
+            Lifespan::On => Err(ConfigError::LifespanConflict {
+                origin: Box::new(given.origin.clone()),
+            }),
+            Lifespan::Auto | Lifespan::Off => Ok(Lifespan::Off),
+        },
+        _ => Ok(stated),
+    }
+}
+
+/// Whether the file for the access log is to be none, and nobody says that there is such
+/// a log.
+fn declines_access_log(layers: Layers<'_>) -> bool {
+    let file = layers.get("access-logfile");
+    file.is_some_and(|given| given.texts.is_empty()) && layers.get("access-log").is_none()
+}
+
 /// What `--interface` and `--worker-class` say together.
 fn interface(layers: Layers<'_>, stated: Interface) -> Result<Interface, ConfigError> {
     let (Some(class), Some(given)) = (
@@ -273,11 +337,12 @@ mod tests {
 
     use super::*;
     use crate::config::settings::DECLARATIONS;
-    use crate::config::{Declaration, WorkerCount};
+    use crate::config::{Assigned, Declaration, Value, WorkerCount};
+    use crate::hooks::HookSet;
     use crate::listeners::Address;
 
     fn resolve(source: &Source) -> Result<Settings, ConfigError> {
-        source.look()?.without_python()
+        Ok(source.look()?.without_python()?.0)
     }
 
     /// A source of flags (`name=text`, repeatable), variables and a file.
@@ -410,6 +475,31 @@ mod tests {
             error.contains("RSGUN_LOG_LEVEL: `loud` is none of `critical`"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn gunicorn_s_ways_to_say_nothing_and_warning_are_understood() {
+        let nothing = [
+            APP,
+            ("pid", ""),
+            ("chdir", ""),
+            ("name", ""),
+            ("config", ""),
+        ];
+        let settings = case(nothing, [], None).settings();
+        assert_eq!(
+            (settings.pid, settings.chdir, settings.name),
+            (None, None, None)
+        );
+        for text in ["warn", "WARN", "Warning"] {
+            let settings = case([APP, ("log-level", text)], [], None).settings();
+            assert_eq!(settings.log_level, crate::log::Level::Warning, "{text}");
+        }
+        // Whoever means a user and names none must not serve as root.
+        for name in ["user", "group"] {
+            let error = case([APP, (name, "")], [], None).error();
+            assert!(error.contains("neither a name nor a number"), "{error}");
+        }
     }
 
     #[test]
@@ -676,12 +766,11 @@ mod tests {
             error.starts_with("--config: cannot read the configuration file /"),
             "{error}"
         );
-        let error = case([APP], [("RSGUN_CONFIG", "settings.ini")], None).error();
+        let error = case([APP], [("RSGUN_CONFIG", "settings.toml")], None).error();
         assert!(
             error.starts_with("the environment variable RSGUN_CONFIG: "),
             "{error}"
         );
-        assert!(error.contains("neither a .toml nor a .py"), "{error}");
         let error = case([APP, ("chdir", "nowhere")], [], None).error();
         assert!(
             error.starts_with("--chdir: /") && error.ends_with("not a directory"),
@@ -689,11 +778,145 @@ mod tests {
         );
         let error = case([APP, ("app-dir", "nowhere")], [], None).error();
         assert!(error.starts_with("--app-dir: /"), "{error}");
-        let error = case([APP, ("pythonpath", ".,nowhere")], [], None).error();
+    }
+
+    /// A source of one layer, in the directory `/`.
+    fn flags(given: &[(&str, &str)]) -> Source {
+        let mut layer = Layer::default();
+        for (name, text) in given {
+            let option = format!("--{name}");
+            let declaration = Declaration::find(name).unwrap();
+            let origin = Origin::CommandLine { option };
+            layer.set(declaration, vec![(*text).to_owned()], origin);
+        }
+        Source::new(layer, BTreeMap::new(), PathBuf::from("/"))
+    }
+
+    /// The settings with what a file of Python has set.
+    fn completed(source: &Source, assigned: &[(&str, Value)]) -> Result<Settings, ConfigError> {
+        let assigned = assigned.iter().map(|(name, value)| Assigned {
+            name: (*name).to_owned(),
+            line: Some(1),
+            value: value.clone(),
+        });
+        let path = PathBuf::from("/srv/gunicorn.conf.py");
+        let file = PythonFile {
+            source: PythonSource::File(path.clone()),
+            path,
+            assigned: assigned.collect(),
+            hooks: HookSet::default(),
+        };
+        source.complete(&file).map(|(settings, _)| settings)
+    }
+
+    #[test]
+    fn one_of_many_places_to_import_from_may_be_missing() {
+        let source = flags(&[APP, ("pythonpath", "/,nowhere")]);
+        let (settings, warnings) = source.look().unwrap().without_python().unwrap();
+        assert_eq!(settings.pythonpath, ["/", "nowhere"]);
+        assert_eq!(
+            warnings,
+            ["--pythonpath: /nowhere is not there to import from"]
+        );
+    }
+
+    #[test]
+    fn what_is_not_called_toml_is_python() {
+        let named = |text: &str| match flags(&[APP, ("config", text)]).look() {
+            Ok(Configured::But { file, .. }) => file.to_string(),
+            other => panic!("{text}: {other:?}"),
+        };
+        for text in ["gunicorn.conf", "file:gunicorn.conf", "/gunicorn.conf"] {
+            assert_eq!(named(text), "/gunicorn.conf");
+        }
+        assert_eq!(named("conf/a.py"), "/conf/a.py");
+        assert_eq!(named("python:site.conf"), "python:site.conf");
+        for text in ["nowhere.toml", "file:nowhere.toml"] {
+            let error = flags(&[APP, ("config", text)]).look().unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains("file /nowhere.toml: "), "{error}");
+        }
+        for text in ["python:", "python:a..b", "python:conf/a.py"] {
+            let error = case([APP, ("config", text)], [], None).error();
+            assert!(error.contains("names no module"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_may_decline_the_access_log_as_for_gunicorn() {
+        let nothing = [("accesslog", Value::Nothing)];
+        let logs = |given: &[(&str, &str)], assigned: &[(&str, Value)]| {
+            let source = flags(&[&[APP], given].concat());
+            let settings = completed(&source, assigned).unwrap();
+            (settings.access_log, settings.access_logfile.is_file())
+        };
+        assert_eq!(logs(&[], &[]), (true, false));
+        assert_eq!(logs(&[], &nothing), (false, false));
+        // Whoever is stronger, or more explicit, has such a log.
+        assert_eq!(logs(&[("access-logfile", "-")], &nothing), (true, false));
+        assert_eq!(logs(&[("access-logfile", "/x")], &nothing), (true, true));
+        assert_eq!(logs(&[("access-log", "true")], &nothing), (true, false));
+        let both = [
+            nothing[0].clone(),
+            ("rsgun_access_log", Value::Switch(true)),
+        ];
+        assert_eq!(logs(&[], &both), (true, false));
+        assert_eq!(logs(&[], &[("errorlog", Value::Nothing)]), (true, false));
+    }
+
+    #[test]
+    fn granian_s_interface_without_lifespan_is_understood() {
+        let settings = case([APP, ("interface", "asginl")], [], None).settings();
+        let both = (settings.interface, settings.lifespan);
+        assert_eq!(both, (Interface::Asgi, Lifespan::Off));
+        let settings = case([APP, ("interface", "asgi")], [], None).settings();
+        assert_eq!(settings.lifespan, Lifespan::Auto);
+        let both = [APP, ("interface", "ASGINL"), ("lifespan", "on")];
+        let error = case(both, [], None).error();
         assert!(
-            error.starts_with("--pythonpath: /") && error.contains("/nowhere is not a"),
+            error.starts_with("--interface: means --lifespan off, but"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_daemon_cannot_keep_its_streams() {
+        let inherit = [("enable_stdio_inheritance", Value::Switch(true))];
+        completed(&flags(&[APP]), &inherit).unwrap();
+        let file = [APP, ("daemon", "true"), ("error-logfile", "/x")];
+        completed(&flags(&file), &inherit).unwrap();
+        let daemon = [APP, ("daemon", "true")];
+        completed(
+            &flags(&daemon),
+            &[("enable_stdio_inheritance", Value::Switch(false))],
+        )
+        .unwrap();
+        let error = completed(&flags(&daemon), &inherit)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("/srv/gunicorn.conf.py, line 1: enable_stdio_inheritance: a daemon")
+                && error.contains("--error-logfile"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_place_of_a_setting_can_be_found_again() {
+        let place = |source: &Source| {
+            source
+                .origin("error-logfile", None)
+                .map(|it| it.to_string())
+        };
+        assert_eq!(place(&flags(&[APP])), None);
+        let flag = flags(&[("error-logfile", "/x")]);
+        assert_eq!(place(&flag).as_deref(), Some("--error-logfile"));
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.toml");
+        std::fs::write(&path, "\nerror-logfile = \"/x\"").unwrap();
+        let source = flags(&[("config", path.to_str().unwrap())]);
+        let expected = format!("{}, line 2: error-logfile", path.display());
+        assert_eq!(place(&source), Some(expected));
     }
 
     #[test]

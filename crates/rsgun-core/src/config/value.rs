@@ -8,8 +8,10 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::python_file::{MODULE, PythonSource};
 use super::{
-    Interface, Lifespan, LogTarget, Milliseconds, ReloadStrategy, Size, WebSockets, WorkerCount,
+    ConfigFile, Interface, Lifespan, LogTarget, Milliseconds, ReloadStrategy, Size, WebSockets,
+    WorkerCount,
 };
 use crate::listeners::{Address, AddressError};
 use crate::log::Level;
@@ -41,6 +43,14 @@ fn first(texts: &[String]) -> &str {
 
 fn optional<T>(texts: &[String], read: impl Fn(&str) -> Read<T>) -> Read<Option<T>> {
     texts.first().map(|text| read(text)).transpose()
+}
+
+/// The texts, or none where gunicorn takes an empty one for nothing.
+fn filled(texts: &[String]) -> &[String] {
+    match texts {
+        [text] if text.is_empty() => &[],
+        _ => texts,
+    }
 }
 
 /// A whole number within bounds.
@@ -104,8 +114,8 @@ pub(super) fn optional_account(texts: &[String]) -> Read<Option<String>> {
 
 /// A word for the process titles, or nothing.
 pub(super) fn optional_name(texts: &[String]) -> Read<Option<String>> {
-    optional(texts, |text| {
-        if text.is_empty() || text.chars().any(char::is_control) {
+    optional(filled(texts), |text| {
+        if text.chars().any(char::is_control) {
             return Err(ValueError::new(text, "is not a name that can be shown"));
         }
         Ok(text.to_owned())
@@ -136,9 +146,10 @@ pub(super) fn variables(texts: &[String]) -> Read<Vec<String>> {
     Ok(texts.to_vec())
 }
 
-/// Where log lines go: a file, or `-` for the standard stream.
+/// Where log lines go: a file, or `-` for the standard stream. No text is a file's way to
+/// say that there is no such log, which [`super::Source`] sees to.
 pub(super) fn log_target(texts: &[String]) -> Read<LogTarget> {
-    match first(texts) {
+    match texts.first().map_or("-", String::as_str) {
         "-" => Ok(LogTarget::Standard),
         _ => path(texts).map(LogTarget::File),
     }
@@ -236,7 +247,33 @@ pub(super) fn path(texts: &[String]) -> Read<PathBuf> {
 
 /// A path, or nothing.
 pub(super) fn optional_path(texts: &[String]) -> Read<Option<PathBuf>> {
-    optional(texts, |text| path(&[text.to_owned()]))
+    optional(filled(texts), |text| path(&[text.to_owned()]))
+}
+
+/// A configuration file by its path, with gunicorn's prefixes, or nothing. What is not
+/// called a file of TOML is one of Python, as every file is for gunicorn.
+pub(super) fn optional_config(texts: &[String]) -> Read<Option<ConfigFile>> {
+    optional(filled(texts), |text| {
+        if let Some(module) = text.strip_prefix(MODULE) {
+            let is_word = |part: &str| !part.is_empty() && !part.contains(['/', '\0', ' ']);
+            if !module.split('.').all(is_word) {
+                return Err(ValueError::new(
+                    text,
+                    "names no module, such as `python:site.gunicorn_conf`; a file is named by its \
+                     path alone",
+                ));
+            }
+            let module = module.to_owned();
+            return Ok(ConfigFile::Python(PythonSource::Module { module }));
+        }
+        let path = path(&[text.strip_prefix("file:").unwrap_or(text).to_owned()])?;
+        let is_toml = path.extension().is_some_and(|suffix| suffix == "toml");
+        Ok(if is_toml {
+            ConfigFile::Toml(path)
+        } else {
+            ConfigFile::Python(PythonSource::File(path))
+        })
+    })
 }
 
 /// The socket path of `--uds`, or nothing.
@@ -294,6 +331,14 @@ fn has_python_suffix(module: &str) -> bool {
         .is_some_and(|suffix| suffix == "py")
 }
 
+/// What granian calls ASGI if no lifespan is asked for.
+const WITHOUT_LIFESPAN: &str = "asginl";
+
+/// Whether `--interface` says that there is no lifespan.
+pub(super) fn is_without_lifespan(texts: &[String]) -> bool {
+    first(texts).trim().eq_ignore_ascii_case(WITHOUT_LIFESPAN)
+}
+
 /// `--interface`.
 pub(super) fn interface(texts: &[String]) -> Read<Interface> {
     choice(
@@ -301,6 +346,7 @@ pub(super) fn interface(texts: &[String]) -> Read<Interface> {
         &[
             ("auto", Interface::Auto),
             ("asgi", Interface::Asgi),
+            (WITHOUT_LIFESPAN, Interface::Asgi),
             ("asgi3", Interface::Asgi3),
             ("asgi2", Interface::Asgi2),
             ("rsgi", Interface::Rsgi),
@@ -427,6 +473,7 @@ pub(super) fn level(texts: &[String]) -> Read<Level> {
             ("critical", Level::Critical),
             ("error", Level::Error),
             ("warning", Level::Warning),
+            ("warn", Level::Warning),
             ("info", Level::Info),
             ("debug", Level::Debug),
             ("trace", Level::Trace),

@@ -18,17 +18,43 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::Level;
 use super::put::{self, put};
-use crate::config::{LogTarget, Settings};
+use crate::config::{LogTarget, PythonFile, Settings, Source};
 use crate::scoreboard::now_ms;
 use crate::sys::process;
 
 /// A log file that cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("--{setting}: cannot open the log file {}: {source}", path.display())]
+#[error("{place}: cannot open the log file {}: {source}", path.display())]
 pub struct LogFileError {
     setting: &'static str,
+    /// Where it is named: the setting, as long as nothing more is known.
+    place: String,
     path: PathBuf,
     source: io::Error,
+}
+
+impl LogFileError {
+    fn new(setting: &'static str, path: &Path, source: io::Error) -> Self {
+        Self {
+            setting,
+            place: setting.to_owned(),
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// Names the place where the file is named, among the settings of `settings`, which
+    /// were completed with `file`.
+    #[must_use]
+    pub fn located(self, settings: &Source, file: Option<&PythonFile>) -> Self {
+        match settings.origin(self.setting, file) {
+            Some(origin) => Self {
+                place: origin.to_string(),
+                ..self
+            },
+            None => self,
+        }
+    }
 }
 
 /// Open descriptors for both kinds of lines.
@@ -125,11 +151,7 @@ fn opened(
         LogTarget::File(path) => open(setting, &directory.join(path)),
         LogTarget::Standard => standard
             .try_clone_to_owned()
-            .map_err(|source| LogFileError {
-                setting,
-                path: "-".into(),
-                source,
-            }),
+            .map_err(|source| LogFileError::new(setting, Path::new("-"), source)),
     }
 }
 
@@ -142,11 +164,7 @@ fn open(setting: &'static str, path: &Path) -> Result<OwnedFd, LogFileError> {
         .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
         .open(path)
         .map(OwnedFd::from)
-        .map_err(|source| LogFileError {
-            setting,
-            path: path.to_owned(),
-            source,
-        })
+        .map_err(|source| LogFileError::new(setting, path, source))
 }
 
 static OUTPUTS: OnceLock<Outputs> = OnceLock::new();
@@ -391,6 +409,7 @@ pub fn last_words(message: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Layer;
 
     #[test]
     fn an_output_that_was_replaced_writes_to_the_new_file() {
@@ -424,8 +443,19 @@ mod tests {
         let error = open("access-logfile", Path::new("/nowhere/access.log")).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "--access-logfile: cannot open the log file /nowhere/access.log: No such file or \
+            "access-logfile: cannot open the log file /nowhere/access.log: No such file or \
              directory (os error 2)"
+        );
+        let variables = [(
+            "RSGUN_ACCESS_LOGFILE".to_owned(),
+            "/nowhere/access.log".into(),
+        )];
+        let variables = std::collections::BTreeMap::from(variables);
+        let source = Source::new(Layer::default(), variables, PathBuf::from("/"));
+        let error = error.located(&source, None).to_string();
+        assert!(
+            error.starts_with("the environment variable RSGUN_ACCESS_LOGFILE: cannot open"),
+            "{error}"
         );
     }
 }

@@ -3,13 +3,13 @@
 //! What is Python about them is in `conf.py` and `hooks.py`; here stands when each of
 //! them is called. Without such a file there are none, and nothing is called.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use rsgun_core::config::{self, DECLARATIONS, PythonFile, Settings};
+use rsgun_core::config::{self, DECLARATIONS, PythonFile, PythonSource, Settings};
 use rsgun_core::hooks::{Call, Hook, HookSet};
 use rsgun_core::ipc::{Belated, Identity, WorkerId};
 use rsgun_core::scoreboard::{Scoreboard, now_ms};
@@ -23,8 +23,8 @@ use crate::glue;
 pub(crate) struct Hooks {
     module: Py<PyModule>,
     native: Py<Native>,
-    /// The file, for a worker that is started by exec.
-    pub(crate) file: PathBuf,
+    /// What was evaluated, for a worker that is started by exec.
+    pub(crate) source: PythonSource,
     set: HookSet,
 }
 
@@ -64,20 +64,25 @@ impl Native {
 }
 
 /// Evaluates a file. Returns what it has set, for the master, and its hooks.
-pub(crate) fn evaluate(py: Python<'_>, path: &Path) -> PyResult<(PythonFile, Hooks)> {
+pub(crate) fn evaluate(py: Python<'_>, source: &PythonSource) -> PyResult<(PythonFile, Hooks)> {
     let signatures = PyDict::new(py);
     for hook in Hook::ALL {
         let signature = (hook.parameters().to_vec(), hook.least_parameters());
         signatures.set_item(hook.name(), signature)?;
     }
     let names: Vec<&str> = config::names().collect();
-    let (assigned, hooks): (String, Vec<String>) = glue::conf(py)?
-        .call_method1("evaluate", (path, names, signatures))?
+    let (path, module) = match source {
+        PythonSource::File(path) => (Some(path), None),
+        PythonSource::Module { module } => (None, Some(module)),
+    };
+    let (path, assigned, hooks): (PathBuf, String, Vec<String>) = glue::conf(py)?
+        .call_method1("evaluate", (path, module, names, signatures))?
         .extract()?;
     let set: HookSet = hooks.iter().filter_map(|name| Hook::named(name)).collect();
     let assigned = serde_json::from_str(&assigned).map_err(std::io::Error::other)?;
     let file = PythonFile {
-        path: path.to_owned(),
+        source: source.clone(),
+        path,
         assigned,
         hooks: set,
     };
@@ -89,7 +94,7 @@ pub(crate) fn evaluate(py: Python<'_>, path: &Path) -> PyResult<(PythonFile, Hoo
                 board: OnceLock::new(),
             },
         )?,
-        file: path.to_owned(),
+        source: source.clone(),
         set,
     };
     Ok((file, hooks))

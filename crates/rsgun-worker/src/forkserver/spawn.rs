@@ -192,7 +192,7 @@ fn exec(
     if let Some(hooks) = &loaded.hooks {
         let evaluate = ToForkServer::Evaluate {
             generation: loaded.generation,
-            file: hooks.file.clone(),
+            file: hooks.source.clone(),
         };
         worker.send(&evaluate, &[]).map_err(io::Error::other)?;
     }

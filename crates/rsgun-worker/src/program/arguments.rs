@@ -40,8 +40,8 @@ impl Arguments {
 }
 
 impl Arguments {
-    /// Resolves the settings of a process without a master.
-    pub(super) fn settings(&self, py: Python<'_>) -> PyResult<Settings> {
+    /// Resolves the settings of a process without a master, and returns the warnings.
+    pub(super) fn settings(&self, py: Python<'_>) -> PyResult<(Settings, Vec<String>)> {
         let resolved = self
             .layer
             .without_master()
@@ -54,7 +54,7 @@ impl Arguments {
         self.source().unread()
     }
 
-    fn source(&self) -> Source {
+    pub(super) fn source(&self) -> Source {
         let directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
         Source::new(self.layer.clone(), ProcessEnvironment::default(), directory)
     }

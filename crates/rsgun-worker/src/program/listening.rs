@@ -40,9 +40,9 @@ impl Listening {
     /// listen already, copies of those instead.
     #[new]
     fn new(py: Python<'_>, arguments: &Arguments, sockets: Option<Vec<RawFd>>) -> PyResult<Self> {
-        let settings = arguments.settings(py)?;
-        start_logging(&settings).map_err(|error| startup_error(py, &error, SYSTEM))?;
-        for warning in arguments.unread() {
+        let (settings, warnings) = arguments.settings(py)?;
+        start_logging(&settings, arguments).map_err(|error| startup_error(py, &error, SYSTEM))?;
+        for warning in arguments.unread().into_iter().chain(warnings) {
             tracing::warn!("{warning}");
         }
         let opened = match sockets {
@@ -166,12 +166,13 @@ impl Listening {
 
 /// Logs to what the settings name. In a worker, where a program may well run a server of
 /// its own on some thread, logging is the worker's.
-fn start_logging(settings: &Settings) -> Result<(), String> {
+fn start_logging(settings: &Settings, arguments: &Arguments) -> Result<(), String> {
     if super::is_served() {
         return Ok(());
     }
     let directory = std::env::current_dir().map_err(|error| error.to_string())?;
-    let files = Files::open(settings, &directory).map_err(|error| error.to_string())?;
+    let files = Files::open(settings, &directory)
+        .map_err(|error| error.located(&arguments.source(), None).to_string())?;
     let copies = files.try_clone().map_err(|error| error.to_string())?;
     log::init(settings.log_level, copies, false);
     // An earlier server of this process has set the outputs already.
@@ -204,7 +205,7 @@ pub(super) fn loop_factory<'py>(
     py: Python<'py>,
     arguments: &Arguments,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let name = arguments.settings(py)?.event_loop;
+    let name = arguments.settings(py)?.0.event_loop;
     glue::serve(py)?.call_method1("loop_factory", (name,))
 }
 

@@ -19,18 +19,22 @@ values = {}
 """What the file has set of the settings, as it has them."""
 
 
-def evaluate(path, settings, signatures):
-    """Runs the file at `path`.
+def evaluate(path, module, settings, signatures):
+    """Runs the file at `path`, or imports `module`.
 
     `settings` are the names of settings, `signatures` the parameters of each hook and how
-    many of them it must have at least. Returns the settings as JSON, and the names of the
-    hooks. Raises LoadError if it cannot be evaluated.
+    many of them it must have at least. Returns the path, the settings as JSON, and the names
+    of the hooks. Raises LoadError if it cannot be evaluated.
     """
     directory = os.getcwd()
     if directory not in sys.path[:1]:
         sys.path.insert(0, directory)
-    source = _read(path)
-    namespace = _run(path, source)
+    if module is None:
+        path = os.fspath(path)
+        source = _read(path)
+        namespace = _run(path, source)
+    else:
+        path, source, namespace = _import(module)
     lines = _lines(source)
     assigned = []
     for name, value in namespace.items():
@@ -41,7 +45,7 @@ def evaluate(path, settings, signatures):
         elif name in settings or name.startswith(PREFIX):
             values[name] = value
             assigned.append({"name": name, "line": lines.get(name), "value": _plain(value)})
-    return json.dumps(assigned), list(hooks)
+    return path, json.dumps(assigned), list(hooks)
 
 
 def _fail(message, error=None):
@@ -59,15 +63,37 @@ def _read(path):
 def _run(path, source):
     module = types.ModuleType("__config__")
     module.__file__ = path
+    what = f"the configuration file {path}"
+    if not path.endswith(".py"):
+        what += ", which is read as Python since its name does not end in .toml,"
     # Classes of the file find their module there when they are pickled.
     sys.modules["__config__"] = module
     try:
         exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102
     except SyntaxError as error:
-        _fail(f"the configuration file {path} is not valid Python", error)
+        _fail(f"{what} is not valid Python", error)
     except BaseException as error:
-        _fail(f"the configuration file {path} raised {type(error).__name__}", error)
+        _fail(f"{what} raised {type(error).__name__}", error)
     return module.__dict__
+
+
+def _import(name):
+    """Returns the path of a module, its source, and what it has set."""
+    try:
+        module = importlib.import_module(name)
+    except SyntaxError as error:
+        _fail(f"the configuration module {name} is not valid Python", error)
+    except BaseException as error:
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            _fail(
+                f"there is no module {error.name!r} for python:{name}: name the file instead, as "
+                f"in `-c path/to/{name.rpartition('.')[2]}.py`, or put the directory to import "
+                "from into the variable PYTHONPATH"
+            )
+        _fail(f"the configuration module {name} raised {type(error).__name__}", error)
+    path = getattr(module, "__file__", None) or f"python:{name}"
+    # What is not a source file has no lines to tell.
+    return path, _read(path) if path.endswith(".py") else b"", vars(module)
 
 
 def _lines(source):
@@ -96,6 +122,7 @@ def _plain(value):
         (isinstance(value, int), {"Number": str(value)}),
         (isinstance(value, float), {"Decimal": repr(value)}),
         (text is not None, {"Text": text}),
+        (isinstance(value, type), {"Class": _text(_qualified(value)) or "?"}),
     ]
     for fits, plain in kinds:
         if fits:
@@ -105,6 +132,10 @@ def _plain(value):
         if None not in texts:
             return {"List": texts}
     return {"Other": type(value).__name__}
+
+
+def _qualified(value):
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
 
 
 def _text(value):

@@ -186,15 +186,6 @@ pub(super) const SETTINGS: &[Foreign] = &[
         ..Foreign::BASE
     },
     Foreign {
-        name: "enable_stdio_inheritance",
-        flags: &["enable-stdio-inheritance", "R"],
-        is_switch: true,
-        consequence: Consequence::Refusal,
-        advice: "a daemon holds on to no terminal; name a file with --error-logfile and add \
-                 --capture-output, or stay in the foreground",
-        ..Foreign::BASE
-    },
-    Foreign {
         name: "statsd_host",
         flags: &["statsd-host"],
         advice: STATISTICS,

@@ -90,7 +90,9 @@ impl Foreign {
         match value {
             Value::Nothing => false,
             Value::Switch(on) => *on != self.is_on,
-            Value::Number(text) | Value::Decimal(text) | Value::Text(text) => !is_usual(text),
+            Value::Number(text) | Value::Decimal(text) | Value::Text(text) | Value::Class(text) => {
+                !is_usual(text)
+            }
             Value::List(list) => !list.is_empty(),
             Value::Other(_) => true,
         }
