@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
-import subprocess
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.preload import compile_library
 from harness.server import Server
 from harness.target import rsgun_only
 from harness.waiting import eventually
@@ -89,14 +88,7 @@ APPS = {
 @pytest.fixture(scope="session")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library that makes one file slow for the processes that load it."""
-    compiler = shutil.which("cc")
-    assert compiler, "the tests need a C compiler"
-    folder = tmp_path_factory.mktemp("disk")
-    source, library = folder / "disk.c", folder / "disk.so"
-    source.write_text(DISK)
-    command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"]
-    subprocess.run(command, check=True)
-    return library
+    return compile_library(DISK, tmp_path_factory.mktemp("disk"))
 
 
 @pytest.fixture
