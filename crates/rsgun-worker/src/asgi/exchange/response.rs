@@ -11,7 +11,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use pyo3::{Py, PyAny};
 
-use super::{Exchange, State};
+use super::{Exchange, PART_COST, State};
 use crate::http::body::ResponseBody;
 use crate::http::file_part::FilePart;
 use crate::http::spool::Spool;
@@ -40,6 +40,7 @@ pub(crate) struct ResponseState {
     /// The body must not go out: HEAD, 1xx, 204, 304.
     pub(crate) bodiless: bool,
     chunks: VecDeque<Bytes>,
+    /// What the chunks count.
     buffered: usize,
     /// What follows the chunks, and was too much for memory.
     disk: Disk,
@@ -254,7 +255,7 @@ impl Exchange {
     ) -> (Poll<Option<Result<Bytes, Aborted>>>, bool) {
         let mut state = self.lock();
         if let Some(chunk) = state.response.chunks.pop_front() {
-            state.response.buffered -= chunk.len();
+            state.response.buffered -= chunk.len() + PART_COST;
             let resume = !state.senders.is_empty() && state.response.buffered < SEND_HIGH_WATER / 2;
             return (Poll::Ready(Some(Ok(chunk))), resume);
         }
@@ -299,7 +300,7 @@ impl State {
         if response.has_disk() || response.buffered >= MEMORY_MAX {
             return false;
         }
-        response.buffered += chunk.len();
+        response.buffered += chunk.len() + PART_COST;
         response.chunks.push_back(chunk.clone());
         self.wake_connection();
         true
@@ -353,7 +354,7 @@ impl State {
     /// Adds a part to a streamed body. Returns whether `send()` should wait.
     pub(crate) fn push(&mut self, chunk: Bytes) -> bool {
         if !chunk.is_empty() {
-            self.response.buffered += chunk.len();
+            self.response.buffered += chunk.len() + PART_COST;
             self.response.chunks.push_back(chunk);
             self.wake_connection();
         }
