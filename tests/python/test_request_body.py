@@ -157,6 +157,21 @@ def test_upload_waits_while_the_application_does_not_read(serve: Serve) -> None:
         assert growth < 16 * MEGABYTE, f"grew by {growth >> 10} kB"
 
 
+def test_tiny_chunks_wait_in_small_numbers(serve: Serve) -> None:
+    """Each takes more memory than its one byte."""
+    server = serve("lab:app")
+    count = 5000
+    with server.connect() as connection:
+        connection.request("/upload-when-released?up", method="POST", headers=CHUNKED)
+        assert server.get("/notes?up").status == 200
+        connection.send(b"1\r\nx\r\n" * count)
+        assert server.get("/release?up").status == 200
+        connection.send(b"0\r\n\r\n")
+        size, largest, _ = ast.literal_eval(connection.response().text)
+        assert size == count
+        assert largest < 1100
+
+
 @pytest.mark.parametrize("size", [10, 100_000])
 def test_next_request_after_a_body_that_was_not_read(server: Server, size: int) -> None:
     """The connection serves the next request or closes; the body is never taken for one."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 
 import pytest
 from harness import processes
@@ -15,6 +17,18 @@ from harness.wire import Connection
 
 Serve = Callable[..., Server]
 MEGABYTE = 1 << 20
+
+SMALL_PARTS = """
+    async def app(scope, receive, send):
+        assert scope["type"] == "http"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        part = {"type": "http.response.body", "body": b"x", "more_body": True}
+        sent = 0
+        # Nothing is written before send() waits.
+        while next(send(part).__await__(), None) is None:
+            sent += 1
+        await send({"type": "http.response.body", "body": b"%d" % sent})
+    """
 
 
 @pytest.fixture
@@ -308,6 +322,15 @@ class TestSlowReader:
             assert response.body == b"0123456789abcdef" * (4 * MEGABYTE)
             growth = processes.status_field(pid, "VmHWM") - before
             assert growth < 16 * MEGABYTE, f"grew by {growth >> 10} kB"
+
+    def test_small_parts_wait_in_small_numbers(
+        self, serve: Serve, module: Callable[[str, str], Path]
+    ) -> None:
+        """Each takes more memory than its one byte."""
+        place = module("main", textwrap.dedent(SMALL_PARTS)).parent
+        server = serve("main:app", "--app-dir", str(place))
+        sent = int(server.get("/").body.lstrip(b"x"))
+        assert sent < 1100
 
     def test_others_are_served_meanwhile(self, serve: Serve) -> None:
         server = serve("lab:app")

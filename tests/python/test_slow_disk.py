@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
-import subprocess
+import tempfile
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.preload import compile_library
+from harness.processes import Process
 from harness.server import Server
 from harness.target import rsgun_only
 from harness.waiting import eventually
@@ -23,6 +24,7 @@ Serve = Callable[..., Server]
 Module = Callable[[str, str], Path]
 
 CONTENT = os.urandom(1 << 20) * 3
+STREAM = b"".join(b"%07d\n" % number * 8192 for number in range(512))
 
 DISK = r"""
 #define _GNU_SOURCE
@@ -57,6 +59,24 @@ ssize_t preadv2(int fd, const struct iovec *iov, int count, off_t offset, int fl
     }
     return next(fd, iov, count, offset, flags);
 }
+
+/* Writing to a file without a name makes the file WRITING, and waits for GATE, too. */
+ssize_t pwrite64(int fd, const void *data, size_t length, off_t offset)
+{
+    static ssize_t (*next)(int, const void *, size_t, off_t);
+    const char *writing = getenv("WRITING");
+    char link[64], name[4096] = "";
+
+    if (!next)
+        next = dlsym(RTLD_NEXT, "pwrite64");
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    if (writing && readlink(link, name, sizeof name - 1) > 0 && strstr(name, " (deleted)")) {
+        fclose(fopen(writing, "w"));
+        while (access(getenv("GATE"), F_OK) != 0)
+            usleep(2000);
+    }
+    return next(fd, data, length, offset);
+}
 """
 
 APPS = {
@@ -74,6 +94,10 @@ APPS = {
             start_response("200 OK", [])
             if environ["PATH_INFO"] == "/ping":
                 return [b"pong"]
+            if environ["PATH_INFO"] == "/stream":
+                return (b"%07d\\n" % number * 8192 for number in range(512))
+            if environ["PATH_INFO"] == "/upload":
+                return [environ["wsgi.input"].read()]
             return environ["wsgi.file_wrapper"](open(environ["PATH_INFO"], "rb"))
         """,
     "rsgi": """
@@ -89,14 +113,7 @@ APPS = {
 @pytest.fixture(scope="session")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library that makes one file slow for the processes that load it."""
-    compiler = shutil.which("cc")
-    assert compiler, "the tests need a C compiler"
-    folder = tmp_path_factory.mktemp("disk")
-    source, library = folder / "disk.c", folder / "disk.so"
-    source.write_text(DISK)
-    command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"]
-    subprocess.run(command, check=True)
-    return library
+    return compile_library(DISK, tmp_path_factory.mktemp("disk"))
 
 
 @pytest.fixture
@@ -113,8 +130,14 @@ def gate(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def writing(tmp_path: Path) -> Path:
+    """It is there when somebody waits for the disk with what is to be kept there."""
+    return tmp_path / "writing"
+
+
+@pytest.fixture
 def start(
-    serve: Serve, module: Module, disk: Path, slow: Path, gate: Path
+    serve: Serve, module: Module, disk: Path, slow: Path, gate: Path, writing: Path
 ) -> Callable[..., Server]:
     def start(interface: str, *arguments: str, refusal: int = errno.EAGAIN) -> Server:
         place = module("main", textwrap.dedent(APPS[interface])).parent
@@ -122,6 +145,7 @@ def start(
             "LD_PRELOAD": str(disk),
             "SLOW": str(slow),
             "GATE": str(gate),
+            "WRITING": str(writing),
             "REFUSAL": str(refusal),
         }
         options = ("--app-dir", str(place), "--interface", interface, *arguments)
@@ -177,3 +201,54 @@ def test_a_stop_does_not_wait_for_ever(
         server.send_signal(signal.SIGTERM)
         assert server.wait() == 0
     assert "killed" not in server.report()
+
+
+def spools(worker: Process) -> list[str]:
+    """The files in which a worker keeps what is too much for memory."""
+    folder = tempfile.gettempdir()
+    files = worker.open_files().values()
+    return [name for name in files if name.startswith(folder) and name.endswith("(deleted)")]
+
+
+class TestAnswersForSlowClients:
+    def test_nobody_else_waits(
+        self, start: Callable[..., Server], gate: Path, writing: Path
+    ) -> None:
+        """Neither for the interpreter's lock, nor for the thread of the connections."""
+        server = start("wsgi", "--threads", "2")
+        with Connection.open(server.address, receive_buffer=4096) as connection:
+            connection.request("/stream", version="1.0")
+            eventually(writing.exists, "a part of the answer goes to disk")
+            assert server.get("/ping").body == b"pong"
+            # The client takes what is in memory, and asks for more with that.
+            received = b""
+            while not connection.silent():
+                received += connection.receive()
+            assert server.get("/ping").body == b"pong"
+            gate.touch()
+            received += connection.rest()
+            assert received.partition(b"\r\n\r\n")[2] == STREAM
+
+    def test_a_client_that_leaves_meanwhile(
+        self, start: Callable[..., Server], gate: Path, writing: Path
+    ) -> None:
+        server = start("wsgi", "--threads", "2")
+        [worker] = server.wait_for_workers(1)
+        with Connection.open(server.address, receive_buffer=4096) as connection:
+            connection.request("/stream")
+            eventually(writing.exists, "a part of the answer goes to disk")
+        assert server.get("/ping").body == b"pong"
+        gate.touch()
+        eventually(lambda: not spools(worker), "what nobody wants is given back")
+        assert server.get("/ping").body == b"pong"
+
+    def test_a_stop_does_not_wait_for_ever(
+        self, start: Callable[..., Server], writing: Path
+    ) -> None:
+        server = start("wsgi", "--threads", "2", "--graceful-timeout", "1")
+        with Connection.open(server.address, receive_buffer=4096) as connection:
+            connection.request("/stream")
+            eventually(writing.exists, "a part of the answer goes to disk")
+            server.send_signal(signal.SIGTERM)
+            assert server.wait() == 0
+        assert "killed" not in server.report()

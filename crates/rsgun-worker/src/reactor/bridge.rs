@@ -37,6 +37,7 @@ pub(crate) struct Bridge {
     /// The awaitable that is done.
     pub(crate) done: Py<PyAny>,
     pub(crate) turn: Py<PyAny>,
+    pub(crate) answer_bell: Py<PyAny>,
     pub(crate) flush: Py<PyAny>,
     pub(crate) refuse: Py<PyAny>,
     pub(crate) refuse_retired: Py<PyAny>,
@@ -110,6 +111,7 @@ impl Bridge {
             serve_module: serve_module.unbind(),
             done: awaitable::done(py)?,
             turn: callbacks.getattr("turn")?.unbind(),
+            answer_bell: callbacks.getattr("answer_bell")?.unbind(),
             flush: callbacks.getattr("flush")?.unbind(),
             refuse: callbacks.getattr("refuse")?.unbind(),
             refuse_retired: callbacks.getattr("refuse_retired")?.unbind(),

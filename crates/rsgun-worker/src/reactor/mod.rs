@@ -175,9 +175,9 @@ impl Reactor {
             cancels_orphans: parts.cancels_orphans,
         });
         set_current(Some(Rc::clone(&reactor)));
-        for fd in [reactor.engine.epoll(), reactor.engine.pending.bell()] {
-            reactor.bridge.add_reader(py, fd, &reactor.bridge.turn)?;
-        }
+        let (bridge, engine) = (&reactor.bridge, &reactor.engine);
+        bridge.add_reader(py, engine.epoll(), &bridge.turn)?;
+        bridge.add_reader(py, engine.pending.bell(), &bridge.answer_bell)?;
         reactor.arm_turn(py);
         Ok(reactor)
     }
@@ -225,7 +225,6 @@ impl Reactor {
             // when the phase is over.
             return;
         }
-        self.engine.pending.answer_bell();
         let until = clock::refresh() + TURN_US;
         self.engine.poll_driver();
         self.poll_connections();
@@ -234,6 +233,12 @@ impl Reactor {
             self.poll_connections();
         }
         self.settle(py);
+    }
+
+    /// Another thread has something for the connections.
+    pub(crate) fn answer_bell(&self, py: Python<'_>) {
+        self.engine.pending.answer_bell();
+        self.turn(py);
     }
 
     /// A write phase on its own, for responses sent outside a turn.

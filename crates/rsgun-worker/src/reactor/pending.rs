@@ -10,9 +10,7 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{
-    AtomicBool, AtomicU8, Ordering::AcqRel, Ordering::Relaxed, Ordering::SeqCst,
-};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::AcqRel, Ordering::SeqCst};
 use std::task::Wake;
 use std::thread::{self, ThreadId};
 
@@ -39,6 +37,7 @@ pub(crate) enum Sleep {
 #[derive(Debug)]
 pub(crate) struct Pending {
     set: AtomicBool,
+    /// Somebody rings, or has rung: one is enough.
     rung: AtomicBool,
     sleep: AtomicU8,
     bell: EventFd,
@@ -74,14 +73,14 @@ impl Pending {
         self.bell.as_fd()
     }
 
-    /// Makes the bell ready for the next ring.
+    /// Makes the bell ready for the next ring: whenever it was found readable, and only
+    /// then. Who has begun to ring may be heard late; that the flag says so already does
+    /// not mean that there is anything to read.
     pub(crate) fn answer_bell(&self) {
-        if self.rung.load(Relaxed) {
-            // Nothing to read means that it was answered already.
-            let _ = self.bell.read();
-            // Who has found it ringing until now is seen with what follows.
-            self.rung.swap(false, AcqRel);
-        }
+        // Nothing to read means that it was answered already.
+        let _ = self.bell.read();
+        // Who has found it ringing until now is seen with what follows.
+        self.rung.swap(false, AcqRel);
     }
 
     // === sleeping ===

@@ -33,6 +33,12 @@ impl Callbacks {
         }
     }
 
+    fn answer_bell(&self, py: Python<'_>) {
+        if let Some(reactor) = self.serving() {
+            reactor.answer_bell(py);
+        }
+    }
+
     fn flush(&self, py: Python<'_>) {
         if let Some(reactor) = self.serving() {
             reactor.flush(py);

@@ -93,7 +93,6 @@ impl IoThread {
         leave_signals_to_others();
         while self.stage < Stage::Closing {
             clock::refresh();
-            self.engine.pending.answer_bell();
             self.engine.poll_driver();
             self.engine.poll_connections();
             self.take_commands();
@@ -216,19 +215,23 @@ impl IoThread {
 
     fn sleep(&mut self, standing: &Standing) {
         let pending = Arc::clone(&self.engine.pending);
+        let mut is_rung = false;
         if standing.queued > 0 && std::mem::take(&mut self.lively) {
             if !pending.set_sleep(Sleep::Dozing) {
                 let mut bell = [PollFd::new(pending.bell(), PollFlags::POLLIN)];
                 wait(&mut bell, DOZE);
+                is_rung = is_ready(&bell[0]);
             }
-            pending.set_sleep(Sleep::Awake);
-            return;
-        }
-        let patience = self.patience(standing);
-        if !pending.set_sleep(Sleep::Asleep) {
-            self.wait_for_all(pending.bell(), patience);
+        } else {
+            let patience = self.patience(standing);
+            if !pending.set_sleep(Sleep::Asleep) {
+                is_rung = self.wait_for_all(pending.bell(), patience);
+            }
         }
         pending.set_sleep(Sleep::Awake);
+        if is_rung {
+            pending.answer_bell();
+        }
     }
 
     /// How long to wait for an event.
@@ -261,11 +264,12 @@ impl IoThread {
         Duration::from_micros(until_us.saturating_sub(now_us))
     }
 
-    /// Waits for a socket, a listener or the bell, and takes new connections.
-    fn wait_for_all(&mut self, bell: BorrowedFd<'_>, patience: Duration) {
+    /// Waits for a socket, a listener or the bell, and takes new connections. Returns whether
+    /// the bell has rung.
+    fn wait_for_all(&mut self, bell: BorrowedFd<'_>, patience: Duration) -> bool {
         let now_us = clock::now_us();
         let mut ready = Vec::new();
-        self.engine.gate.with_listeners(|listeners| {
+        let is_rung = self.engine.gate.with_listeners(|listeners| {
             let mut polled = vec![
                 PollFd::new(bell, PollFlags::POLLIN),
                 PollFd::new(self.engine.epoll(), PollFlags::POLLIN),
@@ -287,13 +291,15 @@ impl IoThread {
             let listeners = polled.iter().skip(2).zip(indices);
             ready.extend(
                 listeners
-                    .filter(|(polled, _)| polled.any().unwrap_or(false))
+                    .filter(|(polled, _)| is_ready(polled))
                     .map(|(_, index)| index),
             );
+            is_ready(&polled[0])
         });
         for index in ready {
             self.accept(index);
         }
+        is_rung
     }
 
     /// A listener is ready.
@@ -325,6 +331,10 @@ fn as_us(time: Duration) -> u64 {
 fn wait(polled: &mut [PollFd<'_>], patience: Duration) {
     let microseconds = i64::try_from(patience.as_micros()).unwrap_or(i64::MAX);
     let _ = ppoll(polled, Some(TimeSpec::microseconds(microseconds)), None);
+}
+
+fn is_ready(polled: &PollFd<'_>) -> bool {
+    polled.any().unwrap_or(false)
 }
 
 /// Lets the Python main thread have the signals of this process, but for those that say

@@ -74,7 +74,8 @@ pub(crate) struct Pool {
     finished: Mutex<Vec<Finished>>,
     /// Counts everything that a Python thread gets done.
     progress: AtomicU64,
-    /// Threads that wait for a client to take what it has asked for.
+    /// Threads that wait for a client to take what it has asked for, or for the disk that
+    /// is to keep it.
     held_up: AtomicUsize,
     most: usize,
 }
@@ -261,7 +262,7 @@ impl Pool {
         state.idle -= 1;
     }
 
-    /// Waits for a client.
+    /// Waits for a client, or for the disk.
     pub(crate) fn while_held_up(&self, wait: impl FnOnce()) {
         self.held_up.fetch_add(1, Relaxed);
         wait();

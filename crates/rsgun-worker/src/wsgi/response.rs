@@ -246,7 +246,7 @@ impl StartResponse {
     }
 
     fn spool(&self, py: Python<'_>, data: &Bytes) {
-        if !self.exchange.try_spool(data) {
+        if !self.exchange.hold(data) {
             py.detach(|| self.pool.while_held_up(|| self.exchange.spool(data)));
         }
     }

@@ -24,7 +24,7 @@ pub(crate) use self::response::{Aborted, Stage};
 #[derive(Debug)]
 pub(crate) struct Exchange {
     state: Mutex<State>,
-    /// There is room in the spool again, or the end has come.
+    /// There is room on the disk again, or the end has come.
     room: Condvar,
     /// The answer has no body, whatever the application sends.
     pub(crate) is_head: bool,
@@ -36,6 +36,10 @@ pub(crate) struct Exchange {
     /// What becomes of the request when its client leaves.
     orphan: AtomicUsize,
 }
+
+/// What a waiting part of a body counts besides its bytes. Whoever sends the parts decides
+/// how small they are, and the memory that each takes has a bound as well.
+const PART_COST: usize = 64;
 
 /// Values of [`Exchange::orphan`] besides the number of the request and 2: the application
 /// decides by itself, or the request was cancelled.

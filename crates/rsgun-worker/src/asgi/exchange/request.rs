@@ -9,11 +9,12 @@ use http::StatusCode;
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::{Exchange, Stage, State};
+use super::{Exchange, PART_COST, Stage, State};
 
 /// The connection stops reading the request body when this much is waiting for the
 /// application, in bytes.
 const BODY_HIGH_WATER: usize = 64 * 1024;
+
 /// The request body on its way to the application.
 #[derive(Debug)]
 pub(crate) struct RequestBody {
@@ -23,6 +24,7 @@ pub(crate) struct RequestBody {
     /// Reading makes hyper send `100 Continue`, so it must wait for `receive()`.
     wants_continue: bool,
     chunks: VecDeque<Bytes>,
+    /// What the chunks count.
     buffered: usize,
     /// It broke off before its end.
     truncated: bool,
@@ -80,7 +82,7 @@ impl Exchange {
                             break;
                         };
                         state.request.room = room;
-                        state.request.buffered += data.len();
+                        state.request.buffered += data.len() + PART_COST;
                         state.request.chunks.push_back(data);
                     }
                     if state

@@ -2,7 +2,8 @@
 //! connection.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use pyo3::{Py, PyAny};
 
-use super::{Exchange, State};
+use super::{Exchange, PART_COST, State};
 use crate::http::body::ResponseBody;
 use crate::http::file_part::FilePart;
 use crate::http::spool::Spool;
@@ -39,10 +40,11 @@ pub(crate) struct ResponseState {
     /// The body must not go out: HEAD, 1xx, 204, 304.
     pub(crate) bodiless: bool,
     chunks: VecDeque<Bytes>,
+    /// What the chunks count.
     buffered: usize,
     /// What follows the chunks, and was too much for memory.
-    spool: Option<Spool>,
-    /// A thread waits for room in the spool.
+    disk: Disk,
+    /// A thread waits for room on the disk.
     is_blocked: bool,
     end: End,
 }
@@ -67,6 +69,28 @@ enum End {
     Open,
     Clean,
     Aborted,
+}
+
+/// The part of a streamed response that is kept on disk.
+#[derive(Debug)]
+enum Disk {
+    Empty,
+    Holds(Spool),
+    /// A thread writes: it has the spool for itself, so that nobody waits for the disk who
+    /// wants something else of the exchange.
+    Writing,
+}
+
+impl Disk {
+    /// Adds bytes at the end.
+    fn append(self, bytes: &[u8]) -> io::Result<Spool> {
+        let mut spool = match self {
+            Self::Holds(spool) => spool,
+            Self::Empty | Self::Writing => Spool::new()?,
+        };
+        spool.append(bytes)?;
+        Ok(spool)
+    }
 }
 
 /// The response ends here: the connection must be closed.
@@ -162,30 +186,38 @@ impl Exchange {
         std::mem::take(&mut self.lock().response.interim)
     }
 
-    /// Adds a part to a streamed body, for a thread that is not to wait for the client:
-    /// what is too much for memory goes to disk. `false` when that is full, too.
-    pub(crate) fn try_spool(&self, chunk: &Bytes) -> bool {
+    /// Adds a part to a streamed body, for a thread that is not to wait for the client.
+    /// `false` when it is too much for memory: see [`Self::spool`].
+    pub(crate) fn hold(&self, chunk: &Bytes) -> bool {
         let mut state = self.lock();
-        if state.closed || matches!(state.response.stage, Stage::Failed) {
-            return true;
-        }
-        let has_room = state.response.spool_has_room(chunk.len());
-        if has_room {
-            state.spool(chunk.clone());
-        }
-        has_room
+        state.is_unwanted() || state.hold(chunk)
     }
 
-    /// The same, but waits for room.
+    /// The same for a part that may go to disk. It waits for that and, when so much is
+    /// there that nothing more may be, for the client.
     pub(crate) fn spool(&self, chunk: &Bytes) {
-        while !self.try_spool(chunk) {
-            let mut state = self.lock();
-            if state.response.spool_has_room(chunk.len()) || state.closed {
-                continue;
+        let mut state = self.lock();
+        let disk = loop {
+            if state.is_unwanted() || state.hold(chunk) {
+                return;
+            }
+            if let Some(disk) = state.response.take_disk(chunk.len()) {
+                break disk;
             }
             state.response.is_blocked = true;
-            drop(self.room.wait(state));
-        }
+            state = self
+                .room
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        };
+        drop(state);
+        let written = disk.append(chunk);
+        let mut state = self.lock();
+        let left_over = state.put_back(written);
+        self.unblock(&mut state);
+        drop(state);
+        // To close it may take as long as to write it.
+        drop(left_over);
     }
 
     /// Lets a thread that waits in [`Self::spool`] look again.
@@ -228,26 +260,31 @@ impl Exchange {
     ) -> (Poll<Option<Result<Bytes, Aborted>>>, bool) {
         let mut state = self.lock();
         if let Some(chunk) = state.response.chunks.pop_front() {
-            state.response.buffered -= chunk.len();
+            state.response.buffered -= chunk.len() + PART_COST;
             let resume = !state.senders.is_empty() && state.response.buffered < SEND_HIGH_WATER / 2;
             return (Poll::Ready(Some(Ok(chunk))), resume);
         }
-        if let Some(spool) = &mut state.response.spool {
-            let piece = spool.next();
-            self.unblock(&mut state);
-            match piece {
-                Ok(Some(piece)) => return (Poll::Ready(Some(Ok(piece))), false),
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::error!("a response that was kept on disk cannot be read: {error}");
-                    return (Poll::Ready(Some(Err(Aborted))), false);
+        let mut is_read = true;
+        match &mut state.response.disk {
+            Disk::Empty => {}
+            Disk::Writing => is_read = false,
+            Disk::Holds(spool) => {
+                let piece = spool.next();
+                self.unblock(&mut state);
+                match piece {
+                    Ok(Some(piece)) => return (Poll::Ready(Some(Ok(piece))), false),
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::error!("a response that was kept on disk cannot be read: {error}");
+                        return (Poll::Ready(Some(Err(Aborted))), false);
+                    }
                 }
             }
         }
         match state.response.end {
-            End::Clean => (Poll::Ready(None), false),
+            End::Clean if is_read => (Poll::Ready(None), false),
             End::Aborted => (Poll::Ready(Some(Err(Aborted))), false),
-            End::Open => {
+            End::Clean | End::Open => {
                 state.park(cx);
                 (Poll::Pending, false)
             }
@@ -256,38 +293,42 @@ impl Exchange {
 }
 
 impl State {
-    /// Adds a part to a streamed body: to memory, or behind what is on disk already.
-    fn spool(&mut self, chunk: Bytes) {
+    /// Whether nothing more of a streamed body is to be sent.
+    fn is_unwanted(&self) -> bool {
+        self.closed || matches!(self.response.stage, Stage::Failed)
+    }
+
+    /// Adds a part to what is in memory; `false` when that is too much, or when something
+    /// on disk comes before it.
+    fn hold(&mut self, chunk: &Bytes) -> bool {
         let response = &mut self.response;
-        let on_disk = response
-            .spool
-            .as_ref()
-            .is_some_and(|spool| spool.unread() > 0);
-        if on_disk || response.buffered >= MEMORY_MAX {
-            let spool = match response.spool.take() {
-                Some(spool) => Ok(spool),
-                None => Spool::new(),
-            };
-            let kept = spool.and_then(|mut spool| {
-                spool.append(&chunk)?;
-                Ok(spool)
-            });
-            match kept {
-                Ok(spool) => response.spool = Some(spool),
-                Err(error) => {
-                    tracing::error!(
-                        "a response for a slow client cannot be kept on disk: {error}; its \
-                         connection is closed"
-                    );
-                    response.stage = Stage::Failed;
-                    response.end = End::Aborted;
-                }
+        if response.has_disk() || response.buffered >= MEMORY_MAX {
+            return false;
+        }
+        response.buffered += chunk.len() + PART_COST;
+        response.chunks.push_back(chunk.clone());
+        self.wake_connection();
+        true
+    }
+
+    /// Takes the spool again that [`ResponseState::take_disk`] has given. Returns it if
+    /// nobody wants it any more.
+    fn put_back(&mut self, written: io::Result<Spool>) -> Option<Spool> {
+        self.response.disk = Disk::Empty;
+        match written {
+            Ok(spool) if self.is_unwanted() => return Some(spool),
+            Ok(spool) => self.response.disk = Disk::Holds(spool),
+            Err(error) => {
+                tracing::error!(
+                    "a response for a slow client cannot be kept on disk: {error}; its connection \
+                     is closed"
+                );
+                self.response.stage = Stage::Failed;
+                self.response.end = End::Aborted;
             }
-        } else {
-            response.buffered += chunk.len();
-            response.chunks.push_back(chunk);
         }
         self.wake_connection();
+        None
     }
 
     /// Hands the head with the first (or only) part of the body to the connection.
@@ -318,7 +359,7 @@ impl State {
     /// Adds a part to a streamed body. Returns whether `send()` should wait.
     pub(crate) fn push(&mut self, chunk: Bytes) -> bool {
         if !chunk.is_empty() {
-            self.response.buffered += chunk.len();
+            self.response.buffered += chunk.len() + PART_COST;
             self.response.chunks.push_back(chunk);
             self.wake_connection();
         }
@@ -378,7 +419,7 @@ impl ResponseState {
             bodiless: false,
             chunks: VecDeque::new(),
             buffered: 0,
-            spool: None,
+            disk: Disk::Empty,
             is_blocked: false,
             end: End::Open,
         }
@@ -389,11 +430,26 @@ impl ResponseState {
         self.ready = None;
         self.chunks.clear();
         self.buffered = 0;
-        self.spool = None;
+        self.disk = Disk::Empty;
     }
 
-    fn spool_has_room(&self, length: usize) -> bool {
-        let size = self.spool.as_ref().map_or(0, Spool::size);
-        size == 0 || size + length as u64 <= SPOOL_MAX
+    /// Whether anything is on disk that has not been read.
+    fn has_disk(&self) -> bool {
+        match &self.disk {
+            Disk::Empty => false,
+            Disk::Holds(spool) => spool.unread() > 0,
+            Disk::Writing => true,
+        }
+    }
+
+    /// Hands out what is on disk, to be written to. `None`: somebody writes already, or so
+    /// much would be too much.
+    fn take_disk(&mut self, length: usize) -> Option<Disk> {
+        let has_room = match &self.disk {
+            Disk::Empty => true,
+            Disk::Holds(spool) => spool.size() == 0 || spool.size() + length as u64 <= SPOOL_MAX,
+            Disk::Writing => false,
+        };
+        has_room.then(|| std::mem::replace(&mut self.disk, Disk::Writing))
     }
 }
