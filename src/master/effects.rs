@@ -503,15 +503,20 @@ fn shown_name(settings: &Settings) -> &str {
     settings.name.as_deref().unwrap_or(&settings.app)
 }
 
-/// Sends a signal to a child that was not reaped.
+/// Sends a signal to a child that was not reaped, and to nobody else.
 fn send_signal(pid: i32, signal: Signal) -> Option<Event> {
+    // Reaped a moment ago, or with a status that could not be read: the number may be
+    // another's by now.
+    let gone = Event::Exited {
+        pid,
+        exit: Exit::Unknown,
+    };
+    if !process::is_descendant(pid) {
+        return Some(gone);
+    }
     match kill(Pid::from_raw(pid), signal) {
         Ok(()) => None,
-        // Reaped with a status that could not be read.
-        Err(Errno::ESRCH) => Some(Event::Exited {
-            pid,
-            exit: Exit::Unknown,
-        }),
+        Err(Errno::ESRCH) => Some(gone),
         Err(error) => {
             tracing::error!("cannot send {signal} to the process {pid}: {error}");
             None

@@ -269,7 +269,7 @@ impl Candidate {
                 Err(ChannelError::Io(error)) if error.kind() == ErrorKind::WouldBlock => break,
                 Ok(None) | Err(ChannelError::Io(_)) => self.closed = true,
                 // Nonsense is not an answer; the next message may be one.
-                Err(ChannelError::Format(_)) => {}
+                Err(ChannelError::Format(_) | ChannelError::Damaged(_)) => {}
             }
         }
         None

@@ -49,6 +49,8 @@ pub(super) struct ForkServer {
     pub(super) greeted: bool,
     /// It was asked to evaluate the configuration.
     pub(super) asked: bool,
+    /// It has answered that.
+    pub(super) evaluated: bool,
     /// It was sent its settings.
     pub(super) configured: bool,
     /// Its warning about threads was passed on.
@@ -70,6 +72,7 @@ impl Generation {
                 failure: None,
                 greeted: false,
                 asked: false,
+                evaluated: false,
                 configured: false,
                 warned: false,
             },

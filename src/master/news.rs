@@ -1,4 +1,9 @@
 //! What becomes known of the processes: exits, and what fork servers and workers say.
+//!
+//! These run the application, as another user perhaps, and may say anything at any time.
+//! So each word counts when its turn is, once if it is said once, and only about who has
+//! said it: a fork server speaks for the workers of its generation, and a worker for itself.
+//! What they can bring about is what they could do to themselves.
 
 use std::mem;
 use std::time::Duration;
@@ -56,7 +61,7 @@ impl State {
         let server = &mut generation.server;
         let is_starting = matches!(server.stage, Stage::Starting { .. });
         match message {
-            FromForkServer::Hello { python, .. } if is_starting => {
+            FromForkServer::Hello { python, .. } if is_starting && !server.greeted => {
                 server.greeted = true;
                 let evaluates =
                     generation.policy.evaluates && !mem::replace(&mut server.asked, true);
@@ -71,11 +76,16 @@ impl State {
                 }
             }
             FromForkServer::Evaluated(file) if is_starting && !server.configured => {
-                self.evaluated(number, file);
+                if !mem::replace(&mut server.evaluated, true) {
+                    self.evaluated(number, file);
+                }
             }
             FromForkServer::Loaded if is_starting => {
                 server.stage = Stage::Serving { since: now };
             }
+            // Said again it would have ever more time to end.
+            FromForkServer::Unsuitable { .. } | FromForkServer::Failed(_)
+                if server.failure.is_some() => {}
             FromForkServer::Unsuitable { reason } if is_starting => {
                 server.failure = Some(Cause::configuration(reason));
                 server.stage = Stage::Starting {
@@ -102,9 +112,7 @@ impl State {
                     });
                 }
             }
-            // It was born all the same, if it has said so.
-            FromForkServer::SpawnFailed { id, .. } if self.is_born(id) => {}
-            FromForkServer::SpawnFailed { id, error } => {
+            FromForkServer::SpawnFailed { id, error } if self.is_unborn(id, number) => {
                 let cause = Cause::boot(format!("no new worker process: {error}"));
                 self.start_failed(now, id, cause);
                 self.forget_worker(id);
@@ -113,17 +121,37 @@ impl State {
             | FromForkServer::Evaluated(_)
             | FromForkServer::Loaded
             | FromForkServer::Unsuitable { .. }
-            | FromForkServer::Failed(_) => {}
+            | FromForkServer::Failed(_)
+            | FromForkServer::SpawnFailed { .. } => {}
         }
     }
 
-    fn is_born(&self, id: WorkerId) -> bool {
-        (self.workers.get(&id)).is_some_and(|worker| worker.pid.is_some())
+    /// Whether this worker is one that the fork server of a generation may have failed to
+    /// make. It was born all the same, if it has said so.
+    fn is_unborn(&self, id: WorkerId, generation: u32) -> bool {
+        (self.workers.get(&id))
+            .is_some_and(|it| it.pid.is_none() && it.identity.generation == generation)
+    }
+
+    /// Whether a process is somebody else already than a worker that was not heard of yet.
+    fn is_known(&self, pid: i32) -> bool {
+        let mut workers = self.workers.values();
+        let mut servers = self.generations.values().map(|each| &each.server);
+        workers.any(|worker| worker.pid == Some(pid) && !worker.ending.has_exited())
+            || servers.any(|server| server.pid == Some(pid) && !server.ending.has_exited())
+            || self.candidate_pid() == Some(pid)
     }
 
     pub(super) fn on_worker(&mut self, now: Moment, id: WorkerId, message: FromWorker) {
         let stopping = self.is_stopping();
-        let Some(worker) = self.workers.get_mut(&id) else {
+        let is_new = |pid: i32| pid > 1 && !self.is_known(pid);
+        let counts = match (&message, self.workers.get(&id)) {
+            (FromWorker::Hello { pid }, Some(worker)) => worker.pid.is_none() && is_new(*pid),
+            // It waits for the answer to that.
+            (_, Some(worker)) => worker.pid.is_some(),
+            (_, None) => false,
+        };
+        let Some(worker) = self.workers.get_mut(&id).filter(|_| counts) else {
             return;
         };
         match message {
@@ -159,6 +187,7 @@ impl State {
                 worker.inquiry = Inquiry::NotNeeded;
                 self.worker_ready(now, id);
             }
+            FromWorker::Failed(_) if worker.failure.is_some() => {}
             FromWorker::Failed(failure) if worker.is_starting() => {
                 worker.failure = Some(failure);
                 worker.stage = Stage::Starting {
@@ -177,6 +206,7 @@ impl State {
             }
             FromWorker::Failed(failure) => worker.failure = Some(failure),
             FromWorker::WantsLogs => self.act(Action::ReopenLogs { only: Some(id) }),
+            FromWorker::Debugged if worker.is_debugged => {}
             FromWorker::Debugged => {
                 worker.is_debugged = true;
                 if worker.is_starting() {

@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use nix::errno::Errno;
 use rsgun_core::bootstrap;
 use rsgun_core::ipc::{
-    Channel, Extension, FromForkServer, FromWorker, Identity, Role, ToForkServer, ToWorker,
-    WorkerId,
+    Channel, Extension, FromForkServer, FromWorker, Identity, Message, Role, ToForkServer,
+    ToWorker, WorkerId,
 };
 use rsgun_core::listeners::{Listener, Origin};
 use rsgun_core::roster::Roster;
@@ -247,10 +247,21 @@ impl WorkerHandle {
             events,
             move |message| Event::Worker {
                 id,
-                message: message.body,
+                message: attested(message),
             },
             Event::WorkerClosed { id },
         )
+    }
+}
+
+/// What a worker says, but who it is in the words of the kernel: it could name any process,
+/// and have the master kill that. 0 stands for nobody.
+fn attested(message: Message<FromWorker>) -> FromWorker {
+    match message.body {
+        FromWorker::Hello { .. } => FromWorker::Hello {
+            pid: message.sender.unwrap_or(0),
+        },
+        other => other,
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use rsgun_core::sys::process;
 use rsgun_core::sys::stacks::{self, Report};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, interval};
@@ -32,6 +33,9 @@ pub(super) fn ask(
     let Some(report) = report else {
         return Some(nothing);
     };
+    if !process::is_descendant(pid) {
+        return Some(nothing);
+    }
     let start = report.length();
     if let Err(error) = stacks::ask(pid) {
         tracing::debug!("the process {pid} cannot be asked for its stacks: {error}");

@@ -239,7 +239,7 @@ impl Ending {
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) identity: Identity,
-    /// Known from its first message on.
+    /// Known from its first message on: the process that has sent it, and no other one.
     pub(super) pid: Option<i32>,
     /// When its process was asked for.
     pub(super) asked_at: Moment,

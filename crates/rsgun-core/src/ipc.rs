@@ -9,6 +9,9 @@
 //! travel beside it. The types of the two ends are mirrored, so that a message
 //! cannot be sent the wrong way: [`Channel<ToWorker, FromWorker>`](Channel) sends
 //! the first and receives the second. End-of-file means that the peer is gone.
+//!
+//! What comes from below is not trusted ([`Post::FREIGHT`]): it is plain freight, its texts
+//! are read by [`crate::foreign`], and its sender is the one that the kernel names.
 
 use std::io;
 use std::marker::PhantomData;
@@ -19,8 +22,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{PythonFile, PythonSource, Settings};
+use crate::foreign;
 use crate::hooks::Call;
-use crate::sys::channel;
+use crate::sys::channel::{self, Freight};
 use crate::sys::credentials::Credentials;
 
 /// Number that a worker never shares with another one of the same master.
@@ -124,14 +128,17 @@ pub enum FromForkServer {
     /// The first message, sent before anything of the application is loaded.
     Hello {
         /// The version of the extension: [`crate::VERSION`] on its side.
+        #[serde(deserialize_with = "foreign::read_line")]
         version: String,
         /// The interpreter's version, such as `3.12.1`.
+        #[serde(deserialize_with = "foreign::read_line")]
         python: String,
     },
     /// This interpreter cannot load the extension: too old, or none is installed. The
     /// fork server ends.
     Unsuitable {
         /// What is wrong and what to do, for the user.
+        #[serde(deserialize_with = "foreign::read_message")]
         reason: String,
     },
     /// The answer to [`ToForkServer::Evaluate`]; one that could not be evaluated is
@@ -147,6 +154,7 @@ pub enum FromForkServer {
         /// How many besides the main one.
         count: usize,
         /// What Python calls those that it knows.
+        #[serde(deserialize_with = "foreign::read_names")]
         names: Vec<String>,
         /// Whether the worker was forked all the same (`--preload`) or started by exec.
         forked: bool,
@@ -156,6 +164,7 @@ pub enum FromForkServer {
         /// The one that was asked for.
         id: WorkerId,
         /// What the system said.
+        #[serde(deserialize_with = "foreign::read_line")]
         error: String,
     },
 }
@@ -199,7 +208,7 @@ pub enum DrainReason {
 pub enum FromWorker {
     /// The first message; the worker waits for [`ToWorker::Acknowledge`].
     Hello {
-        /// Its process id as the master's namespace shows it.
+        /// Its process id; the master believes only the kernel about it.
         pid: i32,
     },
     /// The application is imported and started, the worker accepts connections.
@@ -215,6 +224,7 @@ pub enum FromWorker {
     /// serves on until it is replaced.
     Hung {
         /// Method and path.
+        #[serde(deserialize_with = "foreign::read_line")]
         request: String,
     },
     /// The worker has stopped accepting, by order or on a signal of its own.
@@ -225,14 +235,53 @@ pub enum FromWorker {
     Debugged,
 }
 
+/// What passes through a [`Channel`] in one direction.
+pub trait Post: Serialize + DeserializeOwned {
+    /// What may come with it.
+    const FREIGHT: Freight;
+
+    /// Whether it makes an earlier message needless that was not sent yet. Without this, a
+    /// peer that asks and does not read would have its answers pile up.
+    fn supersedes(&self, earlier: &Self) -> bool {
+        let _ = earlier;
+        false
+    }
+}
+
+impl Post for ToForkServer {
+    const FREIGHT: Freight = Freight::Descriptors;
+
+    fn supersedes(&self, earlier: &Self) -> bool {
+        matches!((self, earlier), (Self::ChangeLogs, Self::ChangeLogs))
+    }
+}
+
+impl Post for FromForkServer {
+    const FREIGHT: Freight = Freight::Plain;
+}
+
+impl Post for ToWorker {
+    const FREIGHT: Freight = Freight::Descriptors;
+
+    fn supersedes(&self, earlier: &Self) -> bool {
+        matches!((self, earlier), (Self::ChangeLogs, Self::ChangeLogs))
+    }
+}
+
+impl Post for FromWorker {
+    const FREIGHT: Freight = Freight::Plain;
+}
+
 /// Why an application does not run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// What went wrong.
     pub kind: FailureKind,
     /// One or more lines for the user: the thing, and what to do.
+    #[serde(deserialize_with = "foreign::read_message")]
     pub message: String,
     /// The application's own traceback, if an exception was raised in its code.
+    #[serde(default, deserialize_with = "foreign::read_traceback")]
     pub traceback: Option<String>,
 }
 
@@ -287,9 +336,13 @@ pub enum ChannelError {
     /// The system call failed.
     #[error("the channel failed: {0}")]
     Io(#[from] io::Error),
-    /// The peer sent something else than the type of this end.
+    /// The peer sent something else than the type of this end. The next message may be
+    /// right.
     #[error("the channel carried a message that this version does not know: {0}")]
     Format(#[from] serde_json::Error),
+    /// A message could not be received. The next one may be right.
+    #[error("{0}")]
+    Damaged(#[source] io::Error),
 }
 
 /// One typed end of a channel: sends `Out`, receives `In`.
@@ -306,12 +359,22 @@ pub struct Message<T> {
     pub body: T,
     /// Its descriptors.
     pub fds: Vec<OwnedFd>,
+    /// There were more of them than this process may still open, and it has got none.
+    pub bereft: bool,
+    /// The process that has sent it, if the kernel has said so: where plain freight comes.
+    pub sender: Option<i32>,
 }
 
-impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
+/// What the user is told of a message whose descriptors did not come.
+pub const BEREFT: &str = "no descriptor is left for what the master has sent: raise `ulimit -n`, \
+                          under systemd LimitNOFILE=";
+
+impl<Out: Post, In: Post> Channel<Out, In> {
     /// Takes one end of a pair made by [`channel::pair`].
     #[must_use]
     pub fn new(fd: OwnedFd) -> Self {
+        // Fails for what is no channel, and then so does the first message.
+        let _ = channel::prepare(fd.as_fd(), In::FREIGHT);
         Self {
             fd,
             marker: PhantomData,
@@ -321,26 +384,33 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
     /// Sends a message; never waits.
     ///
     /// # Errors
-    /// [`ChannelError::Io`] with `WouldBlock` when the queue of the peer is full and
-    /// `BrokenPipe` when the peer is gone.
+    /// [`ChannelError::Io`] with `WouldBlock` when the queue of the peer is full,
+    /// `BrokenPipe` when the peer is gone, and `InvalidInput` when the message is too large.
     pub fn send(&self, message: &Out, fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
         let payload = serde_json::to_vec(message)?;
-        Ok(channel::send(self.fd.as_fd(), &payload, fds)?)
+        Ok(channel::send(self.fd.as_fd(), &payload, fds, Out::FREIGHT)?)
     }
 
     /// Receives a message if there is one; `Ok(None)` means that the peer is gone.
     ///
     /// # Errors
     /// [`ChannelError::Io`] with `WouldBlock` when there is none,
-    /// [`ChannelError::Format`] when it cannot be understood.
+    /// [`ChannelError::Format`] and [`ChannelError::Damaged`] when it cannot be understood.
     pub fn try_recv(&self) -> Result<Option<Message<In>>, ChannelError> {
-        let Some(received) = channel::recv(self.fd.as_fd())? else {
+        let received = channel::recv(self.fd.as_fd(), In::FREIGHT);
+        let Some(received) = received.map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => ChannelError::Damaged(error),
+            _ => ChannelError::Io(error),
+        })?
+        else {
             return Ok(None);
         };
         let body = serde_json::from_slice(&received.payload)?;
         Ok(Some(Message {
             body,
             fds: received.fds,
+            bereft: received.bereft,
+            sender: received.sender,
         }))
     }
 
@@ -401,10 +471,10 @@ mod tests {
                 &[],
             )
             .unwrap();
-        assert!(matches!(
-            master.try_recv().unwrap().unwrap().body,
-            FromWorker::Hello { pid: 42 }
-        ));
+        let hello = master.try_recv().unwrap().unwrap();
+        assert!(matches!(hello.body, FromWorker::Hello { pid: 42 }));
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(hello.sender, Some(own), "whatever it says");
         assert_eq!(
             worker.recv(Some(1000)).unwrap().unwrap().body,
             ToWorker::Drain {
@@ -414,5 +484,33 @@ mod tests {
         );
         drop(worker);
         assert!(master.try_recv().unwrap().is_none());
+    }
+
+    #[test]
+    fn the_largest_failure_fits_and_a_hostile_one_is_tamed() {
+        let (left, right) = channel::pair().unwrap();
+        let master = Channel::<ToWorker, FromWorker>::new(left);
+        let worker = Channel::<FromWorker, ToWorker>::new(right);
+        let failure = |text: &str| Failure {
+            kind: FailureKind::ImportRaised,
+            message: foreign::message(text),
+            traceback: Some(foreign::traceback(text)),
+        };
+        let told = |message: &FromWorker| {
+            worker.send(message, &[]).unwrap();
+            match master.try_recv().unwrap().unwrap().body {
+                FromWorker::Failed(failure) => failure,
+                other => panic!("{other:?}"),
+            }
+        };
+        let largest = failure(&"\"".repeat(1 << 20));
+        assert_eq!(told(&FromWorker::Failed(largest.clone())), largest);
+        let hostile = "\u{1b}[2J".repeat(1 << 12);
+        let raw = Failure {
+            kind: FailureKind::ImportRaised,
+            message: hostile.clone(),
+            traceback: Some(hostile.clone()),
+        };
+        assert_eq!(told(&FromWorker::Failed(raw)), failure(&hostile));
     }
 }

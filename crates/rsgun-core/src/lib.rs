@@ -8,6 +8,7 @@
 pub mod bootstrap;
 pub mod config;
 pub mod drain;
+pub mod foreign;
 pub mod hooks;
 pub mod ipc;
 pub mod jitter;

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use rsgun_core::config::Settings;
+use rsgun_core::foreign;
 use rsgun_core::ipc::{Failure, FailureKind};
 use rsgun_core::log::Level;
 use rsgun_core::log::output;
@@ -204,15 +205,18 @@ pub(crate) fn failure(py: Python<'_>, error: &PyErr) -> Failure {
     match parts {
         Ok((kind, message, traceback)) if kind_of(&kind).is_some() => Failure {
             kind: kind_of(&kind).unwrap_or(FailureKind::Internal),
-            message,
-            traceback: traceback.filter(|text| !text.trim().is_empty()),
+            message: foreign::message(&message),
+            traceback: traceback
+                .filter(|text| !text.trim().is_empty())
+                .map(|text| foreign::traceback(&text)),
         },
         _ => Failure {
             kind: FailureKind::Internal,
-            message: format!("the worker failed: {error}"),
+            message: foreign::message(&format!("the worker failed: {error}")),
             traceback: error
                 .traceback(py)
-                .and_then(|traceback| traceback.format().ok()),
+                .and_then(|traceback| traceback.format().ok())
+                .map(|text| foreign::traceback(&text)),
         },
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::unistd::getppid;
 use rsgun_core::config::Source;
-use rsgun_core::ipc::{Channel, ChannelError, Identity};
+use rsgun_core::ipc::{BEREFT, Channel, ChannelError, Identity};
 use rsgun_core::listeners;
 use rsgun_core::log;
 use rsgun_core::log::output::Files;
@@ -172,13 +172,18 @@ fn order(master: &Master) -> Result<(Snapshot, Luggage, Identity), String> {
     let message = match master.recv(Some(ORDER_LIMIT_MS)) {
         Ok(Some(message)) => message,
         Ok(None) => return Err("the old one is gone".to_owned()),
-        Err(ChannelError::Io(error)) => return Err(format!("no order has come: {error}")),
+        Err(ChannelError::Io(error) | ChannelError::Damaged(error)) => {
+            return Err(format!("no order has come: {error}"));
+        }
         Err(ChannelError::Format(error)) => {
             return Err(format!(
                 "it does not understand the old one ({error}); {RESTART}"
             ));
         }
     };
+    if message.bereft {
+        return Err(BEREFT.to_owned());
+    }
     let ToCandidate::Begin {
         format,
         version,

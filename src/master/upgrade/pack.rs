@@ -3,9 +3,8 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use rsgun_core::ipc::Extension;
+use rsgun_core::ipc::{Extension, Post};
 use rsgun_core::listeners::{Change, Listener, Record};
-use serde::Serialize;
 
 use super::record::StateRecord;
 use super::snapshot::{
@@ -132,7 +131,7 @@ async fn worker(handle: &WorkerHandle, luggage: &mut Luggage) -> io::Result<Hand
     })
 }
 
-async fn channel<Out: Serialize + Clone + Send + Sync + 'static>(
+async fn channel<Out: Post + Clone + Send + Sync + 'static>(
     link: &Link<Out>,
     luggage: &mut Luggage,
 ) -> io::Result<Option<ChannelRecord>> {

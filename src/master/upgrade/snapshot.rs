@@ -9,8 +9,9 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use rsgun_core::config::PythonSource;
-use rsgun_core::ipc::{Identity, WorkerId};
+use rsgun_core::ipc::{Identity, Post, WorkerId};
 use rsgun_core::listeners::{Address, Record};
+use rsgun_core::sys::channel::Freight;
 use rsgun_core::sys::credentials::Credentials;
 use rsgun_core::sys::handover;
 use serde::{Deserialize, Serialize};
@@ -190,6 +191,15 @@ pub(in crate::master) enum FromCandidate {
         /// A [`Snapshot`] of a master with one worker.
         snapshot: Box<Value>,
     },
+}
+
+impl Post for ToCandidate {
+    const FREIGHT: Freight = Freight::Descriptors;
+}
+
+impl Post for FromCandidate {
+    // A master itself, which is to be this process.
+    const FREIGHT: Freight = Freight::Descriptors;
 }
 
 /// What an exec leads from one program to the next.

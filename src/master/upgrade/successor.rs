@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use rsgun_core::config::{Settings, Source};
 use rsgun_core::ipc::{
-    Channel, Extension, FromForkServer, FromWorker, ToForkServer, ToWorker, WorkerId,
+    Channel, Extension, FromForkServer, FromWorker, Post, ToForkServer, ToWorker, WorkerId,
 };
 use rsgun_core::listeners::{Change, Listener};
 use rsgun_core::log;
@@ -24,8 +24,6 @@ use rsgun_core::sys::shared::Shared;
 use rsgun_core::sys::signals::{SignalQueue, let_signals_in};
 use rsgun_core::sys::stacks::Report;
 use rsgun_core::sys::{handover, process, title};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
@@ -399,8 +397,8 @@ fn unpack<Out, In>(
     luggage: &Luggage,
 ) -> Result<(Channel<Out, In>, Unsent<Out>), Refusal>
 where
-    Out: Serialize + DeserializeOwned,
-    In: DeserializeOwned,
+    Out: Post,
+    In: Post,
 {
     let channel = Channel::new(luggage.unpack(record.channel)?);
     let mut unsent = Vec::new();
@@ -411,7 +409,7 @@ where
     Ok((channel, unsent))
 }
 
-fn resend<Out: Serialize + Clone + Send + Sync + 'static>(
+fn resend<Out: Post + Clone + Send + Sync + 'static>(
     link: Link<Out>,
     unsent: Unsent<Out>,
 ) -> Link<Out> {

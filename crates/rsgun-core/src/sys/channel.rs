@@ -2,21 +2,37 @@
 //!
 //! A channel is one end of a `SOCK_SEQPACKET` pair: message boundaries are kept,
 //! descriptors travel with a message (`SCM_RIGHTS`), and the death of the peer is
-//! an end-of-file. All ends are close-on-exec. A payload above [`INLINE_MAX`]
-//! bytes travels in a memory file whose descriptor is the first of the message:
-//! a large datagram would fail with `EMSGSIZE` or fill the queue.
+//! an end-of-file. All ends are close-on-exec.
+//!
+//! What an end takes in is its [`Freight`]. Where descriptors may come, a payload above
+//! [`INLINE_MAX`] bytes travels in a memory file whose descriptor is the first of the
+//! message, since a large datagram would fail with `EMSGSIZE` or fill the queue.
+//!
+//! A process below the master may be another user's, and run anything. From there comes
+//! [`Freight::Plain`]: a bounded number of bytes, and nothing else. A descriptor of a
+//! stranger is not even to be closed: that waits as long as a file system of his, or a
+//! socket that lingers, pleases. So there is no room for one, and from Linux 6.16 on the
+//! sender is refused. What the kernel adds instead is who has sent the message.
 
-use std::io::{self, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
+use std::io::{self, IoSlice, Read, Seek, SeekFrom, Write};
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::cmsg_space;
+use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
-    recvmsg, sendmsg, socketpair,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, setsockopt,
+    socketpair, sockopt,
 };
 
-/// The largest payload that travels inside the datagram itself, in bytes.
+/// The largest payload that travels inside the datagram itself where there is another way,
+/// in bytes.
 pub const INLINE_MAX: usize = 32 * 1024;
+
+/// The largest payload of [`Freight::Plain`], in bytes; the kernel's buffers take more.
+pub const PLAIN_MAX: usize = 128 * 1024;
+
+/// The largest payload of all, in bytes.
+pub const PAYLOAD_MAX: usize = 16 * 1024 * 1024;
 
 /// The most descriptors one message may carry (the kernel's `SCM_MAX_FD` is 253).
 pub const FDS_MAX: usize = 250;
@@ -26,6 +42,33 @@ const INLINE: u8 = 0;
 /// First byte of a datagram: the payload is in the first descriptor.
 const IN_MEMFD: u8 = 1;
 
+/// `SO_PASSRIGHTS`, for which the C libraries have no name yet.
+const SO_PASSRIGHTS: libc::c_int = 83;
+
+/// Eight bytes of a control buffer, which must be aligned like its headers.
+type Word = u64;
+/// The room for [`FDS_MAX`] descriptors.
+const WORDS_OF_FDS: usize = words::<[RawFd; FDS_MAX]>();
+/// The room for the sender, which leaves none for a descriptor.
+const WORDS_OF_SENDER: usize = words::<libc::ucred>();
+
+/// The words that a control message with this in it takes.
+#[expect(clippy::cast_possible_truncation, reason = "some hundred bytes")]
+const fn words<T>() -> usize {
+    // SAFETY: only computes.
+    let bytes = unsafe { libc::CMSG_SPACE(size_of::<T>() as libc::c_uint) };
+    (bytes as usize).div_ceil(size_of::<Word>())
+}
+
+/// What travels in one direction of a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freight {
+    /// Payloads of up to [`PAYLOAD_MAX`] bytes, and descriptors: from who is trusted.
+    Descriptors,
+    /// Payloads of up to [`PLAIN_MAX`] bytes alone.
+    Plain,
+}
+
 /// A received message.
 #[derive(Debug)]
 pub struct Received {
@@ -33,6 +76,11 @@ pub struct Received {
     pub payload: Vec<u8>,
     /// The descriptors that travelled with it, close-on-exec.
     pub fds: Vec<OwnedFd>,
+    /// There were more of them than this process may still open, and it has got none.
+    pub bereft: bool,
+    /// The process that has sent it, in the words of the kernel, at an end that is
+    /// [prepared](prepare) for plain freight.
+    pub sender: Option<i32>,
 }
 
 /// Makes a connected pair of channel ends, both close-on-exec and non-blocking.
@@ -48,22 +96,63 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     )?)
 }
 
-/// Sends one message with its descriptors.
+/// Prepares an end for what it is to take in. Messages that were sent before have no
+/// sender.
+///
+/// # Errors
+/// What `setsockopt(2)` returns.
+pub fn prepare(channel: BorrowedFd<'_>, freight: Freight) -> io::Result<()> {
+    if freight == Freight::Plain {
+        setsockopt(&channel, sockopt::PassCred, &true)?;
+        refuse_descriptors(channel);
+    }
+    Ok(())
+}
+
+/// Has the kernel refuse messages with descriptors, where it can.
+fn refuse_descriptors(channel: BorrowedFd<'_>) {
+    let passes: libc::c_int = 0;
+    let size = libc::socklen_t::try_from(size_of_val(&passes)).unwrap_or_default();
+    // SAFETY: `passes` is a number that the kernel only reads, before the call returns.
+    // An option that it does not know is an error without consequences.
+    unsafe {
+        libc::setsockopt(
+            channel.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const passes).cast(),
+            size,
+        );
+    }
+}
+
+/// Sends one message with its descriptors, to an end that takes this freight.
 ///
 /// # Errors
 /// `WouldBlock` when the peer's queue is full, `BrokenPipe` when the peer is
-/// gone, `InvalidInput` for more than [`FDS_MAX`] descriptors.
-pub fn send(channel: BorrowedFd<'_>, payload: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    if fds.len() >= FDS_MAX {
+/// gone, `InvalidInput` for what is too large or too much.
+pub fn send(
+    channel: BorrowedFd<'_>,
+    payload: &[u8],
+    fds: &[BorrowedFd<'_>],
+    freight: Freight,
+) -> io::Result<()> {
+    let (payload_max, fds_max) = match freight {
+        Freight::Descriptors => (PAYLOAD_MAX, FDS_MAX - 1),
+        Freight::Plain => (PLAIN_MAX, 0),
+    };
+    if fds.len() > fds_max || payload.len() > payload_max {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!(
-                "{} descriptors in one message, at most {FDS_MAX} fit",
+                "{} bytes and {} descriptors in one message, at most {payload_max} and {fds_max} \
+                 fit",
+                payload.len(),
                 fds.len()
             ),
         ));
     }
-    let spill = if payload.len() > INLINE_MAX {
+    let spill = if freight == Freight::Descriptors && payload.len() > INLINE_MAX {
         Some(spill(payload)?)
     } else {
         None
@@ -89,7 +178,7 @@ pub fn send(channel: BorrowedFd<'_>, payload: &[u8], fds: &[BorrowedFd<'_>]) -> 
             None,
         ) {
             Ok(_) => return Ok(()),
-            Err(nix::Error::EINTR) => {}
+            Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -100,66 +189,132 @@ pub fn send(channel: BorrowedFd<'_>, payload: &[u8], fds: &[BorrowedFd<'_>]) -> 
 /// Waits if the descriptor is in blocking mode.
 ///
 /// # Errors
-/// `WouldBlock` on an empty non-blocking channel, `InvalidData` for a message
-/// that this module did not send.
-pub fn recv(channel: BorrowedFd<'_>) -> io::Result<Option<Received>> {
-    let mut buffer = vec![0_u8; INLINE_MAX + 1];
-    let mut control = cmsg_space!([RawFd; FDS_MAX]);
-    let (length, mut fds, flags) = loop {
-        let mut iov = [IoSliceMut::new(&mut buffer)];
-        match recvmsg::<UnixAddr>(
-            channel.as_raw_fd(),
-            &mut iov,
-            Some(&mut control),
-            MsgFlags::MSG_CMSG_CLOEXEC,
-        ) {
-            Ok(message) => {
-                let mut fds = Vec::new();
-                for cmsg in message.cmsgs()? {
-                    if let ControlMessageOwned::ScmRights(raw) = cmsg {
-                        for fd in raw {
-                            // SAFETY: the kernel has just made this descriptor for us, and
-                            // nothing else in the process knows its number.
-                            fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
-                        }
-                    }
-                }
-                break (message.bytes, fds, message.flags);
-            }
-            Err(nix::Error::EINTR) => {}
+/// `WouldBlock` on an empty non-blocking channel, `InvalidData` for a message that this
+/// module did not send, or that could not be received; the next one may be right.
+pub fn recv(channel: BorrowedFd<'_>, freight: Freight) -> io::Result<Option<Received>> {
+    let mut of_fds = [0; WORDS_OF_FDS];
+    let (payload_max, control) = match freight {
+        Freight::Descriptors => (INLINE_MAX, &mut of_fds[..]),
+        Freight::Plain => (PLAIN_MAX, &mut of_fds[..WORDS_OF_SENDER]),
+    };
+    let mut buffer = vec![0_u8; payload_max + 1];
+    let datagram = loop {
+        match receive(channel, &mut buffer, control) {
+            Ok(datagram) => break datagram,
+            Err(Errno::EINTR) => {}
             // A peer that died with unread messages resets the channel.
-            Err(nix::Error::ECONNRESET) => return Ok(None),
+            Err(Errno::ECONNRESET) => return Ok(None),
             Err(error) => return Err(error.into()),
         }
     };
+    let Datagram {
+        length,
+        flags,
+        mut fds,
+        sender,
+    } = datagram;
     if length == 0 {
         return Ok(None);
     }
-    if flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "a message on the channel was cut off",
-        ));
+    let bereft = flags & libc::MSG_CTRUNC != 0;
+    if bereft {
+        // Some may be missing; which is which is not known.
+        fds.clear();
+    }
+    if flags & libc::MSG_TRUNC != 0 {
+        return Err(damaged("is too long"));
+    }
+    if freight == Freight::Plain && (bereft || !fds.is_empty()) {
+        return Err(damaged("carries descriptors where none belong"));
     }
     buffer.truncate(length);
-    let tag = buffer.remove(0);
-    let payload = match tag {
+    let payload = match buffer.remove(0) {
         INLINE => buffer,
-        IN_MEMFD if !fds.is_empty() => {
-            let mut file = std::fs::File::from(fds.remove(0));
-            file.seek(SeekFrom::Start(0))?;
-            let mut payload = Vec::new();
-            file.read_to_end(&mut payload)?;
-            payload
-        }
-        _ => {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("a message on the channel starts with the unknown tag {tag}"),
-            ));
-        }
+        IN_MEMFD if bereft => return Err(damaged("needs a descriptor, and none is left")),
+        IN_MEMFD if !fds.is_empty() => unspill(fds.remove(0))?,
+        tag => return Err(damaged(&format!("starts with the unknown tag {tag}"))),
     };
-    Ok(Some(Received { payload, fds }))
+    Ok(Some(Received {
+        payload,
+        fds,
+        bereft,
+        sender,
+    }))
+}
+
+fn damaged(how: &str) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("a message on the channel {how}"),
+    )
+}
+
+/// One datagram with what came beside it.
+struct Datagram {
+    length: usize,
+    flags: libc::c_int,
+    fds: Vec<OwnedFd>,
+    sender: Option<i32>,
+}
+
+/// `recvmsg(2)`. Whatever descriptors the kernel has made for this process are owned
+/// afterwards, also when it could not make all of them.
+fn receive(
+    channel: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    control: &mut [Word],
+) -> Result<Datagram, Errno> {
+    let mut iov = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: an all-zero header is a valid one, without anything.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    header.msg_iov = &raw mut iov;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = size_of_val(control);
+    let flags = libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: the header leads to two buffers of these lengths, which live here.
+    let length = unsafe { libc::recvmsg(channel.as_raw_fd(), &raw mut header, flags) };
+    let length = usize::try_from(Errno::result(length)?).unwrap_or_default();
+    let mut datagram = Datagram {
+        length,
+        flags: header.msg_flags,
+        fds: Vec::new(),
+        sender: None,
+    };
+    // SAFETY: the kernel has filled the control buffer with messages, each of the length
+    // that it says, and has set the length of all; the macros stay within. Each number of
+    // SCM_RIGHTS is a descriptor that was just made for this process, and nothing else in it
+    // knows it. Nothing is assumed about alignment.
+    unsafe {
+        let mut message = libc::CMSG_FIRSTHDR(&raw const header);
+        while !message.is_null() {
+            let head = message.read_unaligned();
+            let data = libc::CMSG_DATA(message);
+            match (head.cmsg_level, head.cmsg_type) {
+                (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                    let start = data as usize - message as usize;
+                    let count = (head.cmsg_len - start) / size_of::<RawFd>();
+                    for index in 0..count {
+                        let number = data.add(index * size_of::<RawFd>());
+                        let number = number.cast::<RawFd>().read_unaligned();
+                        datagram.fds.push(OwnedFd::from_raw_fd(number));
+                    }
+                }
+                (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
+                    let pid = data.cast::<libc::ucred>().read_unaligned().pid;
+                    // None is known of a message that was sent too early, or from another
+                    // namespace.
+                    datagram.sender = Some(pid).filter(|pid| *pid > 0);
+                }
+                _ => {}
+            }
+            message = libc::CMSG_NXTHDR(&raw const header, message);
+        }
+    }
+    Ok(datagram)
 }
 
 /// Waits until the channel can be read or `timeout_ms` has passed (`None`: for ever).
@@ -185,18 +340,52 @@ fn spill(payload: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// Reads what [`spill`] has written, of a file that is one of that kind.
+fn unspill(fd: OwnedFd) -> io::Result<Vec<u8>> {
+    let mut file = std::fs::File::from(fd);
+    let data = file.metadata()?;
+    let size = usize::try_from(data.len()).unwrap_or(usize::MAX);
+    if !data.is_file() || size > PAYLOAD_MAX {
+        return Err(damaged("has a payload that is no file, or too large"));
+    }
+    file.seek(SeekFrom::Start(0))?;
+    let mut payload = vec![0; size];
+    file.read_exact(&mut payload)?;
+    Ok(payload)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::os::unix::net::UnixStream;
+
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
     use super::*;
+    use crate::sys::process::next_fd_number;
+
+    const FREIGHT: Freight = Freight::Descriptors;
+
+    /// Sends a datagram as it is.
+    fn send_raw(channel: BorrowedFd<'_>, datagram: &[u8], fds: &[RawFd]) -> nix::Result<usize> {
+        let rights = [ControlMessage::ScmRights(fds)];
+        let control = if fds.is_empty() { &[][..] } else { &rights[..] };
+        let iov = [IoSlice::new(datagram)];
+        sendmsg::<UnixAddr>(channel.as_raw_fd(), &iov, control, MsgFlags::empty(), None)
+    }
+
+    fn is_damaged(result: io::Result<Option<Received>>) -> bool {
+        matches!(result, Err(error) if error.kind() == io::ErrorKind::InvalidData)
+    }
 
     #[test]
     fn a_message_arrives_whole_with_its_descriptors() {
         let (left, right) = pair().unwrap();
         let (extra, _keep) = pair().unwrap();
-        send(left.as_fd(), b"hello", &[extra.as_fd()]).unwrap();
-        let got = recv(right.as_fd()).unwrap().unwrap();
+        send(left.as_fd(), b"hello", &[extra.as_fd()], FREIGHT).unwrap();
+        let got = recv(right.as_fd(), FREIGHT).unwrap().unwrap();
         assert_eq!(got.payload, b"hello");
-        assert_eq!(got.fds.len(), 1);
+        assert_eq!((got.fds.len(), got.bereft), (1, false));
     }
 
     #[test]
@@ -204,24 +393,103 @@ mod tests {
         let (left, right) = pair().unwrap();
         let (extra, _keep) = pair().unwrap();
         let payload = vec![b'x'; 5 * 1024 * 1024];
-        send(left.as_fd(), &payload, &[extra.as_fd()]).unwrap();
-        let got = recv(right.as_fd()).unwrap().unwrap();
+        send(left.as_fd(), &payload, &[extra.as_fd()], FREIGHT).unwrap();
+        let got = recv(right.as_fd(), FREIGHT).unwrap().unwrap();
         assert_eq!(got.payload, payload);
         assert_eq!(got.fds.len(), 1, "the memory file itself is not handed on");
+        let too_long = vec![b'x'; PAYLOAD_MAX + 1];
+        let error = send(left.as_fd(), &too_long, &[], FREIGHT).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn only_a_file_of_bounded_size_is_read() {
+        let (left, right) = pair().unwrap();
+        let large = tempfile::tempfile().unwrap();
+        large.set_len(PAYLOAD_MAX as u64 + 1).unwrap();
+        for file in [File::open("/dev/zero").unwrap(), large] {
+            send_raw(left.as_fd(), &[IN_MEMFD], &[file.as_raw_fd()]).unwrap();
+            assert!(is_damaged(recv(right.as_fd(), FREIGHT)));
+        }
+        send(left.as_fd(), b"next", &[], FREIGHT).unwrap();
+        let got = recv(right.as_fd(), FREIGHT).unwrap().unwrap();
+        assert_eq!(got.payload, b"next");
+    }
+
+    #[test]
+    fn plain_freight_is_bounded_and_tells_its_sender() {
+        let (left, right) = pair().unwrap();
+        prepare(right.as_fd(), Freight::Plain).unwrap();
+        let payload = vec![b'x'; PLAIN_MAX];
+        send(left.as_fd(), &payload, &[], Freight::Plain).unwrap();
+        let got = recv(right.as_fd(), Freight::Plain).unwrap().unwrap();
+        assert_eq!(got.payload, payload);
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(got.sender, Some(own));
+        let longer = vec![INLINE; PLAIN_MAX + 2];
+        let error = send(left.as_fd(), &longer, &[], Freight::Plain).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        send_raw(left.as_fd(), &longer, &[]).unwrap();
+        assert!(is_damaged(recv(right.as_fd(), Freight::Plain)));
+    }
+
+    #[test]
+    fn plain_freight_leaves_no_descriptor_behind() {
+        let (left, right) = pair().unwrap();
+        setsockopt(&right, sockopt::PassCred, &true).unwrap();
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let fds = [theirs.as_raw_fd(); 3];
+        send_raw(left.as_fd(), b"\0hello", &fds).unwrap();
+        drop(theirs);
+        let free = next_fd_number().unwrap();
+        assert!(is_damaged(recv(right.as_fd(), Freight::Plain)));
+        assert_eq!(ours.read(&mut [0]).unwrap(), 0, "nobody has it");
+        assert_eq!(next_fd_number().unwrap(), free);
+        // Where the kernel can refuse them it does; elsewhere they are as above.
+        prepare(right.as_fd(), Freight::Plain).unwrap();
+        let own = [ours.as_raw_fd()];
+        let refused = send_raw(left.as_fd(), b"\0hello", &own) == Err(Errno::EPERM);
+        assert!(refused || is_damaged(recv(right.as_fd(), Freight::Plain)));
+        send(left.as_fd(), b"next", &[], Freight::Plain).unwrap();
+        assert!(recv(right.as_fd(), Freight::Plain).unwrap().is_some());
+    }
+
+    #[test]
+    fn who_has_no_descriptor_left_gets_the_message_without() {
+        let (left, right) = pair().unwrap();
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let fds = [theirs.as_fd(), theirs.as_fd()];
+        send(left.as_fd(), b"hello", &fds, FREIGHT).unwrap();
+        let long = vec![b'x'; INLINE_MAX + 1];
+        send(left.as_fd(), &long, &[], FREIGHT).unwrap();
+        drop(theirs);
+        // Room for one of the two, and then for none.
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let free = u64::try_from(next_fd_number().unwrap()).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, free + 1, hard).unwrap();
+        let first = recv(right.as_fd(), FREIGHT);
+        setrlimit(Resource::RLIMIT_NOFILE, free, hard).unwrap();
+        let second = recv(right.as_fd(), FREIGHT);
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+        let got = first.unwrap().unwrap();
+        assert_eq!(got.payload, b"hello");
+        assert_eq!((got.fds.len(), got.bereft), (0, true));
+        assert_eq!(ours.read(&mut [0]).unwrap(), 0, "the one is closed again");
+        assert!(is_damaged(second));
     }
 
     #[test]
     fn the_death_of_the_peer_is_the_end() {
         let (left, right) = pair().unwrap();
         drop(left);
-        assert!(recv(right.as_fd()).unwrap().is_none());
+        assert!(recv(right.as_fd(), FREIGHT).unwrap().is_none());
     }
 
     #[test]
     fn an_empty_channel_would_block() {
         let (_left, right) = pair().unwrap();
         assert_eq!(
-            recv(right.as_fd()).unwrap_err().kind(),
+            recv(right.as_fd(), FREIGHT).unwrap_err().kind(),
             io::ErrorKind::WouldBlock
         );
     }

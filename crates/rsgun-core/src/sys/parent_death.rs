@@ -14,6 +14,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, Ordering};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::unistd::{Pid, getpid, getppid};
 
 use super::handshakes;
@@ -68,7 +69,8 @@ pub fn limit(parent: Pid, heir: Option<Pid>, grace: Duration) -> io::Result<bool
         TIMERS_OF.store(own, Ordering::Release);
     }
     // SAFETY: an all-zero sigaction is valid; the handler only uses atomics and calls
-    // getpid, getppid, setsockopt, shutdown and timer_settime, all of which are async-signal-safe.
+    // getpid, getppid, setsockopt, shutdown and timer_settime, all of which are
+    // async-signal-safe, and puts errno back, which these set.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = on_parent_death as *const () as usize;
@@ -125,6 +127,7 @@ extern "C" fn on_parent_death(_: libc::c_int) {
     if is_provided_for() {
         return;
     }
+    let errno = Errno::last_raw();
     let first = !ORPHANED.swap(true, Ordering::Relaxed);
     for entry in &LISTENERS {
         let number = entry.load(Ordering::Relaxed);
@@ -142,6 +145,7 @@ extern "C" fn on_parent_death(_: libc::c_int) {
         start_timer(&SHUT_TIMER, SHUT_MS);
         start_timer(&KILL_TIMER, GRACE_MS.load(Ordering::Relaxed));
     }
+    Errno::set_raw(errno);
 }
 
 fn start_timer(timer: &AtomicPtr<libc::c_void>, milliseconds: i64) {
@@ -161,5 +165,23 @@ fn start_timer(timer: &AtomicPtr<libc::c_void>, milliseconds: i64) {
     // async-signal-safe. There is nothing to do about an error in here.
     unsafe {
         libc::timer_settime(timer, 0, &raw const value, std::ptr::null_mut());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_handler_leaves_no_trace_in_what_it_interrupts() {
+        // No descriptor has this number: shutting it down fails, and sets errno.
+        LISTENERS[0].store(i32::MAX, Ordering::Relaxed);
+        assert!(!is_provided_for());
+        for _ in 0..2 {
+            Errno::set_raw(libc::EXDEV);
+            on_parent_death(0);
+            assert_eq!(Errno::last(), Errno::EXDEV);
+        }
+        forget_listeners();
     }
 }

@@ -221,6 +221,42 @@ pub fn is_child(pid: i32) -> bool {
     waitid(Id::Pid(Pid::from_raw(pid)), flags).is_ok()
 }
 
+/// Whether a process is a child of this one that was not reaped, or will be one as soon as
+/// those between have ended, as a worker is that was forked a moment ago. No other process
+/// is this one's to signal: a number that was told, or that was kept for too long, may be
+/// anybody's.
+#[must_use]
+pub fn is_descendant(pid: i32) -> bool {
+    let own = Pid::this().as_raw();
+    let mut ancestor = pid;
+    for _ in 0..LINEAGE {
+        if ancestor <= 1 {
+            return false;
+        }
+        if is_child(ancestor) {
+            return true;
+        }
+        match parent_of(ancestor) {
+            Some(parent) if parent == own => return true,
+            Some(parent) => ancestor = parent,
+            // It has ended since, and left its children to this process.
+            None => break,
+        }
+    }
+    is_child(pid)
+}
+
+/// How many generations a worker and the master are apart at most, and some more.
+const LINEAGE: usize = 8;
+
+/// The parent of a process, as `/proc` shows it.
+fn parent_of(pid: i32) -> Option<i32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in brackets may contain anything.
+    let (_, rest) = text.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
 /// Ends this process at once: no destructors, no exit handlers, no flushing.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` only ends the process.
@@ -260,4 +296,37 @@ pub fn dup_above(fd: BorrowedFd<'_>, floor: RawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel has just made it for us.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+
+    use super::*;
+
+    #[test]
+    fn only_what_descends_from_this_process_is_its_own() {
+        let own = Pid::this().as_raw();
+        let parent = nix::unistd::getppid().as_raw();
+        for other in [own, parent, 1, 0, -1, -own, i32::MIN, i32::MAX] {
+            assert!(!is_descendant(other), "{other}");
+        }
+        // A shell that waits for a child, whose number it tells.
+        let mut shell = Command::new("sh")
+            .args(["-c", "sleep 600 & echo $!; wait"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let output = shell.stdout.take().unwrap();
+        BufReader::new(output).read_line(&mut line).unwrap();
+        let grandchild: i32 = line.trim().parse().unwrap();
+        let child = i32::try_from(shell.id()).unwrap();
+        let found = [is_descendant(child), is_descendant(grandchild)];
+        nix::sys::signal::kill(Pid::from_raw(grandchild), Signal::SIGKILL).unwrap();
+        shell.wait().unwrap();
+        assert_eq!(found, [true, true]);
+        assert!(!is_descendant(child), "it was reaped");
+    }
 }

@@ -15,6 +15,8 @@ use std::os::unix::fs::FileExt;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use crate::foreign::printable;
+
 /// The last byte of a report that is complete.
 pub const END: u8 = 0;
 /// No more than this is read of a report, bytes.
@@ -71,7 +73,8 @@ impl Report {
         self.file.metadata().map_or(0, |data| data.len())
     }
 
-    /// What has been written after the first `start` bytes, and whether that is all.
+    /// What has been written after the first `start` bytes, made printable, and whether that
+    /// is all.
     #[must_use]
     pub fn read(&self, start: u64) -> (String, bool) {
         let mut bytes = vec![0; REPORT_MAX];
@@ -79,7 +82,8 @@ impl Report {
         bytes.truncate(length);
         let is_complete = length == REPORT_MAX || bytes.contains(&END);
         bytes.retain(|byte| *byte != END);
-        (String::from_utf8_lossy(&bytes).into_owned(), is_complete)
+        let text = String::from_utf8_lossy(&bytes);
+        (printable(&text).into_owned(), is_complete)
     }
 }
 

@@ -13,9 +13,12 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::unistd::{Pid, getppid};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use rsgun_core::config::Settings;
-use rsgun_core::ipc::{Belated, Channel, FromForkServer, Message, ToForkServer};
+use rsgun_core::ipc::{
+    BEREFT, Belated, Channel, ChannelError, FromForkServer, Message, ToForkServer,
+};
 use rsgun_core::log::output::{self, Files};
 use rsgun_core::sys::fork::Forked;
 use rsgun_core::sys::{parent_death, process, title};
@@ -216,11 +219,15 @@ fn serve(
     let py = native.py();
     loop {
         // Threads that the application has started may run meanwhile.
-        let message = py.detach(|| master.recv(None));
-        let Ok(Some(message)) = message else {
+        let message = match py.detach(|| master.recv(None)) {
+            Ok(Some(message)) => message,
+            Err(error @ (ChannelError::Format(_) | ChannelError::Damaged(_))) => {
+                tracing::error!("ignoring what the master has sent: {error}");
+                continue;
+            }
             // Without exit handlers: what the application has registered belongs to
             // the workers.
-            process::exit_now(0);
+            Ok(None) | Err(ChannelError::Io(_)) => process::exit_now(0),
         };
         let order = message.body;
         let (identity, roles) = match &order {
@@ -229,6 +236,9 @@ fn serve(
                 listeners: roles,
             } => (identity, roles),
             ToForkServer::ChangeLogs => {
+                if message.bereft {
+                    tracing::warn!("the fork server keeps its log files: {BEREFT}");
+                }
                 if let Some(logs) = Files::from_fds(message.fds) {
                     output::replace(&logs);
                 }
@@ -253,7 +263,11 @@ fn serve(
         if let Some(hooks) = &loaded.hooks {
             hooks.before_fork(py, *identity);
         }
-        let forked = spawn::worker(py, &master, &loaded, &order, &message.fds, extension);
+        let forked = if message.bereft {
+            Err(std::io::Error::other(BEREFT))
+        } else {
+            spawn::worker(py, &master, &loaded, &order, &message.fds, extension)
+        };
         match forked {
             Ok(Forked::Parent(_)) => {}
             Ok(Forked::Child) => {
@@ -305,7 +319,9 @@ fn evaluation(
     };
     show_title(None, *generation);
     let (file, hooks) = hooks::evaluate(py, file)?;
-    tell(master, &FromForkServer::Evaluated(file));
+    master
+        .send(&FromForkServer::Evaluated(file), &[])
+        .map_err(|error| PyRuntimeError::new_err(format!("what the file sets: {error}")))?;
     Ok((None, Some(hooks)))
 }
 
@@ -317,6 +333,11 @@ fn configuration(master: &Master, first: Option<Message<ToForkServer>>) -> Optio
             Some(message) => message,
             None => master.recv(None).ok()??,
         };
+        if message.bereft {
+            let reason = BEREFT.to_owned();
+            tell(master, &FromForkServer::Unsuitable { reason });
+            return None;
+        }
         match message.body {
             ToForkServer::Configure {
                 generation,

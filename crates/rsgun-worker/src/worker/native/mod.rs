@@ -11,7 +11,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rsgun_core::config::Settings;
-use rsgun_core::ipc::{ChannelError, DRAIN_MARGIN_MS, DrainReason, FromWorker, ToWorker};
+use rsgun_core::ipc::{BEREFT, ChannelError, DRAIN_MARGIN_MS, DrainReason, FromWorker, ToWorker};
 use rsgun_core::scoreboard::{Phase, Scoreboard};
 use rsgun_core::sys::shared::Shared;
 use rsgun_core::sys::{parent_death, process};
@@ -31,6 +31,9 @@ const HEARSAY: f64 = 0.3;
 /// is gone: a process closes its channels before its children get another parent. If it is
 /// there still, it has given up this worker alone, or was only a candidate.
 const INHERITANCE: f64 = 0.1;
+
+/// Seconds until a worker asks again for log files for which it had no descriptors.
+const ANOTHER_TRY: f64 = 1.0;
 
 fn carry_out_wsgi(service: &Bound<'_, Service>, order: Order) -> PyResult<()> {
     match order {
@@ -75,6 +78,8 @@ pub(super) struct State {
     service: Option<Py<Service>>,
     /// Requests in flight are cancelled.
     quits: bool,
+    /// New log files could not be received.
+    lacks_logs: bool,
 }
 
 /// What makes a worker stop.
@@ -259,8 +264,20 @@ impl Worker {
             let order = match master.try_recv() {
                 Ok(Some(message)) => match message.body {
                     ToWorker::Acknowledge => continue,
+                    ToWorker::ChangeLogs if message.bereft => {
+                        if !mem::replace(&mut this.lock().lacks_logs, true) {
+                            tracing::warn!("the log files stay as they are for now: {BEREFT}");
+                        }
+                        Self::call_later(slf, ANOTHER_TRY, "reopen_logs")?;
+                        continue;
+                    }
                     ToWorker::ChangeLogs => {
                         crate::worker::change_logs(message.fds);
+                        this.lock().lacks_logs = false;
+                        continue;
+                    }
+                    ToWorker::LastCall if message.bereft => {
+                        tracing::warn!("clients of a former address may be lost: {BEREFT}");
                         continue;
                     }
                     ToWorker::LastCall => {
@@ -293,8 +310,8 @@ impl Worker {
                 Err(ChannelError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     return Ok(());
                 }
-                Err(ChannelError::Format(error)) => {
-                    tracing::error!("the master has sent something unknown: {error}");
+                Err(error @ (ChannelError::Format(_) | ChannelError::Damaged(_))) => {
+                    tracing::error!("ignoring what the master has sent: {error}");
                     continue;
                 }
                 Err(ChannelError::Io(error)) => {
@@ -384,6 +401,7 @@ impl Worker {
                 order: None,
                 service: None,
                 quits: false,
+                lacks_logs: false,
             }),
         })
     }
