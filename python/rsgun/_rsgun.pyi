@@ -1,7 +1,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from os import PathLike
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any, Self, TypeVar, final, overload
 
 from ._config import Application
@@ -47,6 +47,18 @@ class _Arguments:
     def __new__(cls, app: str, given: dict[str, object]) -> Self: ...
     def command_line(self) -> list[str]:
         """Return the command line that says the same."""
+
+@final
+class _ImmortalThread:
+    """While it is entered, the end of the program stops this thread instead of ending it."""
+
+    def __enter__(self) -> None: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
 
 @final
 class _Listening:

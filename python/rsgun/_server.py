@@ -98,7 +98,7 @@ class Server:
         Raises `ConfigError`, or `StartupError` when it cannot listen or the application
         cannot be loaded or started.
         """
-        with self._catching_signals(raise_again=True):
+        with self._catching_signals(raise_again=True), _rsgun._ImmortalThread():
             await self._serve(sockets)
 
     def run(self, sockets: Sequence[socket.socket] | None = None) -> None:

@@ -38,6 +38,17 @@ def sleep_in_c():
     library.pthread_mutex_lock(mutex)
 
 
+def forked():
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            time.sleep(300)
+    return pid
+
+
+at_import = forked() if os.environ.get("FORKS") else None
+
+
 async def app(scope, receive, send):
     if scope["type"] != "http":
         raise RuntimeError("only http")
@@ -51,14 +62,14 @@ async def app(scope, receive, send):
     if path == "/endless":
         await asyncio.sleep(300)
     body = b""
+    if path == "/fork-in-thread":
+        body = str(await asyncio.to_thread(forked)).encode()
     if path == "/subprocess":
         body = str(subprocess.Popen(["sleep", "300"], close_fds=False).pid).encode()
     if path == "/fork":
-        pid = os.fork()
-        if pid == 0:
-            while True:
-                time.sleep(300)
-        body = str(pid).encode()
+        body = str(forked()).encode()
+    if path == "/forked-at-import":
+        body = str(at_import).encode()
     headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
@@ -240,6 +251,22 @@ class TestChildren:
             second = start("-b", f"127.0.0.1:{first.port}")
             for _ in range(20):
                 assert second.get("/").status == 200
+        finally:
+            os.kill(child, signal.SIGKILL)
+        assert wait_gone(child)
+
+    @pytest.mark.parametrize("path", ["/fork", "/fork-in-thread", "/forked-at-import"])
+    def test_address_is_free_when_all_others_were_killed(self, start: Serve, path: str) -> None:
+        """At once, as by a control group that ends: nobody shuts the listeners down."""
+        server = start(environment={"FORKS": "1"} if path == "/forked-at-import" else {})
+        child = int(server.get(path).text)
+        try:
+            os.kill(server.pid, signal.SIGSTOP)
+            for each in family(server.pid, server.marker):
+                if each.pid not in (server.pid, child):
+                    os.kill(each.pid, signal.SIGKILL)
+            kill_master(server)
+            eventually(lambda: port_is_free(server.port), "the address is free")
         finally:
             os.kill(child, signal.SIGKILL)
         assert wait_gone(child)

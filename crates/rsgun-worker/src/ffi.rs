@@ -118,11 +118,20 @@ pub(crate) fn duplicate(number: RawFd) -> io::Result<File> {
 /// apart, and then meet frames that must not be unwound: the process would die of it. A
 /// clean-up handler of the C library that does not return keeps the stack as it is, as
 /// 3.14 does by itself.
+///
+/// It belongs around whatever calls Python on a thread that need not be the main one.
+/// Where the frames below are a scope of ours, it lives for that. In an event loop of the
+/// program's there is no such scope, but callbacks that come and go: there it lives from
+/// one of them to a later one.
 pub(crate) struct Immortal(NonNull<CleanUp>);
 
-/// What the C library keeps of a handler: four words with glibc, three with musl.
+/// What the C library keeps of a handler: routine, argument, with glibc a word of its own,
+/// and the record that was pushed before.
 #[repr(C)]
 struct CleanUp([*mut c_void; 4]);
+
+/// Where that is.
+const PREVIOUS: usize = if cfg!(target_env = "musl") { 2 } else { 3 };
 
 // The functions behind `pthread_cleanup_push(3)` of programs that cannot be unwound.
 unsafe extern "C" {
@@ -140,15 +149,30 @@ extern "C" fn stop_for_ever(_: *mut c_void) {
     }
 }
 
+impl CleanUp {
+    const fn new() -> Self {
+        Self([ptr::null_mut(); 4])
+    }
+
+    /// The record that this thread has pushed last.
+    fn last() -> *mut Self {
+        let mut probe = Self::new();
+        // SAFETY: pushed, and popped at once by the same thread.
+        unsafe {
+            _pthread_cleanup_push(&raw mut probe, stop_for_ever, ptr::null_mut());
+            _pthread_cleanup_pop(&raw mut probe, 0);
+        }
+        probe.0[PREVIOUS].cast()
+    }
+}
+
 impl Immortal {
     /// For the running thread.
     pub(crate) fn new() -> Self {
         // glibc calls a handler when the unwinding leaves the frame that holds its record.
         // One that is not on the stack is called first, before any frame is touched.
-        let record = Box::new(CleanUp([ptr::null_mut(); 4]));
-        let record = NonNull::from(Box::leak(record));
-        // SAFETY: the record is large enough, and stays where it is until it is popped,
-        // in this thread, since `Self` is not `Send`.
+        let record = NonNull::from(Box::leak(Box::new(CleanUp::new())));
+        // SAFETY: the record is large enough, and stays where it is until it is popped.
         unsafe { _pthread_cleanup_push(record.as_ptr(), stop_for_ever, ptr::null_mut()) };
         Self(record)
     }
@@ -156,14 +180,25 @@ impl Immortal {
 
 impl Drop for Immortal {
     fn drop(&mut self) {
-        // SAFETY: pushed by this thread, and the last that was, since nothing else in this
-        // crate pushes one; then nobody knows the record any more.
-        unsafe {
-            _pthread_cleanup_pop(self.0.as_ptr(), 0);
-            drop(Box::from_raw(self.0.as_ptr()));
+        // A record is taken off together with all that were pushed later, and leads to the
+        // one before it, which may be gone with a scope that has ended first. So only the
+        // last one goes. Any other stays, and the thread as it is: an event loop may be
+        // left in the middle, and what it was at be dropped later, on any thread.
+        if CleanUp::last() == self.0.as_ptr() {
+            // SAFETY: it is the last one of this thread, so nobody else knows it.
+            unsafe {
+                _pthread_cleanup_pop(self.0.as_ptr(), 0);
+                drop(Box::from_raw(self.0.as_ptr()));
+            }
         }
     }
 }
+
+// SAFETY: nothing can be done with one but to drop it, and on another thread that leaves it
+// alone, as its record is not among those of that thread.
+unsafe impl Send for Immortal {}
+// SAFETY: as before.
+unsafe impl Sync for Immortal {}
 
 /// Calls `fork` with what Python and libraries want done around it, on both sides.
 pub(crate) fn around_fork(_: Python<'_>, fork: impl FnOnce() -> Orphaned) -> Orphaned {

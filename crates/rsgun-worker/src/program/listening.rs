@@ -17,6 +17,7 @@ use rsgun_core::sys::shared::Shared;
 
 use super::arguments::Arguments;
 use super::startup_error;
+use crate::ffi::Immortal;
 use crate::forkserver::{Application, Served};
 use crate::glue;
 use crate::reactor;
@@ -209,7 +210,8 @@ pub(super) fn loop_factory<'py>(
     glue::serve(py)?.call_method1("loop_factory", (name,))
 }
 
-/// `run_to_end` of serve.py: runs `coroutine` in the event loop of `runner`.
+/// `run_to_end` of serve.py: runs `coroutine` in the event loop of `runner`. A program may
+/// end meanwhile, if that is another thread's than its main one.
 #[pyfunction]
 #[pyo3(name = "_run_to_end")]
 pub(super) fn run_to_end<'py>(
@@ -218,6 +220,7 @@ pub(super) fn run_to_end<'py>(
     coroutine: &Bound<'py, PyAny>,
     serving: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
+    let _immortal = Immortal::new();
     glue::serve(py)?.call_method1("run_to_end", (runner, coroutine, serving))
 }
 

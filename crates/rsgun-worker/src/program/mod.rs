@@ -8,6 +8,7 @@
 //! and hands them to a [`crate::worker::Worker`] whose keeper is the program.
 
 mod arguments;
+mod immortal;
 mod listening;
 mod manage;
 
@@ -28,6 +29,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(listening::run_to_end, module)?)?;
     module.add_function(wrap_pyfunction!(listening::last_words, module)?)?;
     module.add_class::<arguments::Arguments>()?;
+    module.add_class::<immortal::ImmortalThread>()?;
     module.add_class::<listening::Listening>()
 }
 

@@ -11,6 +11,7 @@
 
 mod breakpoint;
 pub(crate) mod callbacks;
+mod forked;
 pub(crate) mod heartbeat;
 pub(crate) mod keeper;
 mod native;
@@ -108,6 +109,9 @@ pub(crate) fn main(
     }
     board.beat(now_ms());
     let keeper = Arc::new(Keeper::Master(master));
+    let gate = Gate::new(listeners, roster, identity.seat, Arc::clone(&keeper))?;
+    // Applications fork while they are imported, too.
+    forked::watch(py, Arc::clone(&keeper), &gate)?;
     breakpoint::watch(py, Arc::clone(&keeper))?;
     if let Some(hooks) = &loaded.hooks {
         hooks.observe(Shared::open(board.file().try_clone_to_owned()?)?);
@@ -138,7 +142,6 @@ pub(crate) fn main(
         hooks.loaded(py, &app.callable);
     }
     let serve = glue::serve(py)?;
-    let gate = Gate::new(listeners, roster, identity.seat, Arc::clone(&keeper))?;
     let lifespan = lifespan_name(&settings);
     let event_loop = settings.event_loop.clone();
     let worker = Worker::new(py, Arc::clone(&keeper), &app, settings, board, gate)?;

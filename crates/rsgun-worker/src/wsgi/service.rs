@@ -4,12 +4,12 @@
 //! and for the bell of the [`Outbox`]. Orders go to the I/O thread through the
 //! [`Mailbox`].
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -19,10 +19,8 @@ use pyo3::types::PyDict;
 use rsgun_core::drain::DrainDeadline;
 use rsgun_core::ipc::{CLEAN_UP_MS, FromWorker};
 use rsgun_core::scoreboard::{Phase, Scoreboard, now_ms};
-use rsgun_core::sys::process;
 use rsgun_core::sys::shared::Shared;
 use rsgun_websocket::close;
-use socket2::Socket;
 
 use super::environ::Plan;
 use super::intake::Intake;
@@ -67,7 +65,6 @@ pub(crate) struct Service {
     keeper: Arc<Keeper>,
     event_loop: Py<PyAny>,
     stopped: Py<PyAny>,
-    listeners: Vec<Weak<Socket>>,
     io_thread: Mutex<Option<JoinHandle<()>>>,
     /// How many threads there may be.
     most: usize,
@@ -89,7 +86,6 @@ impl Service {
     /// Starts the I/O thread and the first Python thread.
     pub(crate) fn start(py: Python<'_>, parts: Parts) -> PyResult<Bound<'_, Self>> {
         let board = Shared::open(parts.engine.board.file().try_clone_to_owned()?)?;
-        let listeners = parts.engine.gate.sockets();
         let outbox = Arc::new(Outbox::new()?);
         let (report, started) = mpsc::sync_channel(1);
         let io_thread = {
@@ -136,7 +132,6 @@ impl Service {
             keeper: parts.keeper,
             event_loop: parts.event_loop,
             stopped: parts.stopped,
-            listeners,
             io_thread: Mutex::new(Some(io_thread)),
             most: parts.threads,
             stops_soon: AtomicBool::new(false),
@@ -291,15 +286,6 @@ impl Service {
             }
             self.shop.pool.wait_for_end(GOING_HOME)
         })
-    }
-
-    /// In a process that the application has forked: lets go of the listeners.
-    pub(crate) fn forget(&self) {
-        for listener in self.listeners.iter().filter_map(Weak::upgrade) {
-            if let Err(error) = process::blank_out(listener.as_fd()) {
-                tracing::debug!("a forked process keeps a listener: {error}");
-            }
-        }
     }
 
     // === news ===

@@ -13,8 +13,8 @@ use pyo3::types::PyDict;
 use rsgun_core::config::Settings;
 use rsgun_core::ipc::{BEREFT, ChannelError, DRAIN_MARGIN_MS, DrainReason, FromWorker, ToWorker};
 use rsgun_core::scoreboard::{Phase, Scoreboard};
+use rsgun_core::sys::parent_death;
 use rsgun_core::sys::shared::Shared;
-use rsgun_core::sys::{parent_death, process};
 use rsgun_websocket::close;
 
 use super::keeper::Keeper;
@@ -143,11 +143,6 @@ impl Worker {
         if let Keeper::Master(master) = &*this.keeper {
             let callback = slf.getattr("_on_message")?;
             event_loop.call_method1(py, "add_reader", (master.as_raw_fd(), callback))?;
-            let forget = slf.getattr("_forget")?;
-            let keywords = PyDict::new(py);
-            keywords.set_item("after_in_child", forget)?;
-            py.import("os")?
-                .call_method("register_at_fork", (), Some(&keywords))?;
         }
         this.lock().ends = Some((event_loop, stopped));
         Ok(())
@@ -327,22 +322,6 @@ impl Worker {
     /// The channel has ended a moment ago.
     fn _drain_abandoned(&self, py: Python<'_>) {
         self.drain_abandoned(py);
-    }
-
-    /// In a process that the application has forked: lets go of what is the worker's.
-    fn _forget(&self, py: Python<'_>) {
-        if let Some(service) = self.service(py) {
-            service.get().forget();
-        } else if let Ok(reactor) = self.reactor() {
-            reactor.engine.gate.drop_listeners();
-        }
-        if let Keeper::Master(master) = &*self.keeper {
-            let alone = process::blank_out(master.as_fd());
-            // Python's handlers for the others stand for the worker.
-            if let Err(error) = alone.and_then(|()| process::ignore_master_signals()) {
-                tracing::debug!("a forked process keeps what is its worker's: {error}");
-            }
-        }
     }
 }
 
