@@ -139,6 +139,43 @@ for thread in threads:
     )
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_loop_that_goes_on_keeps_nothing_of_it(
+    succeeds: Callable[..., Server], loop: str
+) -> None:
+    succeeds(
+        f"""
+import gc, weakref
+import uvloop
+
+async def serve_once():
+    app = Hall()
+    server, task = await begin(app, threads=2)
+    assert (await get(port_of(server))).startswith("hall ")
+    server.should_exit = True
+    await task
+    return weakref.ref(app), weakref.ref(server)
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+async def main():
+    await serve_once()
+    gc.collect()
+    before = descriptors()
+    left = [each for _ in range(3) for each in await serve_once()]
+    gc.collect()
+    alive = [str(each()) for each in left if each() is not None]
+    assert not alive, alive
+    assert descriptors() == before
+
+factory = {{"asyncio": None, "uvloop": uvloop.new_event_loop}}[{loop!r}]
+with asyncio.Runner(loop_factory=factory) as runner:
+    runner.run(main())
+"""
+    )
+
+
 def test_a_thread_that_does_not_end_is_left_behind(succeeds: Callable[..., Server]) -> None:
     """The program goes on meanwhile, and serves again."""
     server = succeeds(

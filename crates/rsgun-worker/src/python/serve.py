@@ -375,7 +375,8 @@ async def serve_until(worker, stopped):
         await stopped
     finally:
         worker.phase("shutdown")
-        ended = worker.close()
+        worker.close()
+        ended = worker.wait()
     return ended
 
 
@@ -423,11 +424,10 @@ async def live_in_program(worker, lifespan, has_threads, grace):
         raise
     finally:
         worker.phase("shutdown")
+        worker.close()
         if has_threads:
-            # It waits for them, the program need not.
-            await asyncio.to_thread(worker.close)
-        else:
-            worker.close()
+            # The program need not wait for them.
+            await asyncio.to_thread(worker.wait)
         shutdown = loop.create_task(lifespan.shutdown())
         _, late = await asyncio.wait({shutdown}, timeout=grace or None)
         if late:

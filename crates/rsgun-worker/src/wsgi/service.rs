@@ -3,6 +3,9 @@
 //! The event loop of the main thread waits for the channel to the master, for signals,
 //! and for the bell of the [`Outbox`]. Orders go to the I/O thread through the
 //! [`Mailbox`].
+//!
+//! What the event loop calls finds the service as long as it is not closed. The loop may be
+//! a program's, which goes on, and would keep the service for its timers otherwise.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -55,6 +58,30 @@ pub(crate) struct Parts {
     pub(crate) rhythm: Rhythm,
 }
 
+/// Where the callbacks of a service find it, until it is closed.
+type Home = Arc<Mutex<Option<Py<Service>>>>;
+
+/// Calls a method of the service, if it is still there.
+#[pyclass(frozen, module = "rsgun._rsgun")]
+struct Callback {
+    home: Home,
+    method: &'static str,
+}
+
+#[pymethods]
+impl Callback {
+    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+        let service = {
+            let home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
+            home.as_ref().map(|service| service.clone_ref(py))
+        };
+        match service {
+            Some(service) => service.call_method0(py, self.method).map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A WSGI worker's service, in the main thread.
 #[pyclass(frozen, module = "rsgun._rsgun")]
 pub(crate) struct Service {
@@ -65,6 +92,7 @@ pub(crate) struct Service {
     keeper: Arc<Keeper>,
     event_loop: Py<PyAny>,
     stopped: Py<PyAny>,
+    home: Home,
     io_thread: Mutex<Option<JoinHandle<()>>>,
     /// How many threads there may be.
     most: usize,
@@ -132,6 +160,7 @@ impl Service {
             keeper: parts.keeper,
             event_loop: parts.event_loop,
             stopped: parts.stopped,
+            home: Home::default(),
             io_thread: Mutex::new(Some(io_thread)),
             most: parts.threads,
             stops_soon: AtomicBool::new(false),
@@ -145,16 +174,33 @@ impl Service {
         };
         let service = Bound::new(py, service)?;
         let this = service.get();
-        let callback = service.getattr("_on_bell")?;
-        this.event_loop.call_method1(
-            py,
-            "add_reader",
-            (this.outbox.bell().as_raw_fd(), callback),
-        )?;
-        this.shop.pool.begin();
-        Self::start_thread(&service)?;
-        Self::_beat(&service)?;
+        *this.home() = Some(service.clone().unbind());
+        if let Err(error) = Self::begin(&service) {
+            this.close(py);
+            this.wait(py);
+            return Err(error);
+        }
         Ok(service)
+    }
+
+    /// What there is to do on the thread of the event loop.
+    fn begin(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let bell = this.outbox.bell().as_raw_fd();
+        let arguments = (bell, this.callback("_on_bell"));
+        this.event_loop.call_method1(py, "add_reader", arguments)?;
+        this.shop.pool.begin();
+        Self::start_thread(slf)?;
+        Self::_beat(slf)
+    }
+
+    fn home(&self) -> std::sync::MutexGuard<'_, Option<Py<Self>>> {
+        self.home.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn callback(&self, method: &'static str) -> Callback {
+        let home = Arc::clone(&self.home);
+        Callback { home, method }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -196,10 +242,10 @@ impl Service {
         started.map(drop)
     }
 
-    fn call_later(slf: &Bound<'_, Self>, wait: Duration, method: &str) -> PyResult<()> {
-        let arguments = (wait.as_secs_f64(), slf.getattr(method)?);
-        slf.get()
-            .event_loop
+    fn call_later(slf: &Bound<'_, Self>, wait: Duration, method: &'static str) -> PyResult<()> {
+        let this = slf.get();
+        let arguments = (wait.as_secs_f64(), this.callback(method));
+        this.event_loop
             .call_method1(slf.py(), "call_later", arguments)?;
         Ok(())
     }
@@ -269,11 +315,21 @@ impl Service {
         Ok(())
     }
 
-    /// Ends the threads. Returns whether all of them have ended: one that hangs must not
-    /// meet the end of the interpreter.
-    pub(crate) fn close(&self, py: Python<'_>) -> bool {
+    /// Sends the threads home, and lets go of the event loop, on whose thread it is called.
+    pub(crate) fn close(&self, py: Python<'_>) {
+        let bell = self.outbox.bell().as_raw_fd();
+        if let Err(error) = self.event_loop.call_method1(py, "remove_reader", (bell,)) {
+            tracing::debug!("the bell could not be taken off: {}", error.value(py));
+        }
+        let this = self.home().take();
+        drop(this);
         self.mailbox.put(Command::Close);
         self.shop.pool.stop();
+    }
+
+    /// Waits for the threads, after [`Self::close`]. Returns whether all of them have ended:
+    /// one that hangs must not meet the end of the interpreter.
+    pub(crate) fn wait(&self, py: Python<'_>) -> bool {
         let io_thread = self
             .io_thread
             .lock()

@@ -168,17 +168,23 @@ impl Worker {
     }
 
     /// Ends the reactor; connections that are still open are closed.
-    ///
-    /// Returns whether nothing of the application runs any more in a thread of ours.
-    fn close(&self, py: Python<'_>) -> PyResult<bool> {
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
         if let Some(service) = self.service(py) {
-            return Ok(service.get().close(py));
+            service.get().close(py);
+            return Ok(());
         }
         let reactor = self.reactor()?;
         reactor.flush(py);
         reactor.engine.gate.drop_listeners();
         reactor.uninstall(py);
-        Ok(true)
+        Ok(())
+    }
+
+    /// Waits for a moment, on any thread, for what was closed; returns whether nothing of
+    /// the application runs any more in a thread of ours.
+    fn wait(&self, py: Python<'_>) -> bool {
+        self.service(py)
+            .is_none_or(|service| service.get().wait(py))
     }
 
     /// SIGTERM was sent to this worker. If it was sent to the whole group, the master is
