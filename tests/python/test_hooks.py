@@ -113,12 +113,16 @@ def start(launch: Callable[..., Server], tmp_path: Path) -> Callable[..., Record
     """Starts a server with a file that is `conf` after the recorder."""
 
     def begin(
-        *arguments: str, conf: str = "", base: str = RECORDER, app: str | None = None
+        *arguments: str,
+        conf: str = "",
+        base: str = RECORDER,
+        app: str | None = None,
+        wait: bool = True,
     ) -> Recorded:
         (tmp_path / "main.py").write_text(app or versioned("first"))
         (tmp_path / "gunicorn.conf.py").write_text(base + conf)
         server = launch(command(None, "-c", "gunicorn.conf.py", *arguments))
-        return Recorded(server.wait_until_running(), tmp_path)
+        return Recorded(server.wait_until_running() if wait else server, tmp_path)
 
     return begin
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
 
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rsgun_core::config::{self, DECLARATIONS, PythonFile, Settings};
@@ -33,6 +34,16 @@ pub(crate) struct Hooks {
 struct Native {
     /// That of the worker which this process is, if it is one.
     board: OnceLock<Shared<Scoreboard>>,
+    /// Where the application comes from.
+    source: OnceLock<Source>,
+}
+
+/// What it takes to import the application.
+struct Source {
+    loader: Py<PyModule>,
+    settings: Settings,
+    /// What errors call it, once it was imported.
+    name: OnceLock<String>,
 }
 
 #[pymethods]
@@ -46,6 +57,18 @@ impl Native {
             "info" => tracing::info!("{text}"),
             _ => tracing::debug!("{text}"),
         }
+    }
+
+    /// Imports the application.
+    fn load<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let source = self.source.get().ok_or_else(|| {
+            let text = "the application is not known before the server is configured";
+            PyRuntimeError::new_err(text)
+        })?;
+        let (app, name) = super::import(source.loader.bind(py), &source.settings)?;
+        // Imported once more it has the same name.
+        let _ = source.name.set(name);
+        Ok(app)
     }
 
     /// How many requests this worker has begun.
@@ -87,6 +110,7 @@ pub(crate) fn evaluate(py: Python<'_>, path: &Path) -> PyResult<(PythonFile, Hoo
             py,
             Native {
                 board: OnceLock::new(),
+                source: OnceLock::new(),
             },
         )?,
         file: path.to_owned(),
@@ -115,16 +139,24 @@ pub(crate) fn catch_up(py: Python<'_>, belated: &Belated) -> PyResult<()> {
 }
 
 impl Hooks {
-    /// Makes the objects that the hooks are called with. `workers` is how many there are
-    /// to be, `master` the master's process id.
+    /// Makes the objects that the hooks are called with. `loader` is loader.py, `workers`
+    /// how many there are to be, `master` the master's process id.
     pub(crate) fn configure(
         &self,
-        py: Python<'_>,
+        loader: &Bound<'_, PyModule>,
         settings: &Settings,
         generation: u32,
         workers: u32,
         master: i32,
     ) -> PyResult<()> {
+        let py = loader.py();
+        let source = Source {
+            loader: loader.clone().unbind(),
+            settings: settings.clone(),
+            name: OnceLock::new(),
+        };
+        // A process is configured once.
+        let _ = self.native.get().source.set(source);
         let values = values(settings, workers).to_string();
         let values = py.import("json")?.call_method1("loads", (values,))?;
         let arguments = (&self.native, values, generation, master, workers);
@@ -175,9 +207,25 @@ impl Hooks {
         Ok(())
     }
 
-    /// In the worker: the application is loaded.
-    pub(crate) fn loaded(&self, py: Python<'_>, app: &Py<PyAny>) {
-        self.run(py, "loaded", (app,));
+    /// The application, imported unless it was before, and what errors call it.
+    pub(crate) fn application<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<(Bound<'py, PyAny>, String)> {
+        let app = self.module.bind(py).call_method0("application")?;
+        let source = self.native.get().source.get();
+        let name = source.and_then(|source| source.name.get().cloned());
+        // Otherwise a hook has brought it.
+        Ok((app, name.unwrap_or_else(|| "the application".to_owned())))
+    }
+
+    /// In the worker: the application is loaded. Returns what is to be served.
+    pub(crate) fn loaded<'py>(
+        &self,
+        py: Python<'py>,
+        app: &Py<PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.module.bind(py).call_method1("loaded", (app,))
     }
 
     /// In the worker: it is told to end quickly.

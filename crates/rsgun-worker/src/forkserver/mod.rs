@@ -32,6 +32,9 @@ const ORPHAN_LIMIT: Duration = Duration::from_secs(1);
 
 /// The application, and what it is.
 pub(crate) struct Application {
+    /// As it was found.
+    pub(crate) found: Py<PyAny>,
+    /// As it is called.
     pub(crate) callable: Py<PyAny>,
     pub(crate) interface: Served,
 }
@@ -121,10 +124,10 @@ pub(crate) fn main(native: &Bound<'_, PyModule>, number: RawFd, extension: &str)
     prepare(&loader, &settings)?;
     if let Some(hooks) = &hooks {
         let master = heir.unwrap_or(parent);
-        hooks.configure(py, &settings, generation, workers, master.as_raw())?;
+        hooks.configure(&loader, &settings, generation, workers, master.as_raw())?;
     }
     let app = if settings.preload {
-        match load(&loader, &settings) {
+        match load(&loader, &settings, hooks.as_ref()) {
             Ok(app) => {
                 freeze(py)?;
                 Some(app)
@@ -179,7 +182,7 @@ pub(crate) fn main_of_worker(native: &Bound<'_, PyModule>, number: RawFd) -> PyR
     prepare(&loader, &settings)?;
     if let Some(hooks) = &hooks {
         let master = heir.unwrap_or_else(getppid);
-        hooks.configure(py, &settings, generation, workers, master.as_raw())?;
+        hooks.configure(&loader, &settings, generation, workers, master.as_raw())?;
     }
     let Ok(Some(message)) = fork_server.recv(None) else {
         return Ok(1);
@@ -385,8 +388,24 @@ fn bracketed(name: Option<&str>, generation: u32) -> String {
     }
 }
 
-/// Imports the application, and finds out what it is.
-pub(crate) fn load(loader: &Bound<'_, PyModule>, settings: &Settings) -> PyResult<Application> {
+/// Has the application imported, unless a hook has done that, and finds out what it is.
+pub(crate) fn load(
+    loader: &Bound<'_, PyModule>,
+    settings: &Settings,
+    hooks: Option<&Hooks>,
+) -> PyResult<Application> {
+    let (app, name) = match hooks {
+        Some(hooks) => hooks.application(loader.py())?,
+        None => import(loader, settings)?,
+    };
+    Application::new(&app, &name, settings)
+}
+
+/// Imports the application; returns it and what errors call it.
+fn import<'py>(
+    loader: &Bound<'py, PyModule>,
+    settings: &Settings,
+) -> PyResult<(Bound<'py, PyAny>, String)> {
     let target = match settings.django_settings() {
         Some(module) => {
             let arguments = (module, &settings.app_dir, settings.interface.name());
@@ -399,7 +418,7 @@ pub(crate) fn load(loader: &Bound<'_, PyModule>, settings: &Settings) -> PyResul
         None => settings.app.clone(),
     };
     let app = loader.call_method1("load", (&target, &settings.app_dir, settings.factory))?;
-    Application::new(&app, &format!("\"{target}\""), settings)
+    Ok((app, format!("\"{target}\"")))
 }
 
 impl Application {
@@ -419,6 +438,7 @@ impl Application {
             _ => Served::Asgi("3.0"),
         };
         Ok(Self {
+            found: app.clone().unbind(),
             callable,
             interface,
         })

@@ -90,8 +90,33 @@ class Tmp:
         """There is nothing to be closed."""
 
 
+class App:
+    """The application: one for the server and all workers of a process.
+
+    It is imported when it is first asked for. If a hook does that in the fork server,
+    the workers that are forked later have it as well. What a hook has assigned to
+    `callable` is taken instead.
+    """
+
+    def __init__(self, load, cfg):
+        self._load = load
+        self.cfg = cfg
+        self.app_uri = cfg.wsgi_app
+        self.callable = None
+
+    def load(self):
+        """Imports it."""
+        return self._load()
+
+    def wsgi(self):
+        """Returns it, of whichever kind it is."""
+        if self.callable is None:
+            self.callable = self.load()
+        return self.callable
+
+
 class Worker:
-    """A worker. `pid` is that of the process once it exists."""
+    """A worker. `pid` is that of the process once it exists, `wsgi` what it serves."""
 
     def __init__(self, native, age, slot):
         self._native = native
@@ -106,7 +131,7 @@ class Worker:
         self.booted = False
         self.aborted = False
         self.alive = True
-        self.app = None
+        self.app = here.server.app
         self.tmp = Tmp(native.show_alive)
 
     def __str__(self):
@@ -128,6 +153,7 @@ class Server:
     def __init__(self, native, settings, generation, pid, num_workers):
         self.cfg = Config(settings, os.geteuid(), os.getegid())
         self.log = Log(native.log)
+        self.app = App(native.load, self.cfg)
         self.pid = pid
         self.num_workers = num_workers
         self.address = self.cfg.address
@@ -205,11 +231,17 @@ def moment(name):
     call(name, here.server)
 
 
+def application():
+    """Returns the application, which is imported if it was not yet."""
+    return here.server.app.wsgi()
+
+
 def loaded(app):
-    """Notes that this worker has its application."""
-    here.worker.app = app
+    """Notes that this worker has its application; returns what it is to serve."""
+    here.worker.wsgi = app
     here.worker.booted = True
     call("post_worker_init", here.worker)
+    return here.worker.wsgi
 
 
 def interrupted():
