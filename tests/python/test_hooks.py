@@ -472,7 +472,7 @@ rsgun_boot_timeout = 77
     server = start("-w", "3", "--timeout", "7", conf=conf).server
     server.tolerates_tracebacks = True
     server.wait_for_line(r"^INFO: +workers 3 bind \['127.0.0.1:0'\] timeout 7$")
-    server.wait_for_line(r"^WARNING: +daemon False preload False name None$")
+    server.wait_for_line(r"^WARNING: +daemon False preload False name main:app$")
     server.wait_for_line(r"^ERROR: +class uvicorn.workers.UvicornWorker$")
     server.wait_for_line(r"^ERROR: +caught$")
     server.wait_for_line("^ZeroDivisionError: division by zero$")

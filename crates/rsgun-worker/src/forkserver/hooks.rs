@@ -78,6 +78,13 @@ impl Native {
         })
     }
 
+    /// How many connections this worker holds.
+    fn connections(&self) -> u32 {
+        self.board
+            .get()
+            .map_or(0, |board| board.connections.load(Relaxed))
+    }
+
     /// Shows that this worker lives, for a hook that takes its time.
     fn show_alive(&self) {
         if let Some(board) = self.board.get() {
@@ -280,12 +287,14 @@ impl Hooks {
     }
 }
 
-/// The settings by their own names, and those of gunicorn by its names too.
+/// The settings by their own names, those of gunicorn by its names, and the names of the
+/// hooks, as cfg.py takes them.
 fn values(settings: &Settings, workers: u32) -> Value {
     let Ok(Value::Object(mut fields)) = serde_json::to_value(settings) else {
         return Value::Null;
     };
     let mut values = serde_json::Map::new();
+    let mut gunicorn = serde_json::Map::new();
     fields.insert("workers".to_owned(), workers.into());
     let addresses: Vec<String> = settings.bind.iter().map(ToString::to_string).collect();
     fields.insert("bind".to_owned(), addresses.into());
@@ -296,10 +305,13 @@ fn values(settings: &Settings, workers: u32) -> Value {
         };
         let value = plain(value);
         if !declaration.gunicorn.is_empty() {
-            values.insert(declaration.gunicorn.to_owned(), value.clone());
+            gunicorn.insert(declaration.gunicorn.to_owned(), value.clone());
         }
         values.insert(name, value);
     }
+    values.insert("gunicorn".to_owned(), gunicorn.into());
+    let hooks: Vec<&str> = Hook::ALL.into_iter().map(Hook::name).collect();
+    values.insert("hooks".to_owned(), hooks.into());
     Value::Object(values)
 }
 

@@ -7,39 +7,20 @@ both.
 
 import logging
 import os
+import sys
 import time
 import traceback
 import types
 from http import HTTPStatus
 from urllib.parse import quote
 
+from rsgun._cfg import Config
 from rsgun._conf import hooks as functions
 from rsgun._conf import values as assigned
 
 here = types.SimpleNamespace(server=None, workers={}, worker=None)
 """What is known in this process: the Server, once it is configured; the Worker of each
 living worker that this fork server knows, by its number; the Worker that it is itself."""
-
-
-class Config:
-    """The settings: those of gunicorn under its names, all others under theirs."""
-
-    def __init__(self, values, uid, gid):
-        self.__dict__.update(assigned)
-        self.__dict__.update(functions)
-        self.__dict__.update(values)
-        self.uid = self.user = uid
-        self.gid = self.group = gid
-        self.address = [_address(text) for text in self.bind]
-        self.env = dict(entry.split("=", 1) for entry in self.raw_env)
-
-
-def _address(text):
-    """Returns an address as gunicorn has it: a path, or a host and a port."""
-    if text.startswith("unix:"):
-        return text[len("unix:") :]
-    host, _, port = text.rpartition(":")
-    return (host.strip("[]"), int(port)) if host and port.isdigit() else text
 
 
 class Handler(logging.Handler):
@@ -127,7 +108,7 @@ class Worker:
         self.cfg = here.server.cfg
         self.log = here.server.log
         self.timeout = here.server.cfg.timeout
-        self.max_requests = here.server.cfg.max_requests
+        self.max_requests = here.server.cfg.max_requests or sys.maxsize
         self.booted = False
         self.aborted = False
         self.alive = True
@@ -142,6 +123,11 @@ class Worker:
         """How many requests it has begun; 0 in other processes."""
         return self._native.requests()
 
+    @property
+    def nr_conns(self):
+        """How many connections it holds; 0 in other processes."""
+        return self._native.connections()
+
     def notify(self):
         """Shows that the worker lives."""
         self.tmp.notify()
@@ -151,8 +137,8 @@ class Server:
     """The master, of which this process is a part."""
 
     def __init__(self, native, settings, generation, pid, num_workers):
-        self.cfg = Config(settings, os.geteuid(), os.getegid())
         self.log = Log(native.log)
+        self.cfg = Config(settings, assigned, functions, self.log.warning)
         self.app = App(native.load, self.cfg)
         self.pid = pid
         self.num_workers = num_workers
@@ -162,6 +148,8 @@ class Server:
         self.generation = generation
         self.worker_age = 0
         self.WORKERS = {}
+        # The master's, which lends them to nobody but the workers.
+        self.LISTENERS = []
 
 
 def configure(native, settings, generation, pid, num_workers):
