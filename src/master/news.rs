@@ -94,13 +94,18 @@ impl State {
                 forked,
             } => {
                 if !mem::replace(&mut server.warned, true) {
+                    let hooks = generation.policy.evaluates;
                     self.notify(Notice::Threads {
                         generation: number,
+                        hooks,
                         count,
                         names,
                         forked,
                     });
                 }
+            }
+            FromForkServer::Declined { code, reason } if booting => {
+                self.start_declined(now, code, reason);
             }
             // It was born all the same, if it has said so.
             FromForkServer::SpawnFailed { id, .. } if self.is_born(id) => {}
@@ -112,6 +117,7 @@ impl State {
             FromForkServer::Hello { .. }
             | FromForkServer::Evaluated(_)
             | FromForkServer::Loaded
+            | FromForkServer::Declined { .. }
             | FromForkServer::Unsuitable { .. }
             | FromForkServer::Failed(_) => {}
         }
@@ -144,12 +150,10 @@ impl State {
                     // It has done nothing yet that would be worth an orderly end.
                     self.kill_worker(now, id);
                 } else {
-                    let identity = worker.identity;
                     self.act(Action::Tell {
                         id,
                         order: ToWorker::Acknowledge,
                     });
-                    self.introduce(identity, pid);
                 }
             }
             FromWorker::Ready if worker.is_starting() => {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 from collections.abc import Callable
 
@@ -162,3 +164,71 @@ def test_application_that_cannot_be_imported(start: Start) -> None:
     text = "\n".join(server.lines("stderr"))
     assert "('ImportRaised'" not in text
     assert text.count("ModuleNotFoundError: No module named 'nothing_of_the_kind'") == 2
+
+
+# === hooks that decide against a start ===
+
+
+@pytest.mark.parametrize(
+    ("decision", "code", "words"),
+    [
+        ("sys.exit(7)", 7, "sys.exit(7)"),
+        ("sys.exit()", 0, "sys.exit()"),
+        ("sys.exit('the lock is held')", 1, "the lock is held"),
+        ("raise SystemExit(-1)", 255, "sys.exit(-1)"),
+    ],
+)
+@both
+def test_on_starting_ends_the_start(
+    start: Start, arguments: tuple[str, ...], decision: str, code: int, words: str
+) -> None:
+    conf = f"""
+import sys
+
+def on_starting(server):
+    print("another one holds the lock")
+    {decision}
+
+def pre_fork(server, worker):
+    record("pre_fork")
+
+def on_exit(server):
+    record("on_exit")
+"""
+    recorded = start(*arguments, base=BASE, conf=conf, wait=False)
+    server = recorded.server
+    assert server.wait() == code
+    server.wait_for_line(f"the hook on_starting has ended the start: {re.escape(words)}$")
+    server.wait_for_line("^another one holds the lock$")
+    assert not recorded.names()
+    assert not server.leftovers()
+
+
+@pytest.mark.parametrize("hook", ["post_fork(server, worker)", "post_worker_init(worker)"])
+def test_hook_of_a_worker_ends_its_start(start: Start, hook: str) -> None:
+    conf = f"\nimport sys\n\ndef {hook}:\n    sys.exit('no GPU is left')\n"
+    server = start(base=BASE, conf=conf, wait=False).server
+    assert server.wait() == 3
+    name = hook.partition("(")[0]
+    server.wait_for_line(f"the hook {name} has ended the worker: no GPU is left")
+    assert not server.leftovers()
+
+
+def test_hook_ends_the_start_of_a_later_worker(start: Start) -> None:
+    conf = """
+import sys
+
+def post_fork(server, worker):
+    if os.path.exists("full"):
+        sys.exit(1)
+"""
+    recorded = start("-w", "2", base=BASE, conf=conf)
+    server = recorded.server
+    victim, other = server.wait_for_workers(2)
+    (recorded.folder / "full").touch()
+    os.kill(victim.pid, signal.SIGKILL)
+    server.wait_for_line(r"the hook post_fork has ended the worker: sys.exit\(1\)")
+    assert server.get().status == 200
+    (recorded.folder / "full").unlink()
+    server.wait_for_workers(2)
+    assert other.pid in {worker.pid for worker in server.workers()}

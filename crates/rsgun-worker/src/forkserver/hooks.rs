@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rsgun_core::config::{self, DECLARATIONS, PythonFile, Settings};
 use rsgun_core::hooks::{Call, Hook, HookSet};
-use rsgun_core::ipc::{Belated, Identity, WorkerId};
+use rsgun_core::ipc::{Belated, Identity};
 use rsgun_core::scoreboard::{Scoreboard, now_ms};
 use rsgun_core::sys::credentials;
 use rsgun_core::sys::shared::Shared;
@@ -171,20 +171,33 @@ impl Hooks {
         Ok(())
     }
 
-    /// The moment for a hook has come, as the master says.
-    pub(crate) fn call(&self, py: Python<'_>, call: Call) {
+    /// The moment for a hook has come, as the master says. Returns an exit code and the
+    /// reason if the hook has decided that the server is not to start.
+    pub(crate) fn call(&self, py: Python<'_>, call: Call) -> Option<(u8, String)> {
         match call {
             Call::WorkersChanged { new, old } => self.run(py, "workers_changed", (new, old)),
             Call::ChildExit { id, pid } => self.run(py, "died", (&self.native, id.0, pid)),
-            Call::OnStarting | Call::OnReload | Call::WhenReady | Call::OnExit | Call::PreExec => {
+            Call::OnStarting => return self.starting(py),
+            Call::OnReload | Call::WhenReady | Call::OnExit | Call::PreExec => {
                 self.run(py, "moment", (call.hook().name(),));
             }
         }
+        None
     }
 
-    /// The master knows the process id of a worker.
-    pub(crate) fn born(&self, py: Python<'_>, id: WorkerId, pid: i32) {
-        self.run(py, "born", (id.0, pid));
+    fn starting(&self, py: Python<'_>) -> Option<(u8, String)> {
+        self.module
+            .call_method0(py, "starting")
+            .and_then(|decision| decision.extract(py))
+            .unwrap_or_else(|error: PyErr| {
+                tracing::error!("a hook could not be called: {error}");
+                None
+            })
+    }
+
+    /// In the fork server: a worker was forked.
+    pub(crate) fn forked(&self, py: Python<'_>, identity: Identity, pid: i32) {
+        self.run(py, "forked", (identity.id.0, pid));
     }
 
     /// In the fork server: a worker is about to be forked.
@@ -198,7 +211,8 @@ impl Hooks {
         self.run(py, "not_forked", (identity.id.0,));
     }
 
-    /// In the worker: it may begin. `stacks` is stacks.py.
+    /// In the worker: it may begin. `stacks` is stacks.py. An error is a hook's decision
+    /// that it is not to.
     pub(crate) fn after_fork(
         &self,
         py: Python<'_>,
@@ -206,7 +220,7 @@ impl Hooks {
         stacks: &Bound<'_, PyModule>,
     ) -> PyResult<()> {
         let arguments = (&self.native, identity.id.0, identity.slot);
-        self.run(py, "after_fork", arguments);
+        self.module.call_method1(py, "after_fork", arguments)?;
         if self.set.contains(Hook::WorkerAbort) {
             let aborted = self.module.getattr(py, "aborted")?;
             stacks.call_method1("end_on_abort", (aborted,))?;
@@ -226,7 +240,8 @@ impl Hooks {
         Ok((app, name.unwrap_or_else(|| "the application".to_owned())))
     }
 
-    /// In the worker: the application is loaded. Returns what is to be served.
+    /// In the worker: the application is loaded. Returns what is to be served; an error is
+    /// a hook's decision that it is not to be.
     pub(crate) fn loaded<'py>(
         &self,
         py: Python<'py>,

@@ -238,14 +238,13 @@ fn serve(
                 continue;
             }
             ToForkServer::Call(call) => {
-                if let Some(hooks) = &loaded.hooks {
-                    hooks.call(py, *call);
-                }
-                continue;
-            }
-            ToForkServer::Born { id, pid } => {
-                if let Some(hooks) = &loaded.hooks {
-                    hooks.born(py, *id, *pid);
+                if let Some(hooks) = &loaded.hooks
+                    && let Some((code, reason)) = hooks.call(py, *call)
+                {
+                    tell(&master, &FromForkServer::Declined { code, reason });
+                    // With orders unread, the end of the channel would overtake the word.
+                    while let Ok(Some(_)) = py.detach(|| master.recv(None)) {}
+                    return Ok(0);
                 }
                 continue;
             }
@@ -258,7 +257,11 @@ fn serve(
         }
         let forked = spawn::worker(py, &master, &loaded, &order, &message.fds, extension);
         match forked {
-            Ok(Forked::Parent(_)) => {}
+            Ok(Forked::Parent(pid)) => {
+                if let Some(hooks) = &loaded.hooks {
+                    hooks.forked(py, *identity, pid.as_raw());
+                }
+            }
             Ok(Forked::Child) => {
                 drop(master);
                 return worker::main(native, loaded, *identity, roles, message.fds);
@@ -345,9 +348,7 @@ fn configuration(master: &Master, first: Option<Message<ToForkServer>>) -> Optio
             }
             // The files that come with the configuration are as new.
             ToForkServer::ChangeLogs | ToForkServer::Evaluate { .. } => {}
-            ToForkServer::Spawn { .. } | ToForkServer::Call(_) | ToForkServer::Born { .. } => {
-                return None;
-            }
+            ToForkServer::Spawn { .. } | ToForkServer::Call(_) => return None,
         }
     }
 }

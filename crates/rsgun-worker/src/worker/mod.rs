@@ -121,8 +121,10 @@ pub(crate) fn main(
     } = loaded;
     let hooks = hooks.map(Arc::new);
     let _farewell = Farewell(hooks.clone());
-    if let Some(hooks) = &hooks {
-        hooks.after_fork(py, identity, &stacks)?;
+    if let Some(hooks) = &hooks
+        && let Err(error) = hooks.after_fork(py, identity, &stacks)
+    {
+        return Ok(report(py, &keeper, &error));
     }
     if app.is_none() {
         board.set_phase(Phase::Importing);
