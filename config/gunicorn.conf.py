@@ -31,15 +31,15 @@ def on_starting(server):
     """Once a master, before the first worker: remove what an earlier run left.
 
     With `preload_app` the application is imported already: what its import needs, such as a
-    directory, is made at the top of this file.
+    directory, is made at the top of this file. sys.exit() ends the start here.
     """
     server.log.info("on_starting: master %s", server.pid)
 
 
 def when_ready(server):
-    """Once a master: it listens and is about to fork its workers, which inherit what is made here.
+    """Once in each fork server, when the one before is gone: at the start before any worker.
 
-    They do not serve yet; a health check tells when they do.
+    These do not serve yet; a health check tells when they do.
     """
     server.log.info("when_ready: %s", server.address)
 
@@ -50,7 +50,10 @@ def on_reload(server):
 
 
 def nworkers_changed(server, new_value, old_value):
-    """Called when the number of workers is set, with None as the old value at the start."""
+    """Called when the number of workers is set: in each fork server, and when it changes.
+
+    The old value is None at the start.
+    """
     server.log.info("nworkers_changed: from %s to %s", old_value, new_value)
 
 

@@ -276,10 +276,6 @@ impl Effects {
             Action::CallHook { generation, call } => {
                 self.tell_server(generation, ToForkServer::Call(call));
             }
-            Action::Introduce { identity, pid } => {
-                let id = identity.id;
-                self.tell_server(identity.generation, ToForkServer::Born { id, pid });
-            }
             Action::CloseForkServer { generation } => {
                 if let Some(resources) = self.generations.get_mut(&generation) {
                     resources.server = None;

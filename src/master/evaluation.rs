@@ -233,6 +233,7 @@ fn evaluate(
             }
             // It has been told nothing that would make it say this.
             FromForkServer::Loaded
+            | FromForkServer::Declined { .. }
             | FromForkServer::Threads { .. }
             | FromForkServer::SpawnFailed { .. } => {}
         }

@@ -286,13 +286,6 @@ pub(super) enum Action {
         /// Which one, and with what.
         call: Call,
     },
-    /// Tell a fork server the process id of a worker that it has forked.
-    Introduce {
-        /// Who it is.
-        identity: Identity,
-        /// Its process id.
-        pid: i32,
-    },
     /// Close the channel of a fork server, upon which it ends.
     CloseForkServer {
         /// Whose fork server.

@@ -55,6 +55,10 @@ pub(super) struct ForkServer {
     pub(super) configured: bool,
     /// Its warning about threads was passed on.
     pub(super) warned: bool,
+    /// The number of workers that it was told of; 0 before it was.
+    pub(super) workers: u32,
+    /// It was asked to call the hook `when_ready`.
+    pub(super) when_ready: bool,
 }
 
 impl Generation {
@@ -75,6 +79,8 @@ impl Generation {
                 evaluated: false,
                 configured: false,
                 warned: false,
+                workers: 0,
+                when_ready: false,
             },
         }
     }
@@ -93,6 +99,11 @@ impl ForkServer {
             || self.ending.is_closed()
             || self.stage.is_doomed()
             || matches!(self.stage, Stage::Leaving { .. })
+    }
+
+    /// Whether it can be asked to call hooks.
+    pub(super) fn takes_calls(&self) -> bool {
+        self.configured && !self.is_down()
     }
 
     /// How long it has been able to fork.

@@ -14,7 +14,7 @@ use rsgun_core::ipc::Identity;
 use rsgun_core::listeners::Names;
 
 use super::event::{Action, Policy};
-use super::generation::{Generation, Standing};
+use super::generation::{Cause, Generation, Standing};
 use super::moment::Moment;
 use super::notice::Notice;
 use super::state::State;
@@ -53,56 +53,98 @@ impl State {
             generation: number,
             workers,
         });
+        let is_first = self.is_booting();
+        // It begins to count for this fork server, even if it is the same as before.
+        let old = (!is_first).then(|| self.target());
+        self.tell_number(number, workers, old);
         // A new binary is no new start: it brings a generation, as a reload does.
         if standing == Standing::Candidate || self.candidate.is_some() {
             self.call_hook(number, Call::OnReload);
-        } else if self.is_booting() {
-            let (new, old) = (workers, None);
-            self.call_hook(number, Call::WorkersChanged { new, old });
+        } else if is_first {
             self.call_hook(number, Call::OnStarting);
-            self.call_hook(number, Call::WhenReady);
+            self.call_when_ready(number);
         }
     }
 
-    /// A worker is known by its process id.
-    pub(super) fn introduce(&mut self, identity: Identity, pid: i32) {
-        let evaluates = |generation: &Generation| generation.policy.evaluates;
-        let generation = self.generations.get(&identity.generation);
-        if generation.is_some_and(evaluates) {
-            self.act(Action::Introduce { identity, pid });
+    /// `on_starting` has decided that there is to be no server.
+    pub(super) fn start_declined(&mut self, now: Moment, code: u8, reason: String) {
+        let cause = Cause {
+            code,
+            ..Cause::boot(reason)
+        };
+        self.close_server(now, self.current);
+        self.boot_failed(now, cause);
+    }
+
+    /// Has a fork server call `when_ready` as soon as the one before is gone, and with it
+    /// whatever that hook has started there: it may hold a port that is wanted again.
+    pub(super) fn settle_hooks(&mut self) {
+        let current = self.current;
+        let is_due = |generation: &Generation| {
+            !generation.server.when_ready && generation.server.takes_calls()
+        };
+        let has_former = self
+            .generations
+            .values()
+            .any(|generation| generation.standing == Standing::Former && !generation.server.gone);
+        if !self.is_booting()
+            && self.candidate.is_none()
+            && !has_former
+            && self.generations.get(&current).is_some_and(is_due)
+        {
+            self.call_when_ready(current);
+        }
+    }
+
+    fn call_when_ready(&mut self, number: u32) {
+        if let Some(generation) = self.generations.get_mut(&number) {
+            generation.server.when_ready = true;
+            self.call_hook(number, Call::WhenReady);
         }
     }
 
     pub(super) fn workers_changed(&mut self, before: u32, after: u32) {
         if before != after {
-            let (new, old) = (after, Some(before));
-            self.call_hook(self.current, Call::WorkersChanged { new, old });
+            self.tell_number(self.current, after, Some(before));
         }
     }
 
-    /// A worker is gone for good.
+    fn tell_number(&mut self, number: u32, new: u32, old: Option<u32>) {
+        if let Some(generation) = self.generations.get_mut(&number) {
+            generation.server.workers = new;
+            self.call_hook(number, Call::WorkersChanged { new, old });
+        }
+    }
+
+    /// A worker is gone for good: its own fork server knows best who that was.
     pub(super) fn child_exited(&mut self, worker: Label) {
-        if let Some(pid) = worker.pid {
-            let id = worker.identity.id;
+        let Identity { id, generation, .. } = worker.identity;
+        let own = (self.generations.get(&generation))
+            .is_some_and(|generation| generation.server.takes_calls());
+        let pid = worker.pid;
+        if own {
+            self.call_hook(generation, Call::ChildExit { id, pid });
+        } else if pid.is_some() {
             self.call_hook(self.current, Call::ChildExit { id, pid });
         }
     }
 
-    /// Has a fork server call a hook, if the configuration has it.
+    /// Has a fork server call a hook, if the configuration has it, or only note what has
+    /// happened, if hooks see that.
     pub(super) fn call_hook(&mut self, number: u32, call: Call) {
         let hook = call.hook();
         let Some(generation) = self.generations.get(&number) else {
             return;
         };
-        if !generation.policy.hooks.contains(hook) {
-            return;
-        }
-        if generation.server.configured && !generation.server.is_down() {
+        let is_called = generation.policy.hooks.contains(hook);
+        let is_noted = matches!(call, Call::WorkersChanged { .. } | Call::ChildExit { .. })
+            && generation.policy.evaluates;
+        if generation.server.takes_calls() && (is_called || is_noted) {
             self.act(Action::CallHook {
                 generation: number,
                 call,
             });
-        } else {
+        } else if is_called {
             self.notify(Notice::HookSkipped { hook });
         }
     }

@@ -1,6 +1,7 @@
 //! Hooks: which fork server is asked for which, and when.
 
 use rsgun_core::hooks::{Call, Hook};
+use rsgun_core::ipc::FromForkServer;
 
 use super::event::{Command, Event};
 use super::exit::Exit;
@@ -61,11 +62,10 @@ fn a_reload_has_the_file_evaluated_anew() {
     world.policy.workers = 2;
     world.cooperate();
     assert_eq!(world.generations_serving(), [2, 2]);
-    let pid = 100 + 2;
+    let pid = Some(100 + 2);
     assert_eq!(
         std::mem::take(&mut world.calls),
         [
-            (2, Call::OnReload),
             (
                 2,
                 Call::WorkersChanged {
@@ -73,9 +73,37 @@ fn a_reload_has_the_file_evaluated_anew() {
                     old: Some(1)
                 }
             ),
+            (2, Call::OnReload),
+            (2, Call::WhenReady),
             (2, Call::ChildExit { id: old, pid }),
         ]
     );
+}
+
+#[test]
+fn when_ready_waits_for_the_end_of_the_fork_server_before() {
+    let mut world = booted(1);
+    world.command(Command::Reload);
+    while !world.servers[&1].closed_by_master {
+        assert!(world.one_reaction(), "it is not closed");
+    }
+    assert!(!world.calls.contains(&(2, Call::WhenReady)));
+    world.cooperate();
+    assert!(calls(&mut world).contains(&(2, Hook::WhenReady)));
+}
+
+#[test]
+fn on_starting_decides_against_the_start() {
+    let mut world = World::of(with_hooks(policy(2, true)));
+    world.server_hello(1);
+    let reason = "the hook on_starting has ended the start: sys.exit(7)".to_owned();
+    world.happen(Event::ForkServer {
+        generation: 1,
+        message: FromForkServer::Declined { code: 7, reason },
+    });
+    world.cooperate();
+    assert_eq!(world.exit, Some(7));
+    assert!(!calls(&mut world).contains(&(1, Hook::OnExit)));
 }
 
 #[test]
@@ -108,7 +136,8 @@ fn a_fork_server_that_replaces_a_dead_one_evaluates_and_is_told_no_start() {
     let mut world = booted(1);
     world.server_dies(1, KILLED);
     world.cooperate();
-    assert_eq!(calls(&mut world), []);
+    let anew = [(2, Hook::NworkersChanged), (2, Hook::WhenReady)];
+    assert_eq!(calls(&mut world), anew);
     world.worker_dies(world.serving()[0], Exit::Code(1));
     world.cooperate();
     assert_eq!(calls(&mut world), [(2, Hook::ChildExit)]);

@@ -104,13 +104,18 @@ impl State {
                 forked,
             } => {
                 if !mem::replace(&mut server.warned, true) {
+                    let hooks = generation.policy.evaluates;
                     self.notify(Notice::Threads {
                         generation: number,
+                        hooks,
                         count,
                         names,
                         forked,
                     });
                 }
+            }
+            FromForkServer::Declined { code, reason } if booting => {
+                self.start_declined(now, code, reason);
             }
             FromForkServer::SpawnFailed { id, error } if self.is_unborn(id, number) => {
                 let cause = Cause::boot(format!("no new worker process: {error}"));
@@ -120,6 +125,7 @@ impl State {
             FromForkServer::Hello { .. }
             | FromForkServer::Evaluated(_)
             | FromForkServer::Loaded
+            | FromForkServer::Declined { .. }
             | FromForkServer::Unsuitable { .. }
             | FromForkServer::Failed(_)
             | FromForkServer::SpawnFailed { .. } => {}
@@ -172,12 +178,10 @@ impl State {
                     // It has done nothing yet that would be worth an orderly end.
                     self.kill_worker(now, id);
                 } else {
-                    let identity = worker.identity;
                     self.act(Action::Tell {
                         id,
                         order: ToWorker::Acknowledge,
                     });
-                    self.introduce(identity, pid);
                 }
             }
             FromWorker::Ready if worker.is_starting() => {

@@ -132,6 +132,8 @@ pub(super) enum Notice {
         names: Vec<String>,
         /// Workers are forked all the same.
         forked: bool,
+        /// There may be hooks.
+        hooks: bool,
     },
     /// There is no fork server to call a hook.
     HookSkipped {

@@ -395,7 +395,12 @@ impl State {
                 after: workers_after,
             });
         }
-        self.workers_changed(workers_before, workers_after);
+        // It may have been changed since the new fork server was told.
+        let told = self
+            .generations
+            .get(&candidate)
+            .map(|new| new.server.workers);
+        self.workers_changed(told.unwrap_or(workers_before), workers_after);
         self.settle_slots(now);
     }
 }

@@ -352,6 +352,7 @@ impl State {
             self.settle_slots(now);
             self.settle_reload(now);
             self.settle_recycling(now);
+            self.settle_hooks();
             self.announce(now);
         }
         let kept = self.kept.len();

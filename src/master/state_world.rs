@@ -337,7 +337,7 @@ impl World {
                     generation,
                     workers,
                 } => self.adopts(generation, workers),
-                Action::Introduce { .. } | Action::ReopenLogs { .. } => {}
+                Action::ReopenLogs { .. } => {}
                 Action::StartCandidate { identity } => {
                     at_once.push(self.candidate_starts(identity));
                 }

@@ -16,7 +16,7 @@ pub enum Hook {
     OnStarting,
     /// A reload has read the configuration anew.
     OnReload,
-    /// Once a master, when it listens and is about to start workers.
+    /// Once a fork server, when the master listens and the fork server before is gone.
     WhenReady,
     /// A worker is about to be forked.
     PreFork,
@@ -154,15 +154,15 @@ pub enum Call {
     WorkersChanged {
         /// How many there are to be.
         new: u32,
-        /// How many there were to be; `None` at the start.
+        /// How many there were to be; `None` at the start of a master.
         old: Option<u32>,
     },
     /// [`Hook::ChildExit`].
     ChildExit {
         /// Which worker.
         id: WorkerId,
-        /// Its process id.
-        pid: i32,
+        /// Its process id; `None` if it has never told the master.
+        pid: Option<i32>,
     },
     /// [`Hook::OnExit`].
     OnExit,

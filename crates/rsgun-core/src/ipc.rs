@@ -99,15 +99,8 @@ pub enum ToForkServer {
     },
     /// Log to other files from now on, which it carries.
     ChangeLogs,
-    /// Call a hook.
+    /// Call a hook, or only note what has happened if there is none.
     Call(Call),
-    /// A worker that it has forked is known to the master.
-    Born {
-        /// Which one.
-        id: WorkerId,
-        /// Its process id.
-        pid: i32,
-    },
 }
 
 /// What a fork server makes of itself when it is configured, as only the file that it has
@@ -149,6 +142,14 @@ pub enum FromForkServer {
     /// The application could not be loaded (`--preload` only), or the configuration could
     /// not be evaluated. The fork server ends.
     Failed(Failure),
+    /// The hook `on_starting` has decided that the server is not to start. The fork server
+    /// ends.
+    Declined {
+        /// The exit code for the master.
+        code: u8,
+        /// A sentence for the user.
+        reason: String,
+    },
     /// Threads existed when a worker was about to be forked.
     Threads {
         /// How many besides the main one.
@@ -304,6 +305,8 @@ pub enum FailureKind {
     LoopFailed,
     /// The configuration file is not there, or raised an exception.
     Configuration,
+    /// A hook has decided that the worker is not to start.
+    Declined,
     /// Something in the worker itself.
     Internal,
 }

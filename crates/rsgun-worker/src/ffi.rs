@@ -211,7 +211,7 @@ pub(crate) fn around_fork(_: Python<'_>, fork: impl FnOnce() -> Orphaned) -> Orp
         match forked {
             Orphaned::Grandchild => pyo3::ffi::PyOS_AfterFork_Child(),
             Orphaned::Torn(_) => {}
-            Orphaned::Made | Orphaned::Refused | Orphaned::Failed(_) => {
+            Orphaned::Made(_) | Orphaned::Refused | Orphaned::Failed(_) => {
                 pyo3::ffi::PyOS_AfterFork_Parent();
             }
         }

@@ -163,6 +163,12 @@ pub(crate) fn conf(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
 pub(crate) fn hooks(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     module(
         py,
+        include_str!("python/cfg.py"),
+        c"<rsgun/cfg.py>",
+        c"rsgun._cfg",
+    )?;
+    module(
+        py,
         include_str!("python/hooks.py"),
         c"<rsgun/hooks.py>",
         c"rsgun._hooks",

@@ -172,10 +172,15 @@ impl Notice {
                 count,
                 names,
                 forked,
+                hooks,
             } => {
                 let consequence = if *forked {
                     "these do not exist in the workers, and a lock that one of them holds is held \
                      there for ever: start threads in the lifespan startup, or do without --preload"
+                } else if *hooks {
+                    "so workers are started afresh instead of being forked, and evaluate the \
+                     configuration themselves: what on_starting, when_ready, on_reload or pre_fork \
+                     have set is not there in post_fork and later"
                 } else {
                     "so workers are started afresh instead of being forked"
                 };

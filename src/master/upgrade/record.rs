@@ -82,6 +82,10 @@ pub(in crate::master) struct GenerationRecord {
     asked: bool,
     configured: bool,
     warned: bool,
+    #[serde(default)]
+    workers: u32,
+    #[serde(default)]
+    when_ready: bool,
     closed: bool,
 }
 
@@ -237,6 +241,8 @@ impl GenerationRecord {
             asked: server.asked,
             configured: server.configured,
             warned: server.warned,
+            workers: server.workers,
+            when_ready: server.when_ready,
             closed: server.ending.is_closed(),
         }
     }
@@ -259,6 +265,8 @@ impl GenerationRecord {
         server.asked = self.asked;
         server.configured = self.configured;
         server.warned = self.warned;
+        server.workers = self.workers;
+        server.when_ready = self.when_ready;
         if self.closed {
             server.ending.channel_dropped();
         }

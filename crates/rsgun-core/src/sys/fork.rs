@@ -24,7 +24,7 @@
 //!   (rseq(2)) are. The grandchild asks for them again. Only the C library knows the
 //!   place, so all this needs one that tells (glibc 2.35 and later).
 
-use std::io;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -43,8 +43,8 @@ pub enum Forked {
 /// How it went to fork a grandchild.
 #[derive(Debug)]
 pub enum Orphaned {
-    /// In the calling process: the grandchild exists.
-    Made,
+    /// In the calling process: the grandchild exists, and this is its pid.
+    Made(Pid),
     /// In the grandchild.
     Grandchild,
     /// Nothing has happened: the system does not want it done in this way.
@@ -98,7 +98,7 @@ pub fn fork_orphan() -> Orphaned {
         // It sends no signal when it ends, so nobody else waits for it.
         match waitpid(between, Some(WaitPidFlag::__WALL)) {
             Err(nix::Error::EINTR) => {}
-            Ok(WaitStatus::Exited(_, 0)) => return Orphaned::Made,
+            Ok(WaitStatus::Exited(_, 0)) => return Orphaned::Made(shared::grandchild()),
             Ok(WaitStatus::Exited(_, code)) => {
                 return Orphaned::Failed(io::Error::from_raw_os_error(code));
             }
@@ -108,11 +108,31 @@ pub fn fork_orphan() -> Orphaned {
     }
 }
 
+/// Tells the pid of a grandchild, in the process in between that is about to end.
+///
+/// # Errors
+/// What `write(2)` returns: nobody waits for it.
+pub fn tell_pid(mut pipe: &PipeWriter, pid: Pid) -> io::Result<()> {
+    pipe.write_all(&pid.as_raw().to_ne_bytes())
+}
+
+/// Hears the pid that [`tell_pid`] has told at the other end, once the process in between
+/// has ended. There must be no copy of that end in this process.
+///
+/// # Errors
+/// What `read(2)` returns; `UnexpectedEof` if nothing was told.
+pub fn told_pid(mut pipe: PipeReader) -> io::Result<Pid> {
+    let mut bytes = [0; size_of::<i32>()];
+    pipe.read_exact(&mut bytes)?;
+    Ok(Pid::from_raw(i32::from_ne_bytes(bytes)))
+}
+
 /// The child without memory of its own, where we know how to make one.
 #[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
 mod shared {
     use std::arch::asm;
     use std::io;
+    use std::sync::atomic::{AtomicI32, Ordering};
 
     use nix::unistd::Pid;
 
@@ -124,6 +144,14 @@ mod shared {
     const LENGTH: u32 = 32;
     /// The value of `cpu_id` that tells the users of the sequences that there are none.
     const REGISTRATION_FAILED: i32 = -2;
+
+    /// What the child leaves behind in the memory that it has borrowed.
+    static GRANDCHILD: AtomicI32 = AtomicI32::new(0);
+
+    /// The pid of the grandchild that was made last.
+    pub(super) fn grandchild() -> Pid {
+        Pid::from_raw(GRANDCHILD.load(Ordering::Relaxed))
+    }
 
     /// Where the C library has the restartable sequences of the calling thread.
     pub(super) struct Sequences {
@@ -215,7 +243,10 @@ mod shared {
         match unsafe { libc::fork() } {
             0 => 0,
             -1 => exit_now(io::Error::last_os_error().raw_os_error().unwrap_or(1)),
-            _ => exit_now(0),
+            pid => {
+                GRANDCHILD.store(pid, Ordering::Relaxed);
+                exit_now(0)
+            }
         }
     }
 }
@@ -225,9 +256,15 @@ mod shared {
 mod shared {
     use std::io;
 
+    use nix::unistd::Pid;
+
     use super::Forked;
 
     pub(super) struct Sequences;
+
+    pub(super) fn grandchild() -> Pid {
+        Pid::from_raw(0)
+    }
 
     impl Sequences {
         pub(super) fn of_this_thread() -> Option<Self> {

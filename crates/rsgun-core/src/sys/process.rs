@@ -1,6 +1,6 @@
 //! Processes: how they are made, tied to each other, and cut loose.
 
-use std::io;
+use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -13,7 +13,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use super::credentials::{self, Credentials};
-use super::fork::{Forked, fork_without_hooks};
+use super::fork::{Forked, fork_without_hooks, tell_pid};
 
 /// Signals that a terminal or an operator sends to the whole group and that only
 /// the master acts on. The other processes ignore them, but for a worker's own handler
@@ -177,14 +177,15 @@ pub fn redirect(fd: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// As [`prepare_child`], but the program becomes an orphan: the direct child ends at
-/// once with code 0, and the nearest subreaper is the parent of the program.
-pub fn prepare_orphan(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>) {
+/// once with code 0, and the nearest subreaper is the parent of the program. Its pid is
+/// told to `pipe` ([`told_pid`](super::fork::told_pid)), of which the command keeps a copy.
+pub fn prepare_orphan(command: &mut Command, fds: Vec<(OwnedFd, RawFd)>, pipe: PipeWriter) {
     prepare_child(command, fds, None);
-    // SAFETY: between fork and exec only fork and `_exit` are called, which are
+    // SAFETY: between fork and exec only fork, write and `_exit` are called, which are
     // async-signal-safe.
     unsafe {
-        command.pre_exec(|| match fork_without_hooks()? {
-            Forked::Parent(_) => exit_now(0),
+        command.pre_exec(move || match fork_without_hooks()? {
+            Forked::Parent(pid) => exit_now(i32::from(tell_pid(&pipe, pid).is_err())),
             Forked::Child => Ok(()),
         });
     }

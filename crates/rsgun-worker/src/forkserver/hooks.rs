@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
 
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rsgun_core::config::{self, DECLARATIONS, PythonFile, PythonSource, Settings};
 use rsgun_core::hooks::{Call, Hook, HookSet};
-use rsgun_core::ipc::{Belated, Identity, WorkerId};
+use rsgun_core::ipc::{Belated, Identity};
 use rsgun_core::scoreboard::{Scoreboard, now_ms};
 use rsgun_core::sys::credentials;
 use rsgun_core::sys::shared::Shared;
@@ -33,6 +34,16 @@ pub(crate) struct Hooks {
 struct Native {
     /// That of the worker which this process is, if it is one.
     board: OnceLock<Shared<Scoreboard>>,
+    /// Where the application comes from.
+    source: OnceLock<Source>,
+}
+
+/// What it takes to import the application.
+struct Source {
+    loader: Py<PyModule>,
+    settings: Settings,
+    /// What errors call it, once it was imported.
+    name: OnceLock<String>,
 }
 
 #[pymethods]
@@ -48,11 +59,30 @@ impl Native {
         }
     }
 
+    /// Imports the application.
+    fn load<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let source = self.source.get().ok_or_else(|| {
+            let text = "the application is not known before the server is configured";
+            PyRuntimeError::new_err(text)
+        })?;
+        let (app, name) = super::import(source.loader.bind(py), &source.settings)?;
+        // Imported once more it has the same name.
+        let _ = source.name.set(name);
+        Ok(app)
+    }
+
     /// How many requests this worker has begun.
     fn requests(&self) -> u64 {
         self.board.get().map_or(0, |board| {
             board.requests.load(Relaxed) + u64::from(board.active.load(Relaxed))
         })
+    }
+
+    /// How many connections this worker holds.
+    fn connections(&self) -> u32 {
+        self.board
+            .get()
+            .map_or(0, |board| board.connections.load(Relaxed))
     }
 
     /// Shows that this worker lives, for a hook that takes its time.
@@ -92,6 +122,7 @@ pub(crate) fn evaluate(py: Python<'_>, source: &PythonSource) -> PyResult<(Pytho
             py,
             Native {
                 board: OnceLock::new(),
+                source: OnceLock::new(),
             },
         )?,
         source: source.clone(),
@@ -120,16 +151,24 @@ pub(crate) fn catch_up(py: Python<'_>, belated: &Belated) -> PyResult<()> {
 }
 
 impl Hooks {
-    /// Makes the objects that the hooks are called with. `workers` is how many there are
-    /// to be, `master` the master's process id.
+    /// Makes the objects that the hooks are called with. `loader` is loader.py, `workers`
+    /// how many there are to be, `master` the master's process id.
     pub(crate) fn configure(
         &self,
-        py: Python<'_>,
+        loader: &Bound<'_, PyModule>,
         settings: &Settings,
         generation: u32,
         workers: u32,
         master: i32,
     ) -> PyResult<()> {
+        let py = loader.py();
+        let source = Source {
+            loader: loader.clone().unbind(),
+            settings: settings.clone(),
+            name: OnceLock::new(),
+        };
+        // A process is configured once.
+        let _ = self.native.get().source.set(source);
         let values = values(settings, workers).to_string();
         let values = py.import("json")?.call_method1("loads", (values,))?;
         let arguments = (&self.native, values, generation, master, workers);
@@ -137,20 +176,33 @@ impl Hooks {
         Ok(())
     }
 
-    /// The moment for a hook has come, as the master says.
-    pub(crate) fn call(&self, py: Python<'_>, call: Call) {
+    /// The moment for a hook has come, as the master says. Returns an exit code and the
+    /// reason if the hook has decided that the server is not to start.
+    pub(crate) fn call(&self, py: Python<'_>, call: Call) -> Option<(u8, String)> {
         match call {
             Call::WorkersChanged { new, old } => self.run(py, "workers_changed", (new, old)),
             Call::ChildExit { id, pid } => self.run(py, "died", (&self.native, id.0, pid)),
-            Call::OnStarting | Call::OnReload | Call::WhenReady | Call::OnExit | Call::PreExec => {
+            Call::OnStarting => return self.starting(py),
+            Call::OnReload | Call::WhenReady | Call::OnExit | Call::PreExec => {
                 self.run(py, "moment", (call.hook().name(),));
             }
         }
+        None
     }
 
-    /// The master knows the process id of a worker.
-    pub(crate) fn born(&self, py: Python<'_>, id: WorkerId, pid: i32) {
-        self.run(py, "born", (id.0, pid));
+    fn starting(&self, py: Python<'_>) -> Option<(u8, String)> {
+        self.module
+            .call_method0(py, "starting")
+            .and_then(|decision| decision.extract(py))
+            .unwrap_or_else(|error: PyErr| {
+                tracing::error!("a hook could not be called: {error}");
+                None
+            })
+    }
+
+    /// In the fork server: a worker was forked.
+    pub(crate) fn forked(&self, py: Python<'_>, identity: Identity, pid: i32) {
+        self.run(py, "forked", (identity.id.0, pid));
     }
 
     /// In the fork server: a worker is about to be forked.
@@ -164,7 +216,8 @@ impl Hooks {
         self.run(py, "not_forked", (identity.id.0,));
     }
 
-    /// In the worker: it may begin. `stacks` is stacks.py.
+    /// In the worker: it may begin. `stacks` is stacks.py. An error is a hook's decision
+    /// that it is not to.
     pub(crate) fn after_fork(
         &self,
         py: Python<'_>,
@@ -172,7 +225,7 @@ impl Hooks {
         stacks: &Bound<'_, PyModule>,
     ) -> PyResult<()> {
         let arguments = (&self.native, identity.id.0, identity.slot);
-        self.run(py, "after_fork", arguments);
+        self.module.call_method1(py, "after_fork", arguments)?;
         if self.set.contains(Hook::WorkerAbort) {
             let aborted = self.module.getattr(py, "aborted")?;
             stacks.call_method1("end_on_abort", (aborted,))?;
@@ -180,9 +233,26 @@ impl Hooks {
         Ok(())
     }
 
-    /// In the worker: the application is loaded.
-    pub(crate) fn loaded(&self, py: Python<'_>, app: &Py<PyAny>) {
-        self.run(py, "loaded", (app,));
+    /// The application, imported unless it was before, and what errors call it.
+    pub(crate) fn application<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<(Bound<'py, PyAny>, String)> {
+        let app = self.module.bind(py).call_method0("application")?;
+        let source = self.native.get().source.get();
+        let name = source.and_then(|source| source.name.get().cloned());
+        // Otherwise a hook has brought it.
+        Ok((app, name.unwrap_or_else(|| "the application".to_owned())))
+    }
+
+    /// In the worker: the application is loaded. Returns what is to be served; an error is
+    /// a hook's decision that it is not to be.
+    pub(crate) fn loaded<'py>(
+        &self,
+        py: Python<'py>,
+        app: &Py<PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.module.bind(py).call_method1("loaded", (app,))
     }
 
     /// In the worker: it is told to end quickly.
@@ -237,12 +307,14 @@ impl Hooks {
     }
 }
 
-/// The settings by their own names, and those of gunicorn by its names too.
+/// The settings by their own names, those of gunicorn by its names, and the names of the
+/// hooks, as cfg.py takes them.
 fn values(settings: &Settings, workers: u32) -> Value {
     let Ok(Value::Object(mut fields)) = serde_json::to_value(settings) else {
         return Value::Null;
     };
     let mut values = serde_json::Map::new();
+    let mut gunicorn = serde_json::Map::new();
     fields.insert("workers".to_owned(), workers.into());
     let addresses: Vec<String> = settings.bind.iter().map(ToString::to_string).collect();
     fields.insert("bind".to_owned(), addresses.into());
@@ -253,10 +325,13 @@ fn values(settings: &Settings, workers: u32) -> Value {
         };
         let value = plain(value);
         if !declaration.gunicorn.is_empty() {
-            values.insert(declaration.gunicorn.to_owned(), value.clone());
+            gunicorn.insert(declaration.gunicorn.to_owned(), value.clone());
         }
         values.insert(name, value);
     }
+    values.insert("gunicorn".to_owned(), gunicorn.into());
+    let hooks: Vec<&str> = Hook::ALL.into_iter().map(Hook::name).collect();
+    values.insert("hooks".to_owned(), hooks.into());
     Value::Object(values)
 }
 

@@ -35,6 +35,9 @@ const ORPHAN_LIMIT: Duration = Duration::from_secs(1);
 
 /// The application, and what it is.
 pub(crate) struct Application {
+    /// As it was found.
+    pub(crate) found: Py<PyAny>,
+    /// As it is called.
     pub(crate) callable: Py<PyAny>,
     pub(crate) interface: Served,
 }
@@ -124,10 +127,10 @@ pub(crate) fn main(native: &Bound<'_, PyModule>, number: RawFd, extension: &str)
     prepare(&loader, &settings)?;
     if let Some(hooks) = &hooks {
         let master = heir.unwrap_or(parent);
-        hooks.configure(py, &settings, generation, workers, master.as_raw())?;
+        hooks.configure(&loader, &settings, generation, workers, master.as_raw())?;
     }
     let app = if settings.preload {
-        match load(&loader, &settings) {
+        match load(&loader, &settings, hooks.as_ref()) {
             Ok(app) => {
                 freeze(py)?;
                 Some(app)
@@ -182,7 +185,7 @@ pub(crate) fn main_of_worker(native: &Bound<'_, PyModule>, number: RawFd) -> PyR
     prepare(&loader, &settings)?;
     if let Some(hooks) = &hooks {
         let master = heir.unwrap_or_else(getppid);
-        hooks.configure(py, &settings, generation, workers, master.as_raw())?;
+        hooks.configure(&loader, &settings, generation, workers, master.as_raw())?;
     }
     let Ok(Some(message)) = fork_server.recv(None) else {
         return Ok(1);
@@ -245,14 +248,13 @@ fn serve(
                 continue;
             }
             ToForkServer::Call(call) => {
-                if let Some(hooks) = &loaded.hooks {
-                    hooks.call(py, *call);
-                }
-                continue;
-            }
-            ToForkServer::Born { id, pid } => {
-                if let Some(hooks) = &loaded.hooks {
-                    hooks.born(py, *id, *pid);
+                if let Some(hooks) = &loaded.hooks
+                    && let Some((code, reason)) = hooks.call(py, *call)
+                {
+                    tell(&master, &FromForkServer::Declined { code, reason });
+                    // With orders unread, the end of the channel would overtake the word.
+                    while let Ok(Some(_)) = py.detach(|| master.recv(None)) {}
+                    return Ok(0);
                 }
                 continue;
             }
@@ -269,7 +271,11 @@ fn serve(
             spawn::worker(py, &master, &loaded, &order, &message.fds, extension)
         };
         match forked {
-            Ok(Forked::Parent(_)) => {}
+            Ok(Forked::Parent(pid)) => {
+                if let Some(hooks) = &loaded.hooks {
+                    hooks.forked(py, *identity, pid.as_raw());
+                }
+            }
             Ok(Forked::Child) => {
                 drop(master);
                 return worker::main(native, loaded, *identity, roles, message.fds);
@@ -363,9 +369,7 @@ fn configuration(master: &Master, first: Option<Message<ToForkServer>>) -> Optio
             }
             // The files that come with the configuration are as new.
             ToForkServer::ChangeLogs | ToForkServer::Evaluate { .. } => {}
-            ToForkServer::Spawn { .. } | ToForkServer::Call(_) | ToForkServer::Born { .. } => {
-                return None;
-            }
+            ToForkServer::Spawn { .. } | ToForkServer::Call(_) => return None,
         }
     }
 }
@@ -406,8 +410,24 @@ fn bracketed(name: Option<&str>, generation: u32) -> String {
     }
 }
 
-/// Imports the application, and finds out what it is.
-pub(crate) fn load(loader: &Bound<'_, PyModule>, settings: &Settings) -> PyResult<Application> {
+/// Has the application imported, unless a hook has done that, and finds out what it is.
+pub(crate) fn load(
+    loader: &Bound<'_, PyModule>,
+    settings: &Settings,
+    hooks: Option<&Hooks>,
+) -> PyResult<Application> {
+    let (app, name) = match hooks {
+        Some(hooks) => hooks.application(loader.py())?,
+        None => import(loader, settings)?,
+    };
+    Application::new(&app, &name, settings)
+}
+
+/// Imports the application; returns it and what errors call it.
+fn import<'py>(
+    loader: &Bound<'py, PyModule>,
+    settings: &Settings,
+) -> PyResult<(Bound<'py, PyAny>, String)> {
     let target = match settings.django_settings() {
         Some(module) => {
             let arguments = (module, &settings.app_dir, settings.interface.name());
@@ -421,7 +441,7 @@ pub(crate) fn load(loader: &Bound<'_, PyModule>, settings: &Settings) -> PyResul
     };
     let app = loader.call_method1("load", (&target, &settings.app_dir, settings.factory))?;
     glue::django(loader.py())?.call_method1("import_views", (&settings.app_dir,))?;
-    Application::new(&app, &format!("\"{target}\""), settings)
+    Ok((app, format!("\"{target}\"")))
 }
 
 impl Application {
@@ -441,6 +461,7 @@ impl Application {
             _ => Served::Asgi("3.0"),
         };
         Ok(Self {
+            found: app.clone().unbind(),
             callable,
             interface,
         })

@@ -24,13 +24,16 @@ use rsgun_core::bootstrap;
 use rsgun_core::ipc::{Belated, Channel, FromForkServer, ToForkServer};
 use rsgun_core::log::output::Files;
 use rsgun_core::sys::channel;
-use rsgun_core::sys::fork::{Forked, Orphaned, can_fork_orphan, fork_orphan, fork_without_hooks};
+use rsgun_core::sys::fork::{
+    Forked, Orphaned, can_fork_orphan, fork_orphan, fork_without_hooks, tell_pid, told_pid,
+};
 use rsgun_core::sys::process;
 
 use super::{Loaded, Master};
 use crate::ffi;
 
-/// Carries out an order to make one worker; returns on both sides, with [`Forked::Child`] in the worker.
+/// Carries out an order to make one worker; returns on both sides, with [`Forked::Child`]
+/// in the worker and its pid in the fork server.
 pub(super) fn worker(
     py: Python<'_>,
     master: &Master,
@@ -72,7 +75,7 @@ fn orphan(py: Python<'_>) -> io::Result<Option<Forked>> {
         .and_then(|sys| sys.call_method1("audit", ("os.fork",)));
     audited.map_err(|error: PyErr| io::Error::other(error.to_string()))?;
     match ffi::around_fork(py, fork_orphan) {
-        Orphaned::Made => Ok(Some(Forked::Parent(Pid::this()))),
+        Orphaned::Made(pid) => Ok(Some(Forked::Parent(pid))),
         Orphaned::Grandchild => Ok(Some(Forked::Child)),
         Orphaned::Refused => Ok(None),
         Orphaned::Failed(error) => Err(error),
@@ -115,8 +118,10 @@ fn in_grandchild(
     py: Python<'_>,
     second: impl FnOnce() -> io::Result<Forked>,
 ) -> io::Result<Forked> {
+    let (hears, tells) = io::pipe()?;
     match fork_without_hooks()? {
         Forked::Parent(intermediate) => {
+            drop(tells);
             let status = py.detach(|| {
                 loop {
                     match waitpid(intermediate, None) {
@@ -129,7 +134,7 @@ fn in_grandchild(
                 // The application ignores SIGCHLD, so the kernel tells nobody. The worker
                 // itself tells whether there is one.
                 Ok(WaitStatus::Exited(_, 0)) | Err(nix::Error::ECHILD) => {
-                    Ok(Forked::Parent(intermediate))
+                    Ok(Forked::Parent(told_pid(hears)?))
                 }
                 Ok(WaitStatus::Exited(_, code)) => Err(io::Error::from_raw_os_error(code)),
                 Err(error) => Err(error.into()),
@@ -140,7 +145,7 @@ fn in_grandchild(
         }
         Forked::Child => match second() {
             Ok(Forked::Child) => Ok(Forked::Child),
-            Ok(Forked::Parent(_)) => process::exit_now(0),
+            Ok(Forked::Parent(pid)) => process::exit_now(i32::from(tell_pid(&tells, pid).is_err())),
             Err(error) => process::exit_now(error.raw_os_error().unwrap_or(1)),
         },
     }
@@ -181,13 +186,16 @@ fn exec(
         .arg(bootstrap::CHANNEL_FD.to_string())
         .arg(extension)
         .stdin(Stdio::inherit());
-    process::prepare_orphan(&mut command, vec![(theirs, bootstrap::CHANNEL_FD)]);
+    let (hears, tells) = io::pipe()?;
+    process::prepare_orphan(&mut command, vec![(theirs, bootstrap::CHANNEL_FD)], tells);
     // The direct child ends at once; the worker is the master's.
     if let Err(error) = command.spawn()?.wait()
         && error.raw_os_error() != Some(nix::Error::ECHILD as i32)
     {
         return Err(error);
     }
+    drop(command);
+    let pid = told_pid(hears)?;
     let worker = Channel::<ToForkServer, FromForkServer>::new(ours);
     if let Some(hooks) = &loaded.hooks {
         let evaluate = ToForkServer::Evaluate {
@@ -208,7 +216,7 @@ fn exec(
     worker.send(&configure, &logs).map_err(io::Error::other)?;
     let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
     worker.send(order, &borrowed).map_err(io::Error::other)?;
-    Ok(Forked::Parent(Pid::this()))
+    Ok(Forked::Parent(pid))
 }
 
 /// Writes out what Python has buffered, or every worker would write it again.

@@ -7,39 +7,21 @@ both.
 
 import logging
 import os
+import sys
 import time
 import traceback
 import types
 from http import HTTPStatus
 from urllib.parse import quote
 
+from rsgun._cfg import Config
 from rsgun._conf import hooks as functions
 from rsgun._conf import values as assigned
+from rsgun._loader import LoadError
 
 here = types.SimpleNamespace(server=None, workers={}, worker=None)
 """What is known in this process: the Server, once it is configured; the Worker of each
 living worker that this fork server knows, by its number; the Worker that it is itself."""
-
-
-class Config:
-    """The settings: those of gunicorn under its names, all others under theirs."""
-
-    def __init__(self, values, uid, gid):
-        self.__dict__.update(assigned)
-        self.__dict__.update(functions)
-        self.__dict__.update(values)
-        self.uid = self.user = uid
-        self.gid = self.group = gid
-        self.address = [_address(text) for text in self.bind]
-        self.env = dict(entry.split("=", 1) for entry in self.raw_env)
-
-
-def _address(text):
-    """Returns an address as gunicorn has it: a path, or a host and a port."""
-    if text.startswith("unix:"):
-        return text[len("unix:") :]
-    host, _, port = text.rpartition(":")
-    return (host.strip("[]"), int(port)) if host and port.isdigit() else text
 
 
 class Handler(logging.Handler):
@@ -90,8 +72,33 @@ class Tmp:
         """There is nothing to be closed."""
 
 
+class App:
+    """The application: one for the server and all workers of a process.
+
+    It is imported when it is first asked for. If a hook does that in the fork server,
+    the workers that are forked later have it as well. What a hook has assigned to
+    `callable` is taken instead.
+    """
+
+    def __init__(self, load, cfg):
+        self._load = load
+        self.cfg = cfg
+        self.app_uri = cfg.wsgi_app
+        self.callable = None
+
+    def load(self):
+        """Imports it."""
+        return self._load()
+
+    def wsgi(self):
+        """Returns it, of whichever kind it is."""
+        if self.callable is None:
+            self.callable = self.load()
+        return self.callable
+
+
 class Worker:
-    """A worker. `pid` is that of the process once it exists."""
+    """A worker. `pid` is that of the process once it exists, `wsgi` what it serves."""
 
     def __init__(self, native, age, slot):
         self._native = native
@@ -102,11 +109,11 @@ class Worker:
         self.cfg = here.server.cfg
         self.log = here.server.log
         self.timeout = here.server.cfg.timeout
-        self.max_requests = here.server.cfg.max_requests
+        self.max_requests = here.server.cfg.max_requests or sys.maxsize
         self.booted = False
         self.aborted = False
         self.alive = True
-        self.app = None
+        self.app = here.server.app
         self.tmp = Tmp(native.show_alive)
 
     def __str__(self):
@@ -117,6 +124,11 @@ class Worker:
         """How many requests it has begun; 0 in other processes."""
         return self._native.requests()
 
+    @property
+    def nr_conns(self):
+        """How many connections it holds; 0 in other processes."""
+        return self._native.connections()
+
     def notify(self):
         """Shows that the worker lives."""
         self.tmp.notify()
@@ -126,8 +138,9 @@ class Server:
     """The master, of which this process is a part."""
 
     def __init__(self, native, settings, generation, pid, num_workers):
-        self.cfg = Config(settings, os.geteuid(), os.getegid())
         self.log = Log(native.log)
+        self.cfg = Config(settings, assigned, functions, self.log.warning)
+        self.app = App(native.load, self.cfg)
         self.pid = pid
         self.num_workers = num_workers
         self.address = self.cfg.address
@@ -136,6 +149,8 @@ class Server:
         self.generation = generation
         self.worker_age = 0
         self.WORKERS = {}
+        # The master's, which lends them to nobody but the workers.
+        self.LISTENERS = []
 
 
 def configure(native, settings, generation, pid, num_workers):
@@ -143,29 +158,70 @@ def configure(native, settings, generation, pid, num_workers):
     here.server = Server(native, settings, generation, pid, num_workers)
 
 
-def call(name, *arguments):
-    """Calls a hook, if the file has it. What it raises is logged, and goes no further."""
+def call(name, *arguments, may_exit=False):
+    """Calls a hook, if the file has it. What it raises is logged, and goes no further.
+
+    The SystemExit of one that `may_exit` is no accident, and is returned.
+    """
     function = functions.get(name)
     if function is None:
-        return
+        return None
     try:
         function(*arguments)
     except BaseException as error:
+        if may_exit and isinstance(error, SystemExit):
+            return error
         frames = error.__traceback__.tb_next
         text = "".join(traceback.format_exception(type(error), error, frames))
         here.server.log.error("the hook %s has raised\n%s", name, text.rstrip())
+    return None
+
+
+def _words(decision):
+    """Returns what a SystemExit says, for a message."""
+    code = decision.code
+    return f"sys.exit({'' if code is None else code})" if _has_code(decision) else str(code)
+
+
+def _has_code(decision):
+    return decision.code is None or isinstance(decision.code, int)
 
 
 def before_fork(native, number, slot):
     """Notes that a worker is about to be forked."""
     here.server.worker_age = number
+    for former in _workers_of(slot):
+        # It leaves its place to the new one, and what else it has.
+        former.alive = False
     here.workers[number] = Worker(native, number, slot)
     call("pre_fork", here.server, here.workers[number])
 
 
+def _workers_of(slot):
+    return [worker for worker in here.workers.values() if worker.slot == slot]
+
+
+def forked(number, pid):
+    """Notes that the worker exists."""
+    here.workers[number].pid = pid
+    here.server.WORKERS[pid] = here.workers[number]
+
+
 def not_forked(number):
     """Notes that there is no such worker after all."""
-    here.workers.pop(number, None)
+    _forget(number)
+
+
+def _forget(number):
+    """Forgets a worker, and returns it if it was known."""
+    worker = here.workers.pop(number, None)
+    if worker is not None:
+        here.server.WORKERS.pop(worker.pid, None)
+        worker.alive = False
+        # One that was to be replaced by it stays.
+        for former in _workers_of(worker.slot)[-1:]:
+            former.alive = True
+    return worker
 
 
 def after_fork(native, number, slot):
@@ -175,23 +231,30 @@ def after_fork(native, number, slot):
     worker.pid = os.getpid()
     here.worker = worker
     here.server.WORKERS[worker.pid] = worker
-    call("post_fork", here.server, worker)
+    _call_at_start("post_fork", here.server, worker)
 
 
-def born(number, pid):
-    """Notes the worker's process id, which the master knows."""
-    if number in here.workers:
-        here.workers[number].pid = pid
-        here.server.WORKERS[pid] = here.workers[number]
+def _call_at_start(name, *arguments):
+    """Calls a hook of a worker that starts, and that it may end."""
+    decision = call(name, *arguments, may_exit=True)
+    if decision is not None:
+        text = f"the hook {name} has ended the worker: {_words(decision)}"
+        raise LoadError("Declined", text, None)
 
 
 def died(native, number, pid):
-    """Notes the end of a worker, possibly one that another fork server has forked."""
-    dead = here.workers.pop(number, None) or Worker(native, number, None)
-    here.server.WORKERS.pop(pid, None)
-    dead.pid = pid
-    dead.alive = False
-    call("child_exit", here.server, dead)
+    """Notes the end of a worker.
+
+    Another fork server may have forked it. `pid` is None if the master has never heard
+    of it.
+    """
+    dead = _forget(number)
+    if dead is None and pid is not None:
+        dead = Worker(native, number, None)
+        dead.pid = pid
+        dead.alive = False
+    if dead is not None:
+        call("child_exit", here.server, dead)
 
 
 def workers_changed(new, old):
@@ -205,11 +268,26 @@ def moment(name):
     call(name, here.server)
 
 
+def starting():
+    """Calls on_starting. Returns an exit code and the reason if that ends the start."""
+    decision = call("on_starting", here.server, may_exit=True)
+    if decision is None:
+        return None
+    code = (decision.code or 0) & 0xFF if _has_code(decision) else 1
+    return code, f"the hook on_starting has ended the start: {_words(decision)}"
+
+
+def application():
+    """Returns the application, which is imported if it was not yet."""
+    return here.server.app.wsgi()
+
+
 def loaded(app):
-    """Notes that this worker has its application."""
-    here.worker.app = app
+    """Notes that this worker has its application; returns what it is to serve."""
+    here.worker.wsgi = app
     here.worker.booted = True
-    call("post_worker_init", here.worker)
+    _call_at_start("post_worker_init", here.worker)
+    return here.worker.wsgi
 
 
 def interrupted():

@@ -22,6 +22,10 @@ class LoadError(Exception):
     traceback of the application's own code, or None.
     """
 
+    def __str__(self):
+        _, message, frames = self.args
+        return f"{message}\n{frames}" if frames else message
+
 
 def trim(error):
     """Returns the traceback text of `error` without the frames of the server.

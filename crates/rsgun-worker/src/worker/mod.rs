@@ -31,7 +31,7 @@ use rsgun_core::sys::{channel, parent_death, process, title};
 
 use self::keeper::{Keeper, Master};
 use crate::forkserver::hooks::Hooks;
-use crate::forkserver::{self, Loaded, Served};
+use crate::forkserver::{self, Application, Loaded, Served};
 use crate::glue;
 use crate::reactor::accept::Gate;
 
@@ -125,22 +125,18 @@ pub(crate) fn main(
     } = loaded;
     let hooks = hooks.map(Arc::new);
     let _farewell = Farewell(hooks.clone());
-    if let Some(hooks) = &hooks {
-        hooks.after_fork(py, identity, &stacks)?;
+    if let Some(hooks) = &hooks
+        && let Err(error) = hooks.after_fork(py, identity, &stacks)
+    {
+        return Ok(report(py, &keeper, &error));
     }
-    let app = match app {
-        Some(app) => app,
-        None => {
-            board.set_phase(Phase::Importing);
-            match forkserver::load(loader.bind(py), &settings) {
-                Ok(app) => app,
-                Err(error) => return Ok(report(py, &keeper, &error)),
-            }
-        }
+    if app.is_none() {
+        board.set_phase(Phase::Importing);
+    }
+    let app = match application(loader.bind(py), &settings, app, hooks.as_deref()) {
+        Ok(app) => app,
+        Err(error) => return Ok(report(py, &keeper, &error)),
     };
-    if let Some(hooks) = &hooks {
-        hooks.loaded(py, &app.callable);
-    }
     let serve = glue::serve(py)?;
     let lifespan = lifespan_name(&settings);
     let event_loop = settings.event_loop.clone();
@@ -160,6 +156,34 @@ pub(crate) fn main(
         Ok(_) => Ok(0),
         Err(error) => Ok(report(py, &keeper, &error)),
     }
+}
+
+/// What is served: the application that was preloaded or is imported now, unless a hook
+/// has put another one into its place.
+fn application(
+    loader: &Bound<'_, PyModule>,
+    settings: &Settings,
+    preloaded: Option<Application>,
+    hooks: Option<&Hooks>,
+) -> PyResult<Application> {
+    let load = || forkserver::load(loader, settings, hooks);
+    let Some(hooks) = hooks else {
+        return preloaded.map_or_else(load, Ok);
+    };
+    let py = loader.py();
+    let app = match preloaded {
+        Some(app) if hooks.application(py)?.0.is(&app.found) => app,
+        _ => load()?,
+    };
+    let served = hooks.loaded(py, &app.found)?;
+    if served.is(&app.found) {
+        return Ok(app);
+    }
+    Application::new(
+        &served,
+        "worker.wsgi of the hook post_worker_init",
+        settings,
+    )
 }
 
 /// What serve.py calls the setting.
