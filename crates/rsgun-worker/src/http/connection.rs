@@ -1,11 +1,11 @@
 //! One client connection from accept to close.
 //!
 //! The task polls hyper, and between hyper's reads it does what hyper does not:
-//! moves the request body on to the application as far as there is room, notices a
-//! peer that leaves while the application works, and watches the clock. A
-//! connection that this side closes first lingers: it reads until the peer has
-//! closed too, or else the kernel would reset it and the peer lose the end of the
-//! answer (RFC 9112, 9.6).
+//! moves the request body on to the application as far as there is room, throws away
+//! what nobody reads of it, notices a peer that leaves while the application works, and
+//! watches the clock. A connection that this side closes first lingers: it reads until the
+//! peer has closed too, or else the kernel would reset it and the peer lose the end of
+//! the answer (RFC 9112, 9.6).
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -18,6 +18,7 @@ use hyper::rt::Write as _;
 use hyper::server::conn::http1;
 
 use super::io::Io;
+use super::rest::Rest;
 use super::service::Exchanges;
 use super::websocket::{Farewell, Limits, WebSocket};
 use crate::asgi::exchange::SharedExchange;
@@ -31,6 +32,8 @@ use crate::reactor::queue::{self, Work};
 const LINGER_MS: u64 = 1_000;
 /// How long it does so in all.
 const LINGER_MAX_MS: u64 = 15_000;
+/// And for how many bytes.
+const LINGER_MAX_BYTES: u64 = 1024 * 1024 * 1024;
 /// How long a draining worker waits for one more request on an idle connection.
 const DRAIN_LINGER_MS: u64 = 2_000;
 /// Bytes that hyper buffers at most, in either direction.
@@ -76,6 +79,8 @@ pub(crate) struct Shared {
     kept_for: Use,
     /// The exchange in progress.
     current: RefCell<Option<SharedExchange>>,
+    /// What comes before the next request.
+    rest: RefCell<Option<Rest>>,
     idle_since: Cell<u64>,
     has_served: Cell<bool>,
     /// Only the end of the connection will tell the end of the answer (RFC 9112, 6.3):
@@ -93,6 +98,7 @@ impl Shared {
             common,
             kept_for,
             current: RefCell::new(None),
+            rest: RefCell::new(None),
             idle_since: Cell::new(clock::now_ms()),
             has_served: Cell::new(false),
             ends_with_connection: Cell::new(false),
@@ -144,14 +150,15 @@ impl Shared {
         }
     }
 
-    /// hyper is through with an exchange.
-    pub(super) fn finished(&self, exchange: &SharedExchange) {
+    /// hyper is through with an exchange. Its client may still send the `rest` of a body.
+    pub(super) fn finished(&self, exchange: &SharedExchange, rest: Option<Rest>) {
         let mut current = self.current.borrow_mut();
         if current
             .as_ref()
             .is_some_and(|other| Arc::ptr_eq(other, exchange))
         {
             *current = None;
+            *self.rest.borrow_mut() = rest;
             self.idle_since.set(clock::now_ms());
             self.has_served.set(true);
         }
@@ -163,6 +170,8 @@ impl Shared {
 struct Linger {
     until: u64,
     at_most: u64,
+    /// Bytes that have come.
+    taken: u64,
 }
 
 /// The task of one connection.
@@ -233,8 +242,24 @@ impl Connection {
         }
     }
 
-    /// Does for the exchange in progress what hyper does not.
+    /// Takes what has arrived of a body that nobody reads any more.
+    fn discard_rest(&self, cx: &mut Context<'_>) {
+        let mut rest = self.shared.rest.borrow_mut();
+        if let Some(left) = &mut *rest
+            && let Poll::Ready(end) = left.poll_discard(cx)
+        {
+            // If there is more, hyper closes the connection now.
+            *rest = None;
+            self.shared.idle_since.set(clock::now_ms());
+            if let Err(error) = end {
+                report(&error, &self.shared.peer);
+            }
+        }
+    }
+
+    /// Does for the exchange in progress what hyper does not, or for the last one.
     fn attend(&mut self, cx: &mut Context<'_>) {
+        self.discard_rest(cx);
         let Some(exchange) = self.shared.current.borrow().clone() else {
             self.silent_since = None;
             return;
@@ -304,7 +329,8 @@ impl Connection {
 
     /// Whether no request was in progress for too long, or its head is not complete.
     fn is_idle_for_too_long(&mut self, cx: &mut Context<'_>) -> bool {
-        let has_begun = {
+        let awaits_rest = self.shared.rest.borrow().is_some();
+        let has_begun = !awaits_rest && {
             let mut tap = self.io.tap();
             tap.begin();
             tap.has_begun()
@@ -317,10 +343,10 @@ impl Connection {
             common.client_timeout_ms.map(|patience| since + patience)
         } else {
             self.head_since = None;
-            // Browsers open connections ahead of time.
+            // Browsers open connections ahead of time; and who still sends is not idle.
             let first = common.client_timeout_ms.unwrap_or(0);
-            let keeps = self.shared.has_served.get();
-            let patience = common.keep_alive_ms.max(if keeps { 0 } else { first });
+            let is_idle = self.shared.has_served.get() && !awaits_rest;
+            let patience = common.keep_alive_ms.max(if is_idle { 0 } else { first });
             Some(idle + patience)
         };
         if let Some(since) = common.draining_since.get() {
@@ -389,15 +415,17 @@ impl Future for Connection {
                 this.lingers.insert(Linger {
                     until: now + LINGER_MS,
                     at_most: now + LINGER_MAX_MS,
+                    taken: 0,
                 })
             }
         };
-        let mut has_come = false;
-        let end = this.io.poll_discard(cx, &mut has_come);
-        if has_come {
+        let taken = linger.taken;
+        let end = this.io.poll_discard(cx, &mut linger.taken);
+        if linger.taken > taken {
             linger.until = linger.at_most.min(clock::now_ms() + LINGER_MS);
         }
-        if this.alarm.poll_at(linger.until, cx).is_ready() {
+        let is_over = linger.taken > LINGER_MAX_BYTES;
+        if is_over || this.alarm.poll_at(linger.until, cx).is_ready() {
             return Poll::Ready(());
         }
         end
