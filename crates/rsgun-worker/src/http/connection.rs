@@ -3,7 +3,8 @@
 //! The task polls hyper, and between hyper's reads it does what hyper does not:
 //! moves the request body on to the application as far as there is room, throws away
 //! what nobody reads of it, notices a peer that leaves while the application works, and
-//! watches the clock. A connection that this side closes first lingers: it reads until the
+//! watches the clock. An answer that breaks off is written as far as it goes before the
+//! connection ends. A connection that this side closes first lingers: it reads until the
 //! peer has closed too, or else the kernel would reset it and the peer lose the end of
 //! the answer (RFC 9112, 9.6).
 
@@ -86,6 +87,8 @@ pub(crate) struct Shared {
     /// Only the end of the connection will tell the end of the answer (RFC 9112, 6.3):
     /// one that breaks off must not look complete.
     ends_with_connection: Cell<bool>,
+    /// The answer does not go on: the connection ends when what there is of it is written.
+    is_broken_off: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     /// The WebSocket that the last request opens.
     session: RefCell<Option<Arc<Session>>>,
@@ -102,6 +105,7 @@ impl Shared {
             idle_since: Cell::new(clock::now_ms()),
             has_served: Cell::new(false),
             ends_with_connection: Cell::new(false),
+            is_broken_off: Cell::new(false),
             waker: RefCell::new(None),
             session: RefCell::new(None),
         }
@@ -131,6 +135,11 @@ impl Shared {
     /// How the end of the answer will be told.
     pub(super) fn answer_ends_with_connection(&self, does: bool) {
         self.ends_with_connection.set(does);
+    }
+
+    /// The answer ends here, and must not look complete.
+    pub(super) fn break_off(&self) {
+        self.is_broken_off.set(true);
     }
 
     /// The WebSocket that this connection has become.
@@ -280,6 +289,21 @@ impl Connection {
         }
     }
 
+    /// Whether all has been written of an answer that breaks off.
+    fn is_broken_off(&self) -> bool {
+        self.shared.is_broken_off.get() && self.io.behind_since_ms().is_none()
+    }
+
+    /// Makes sure that an answer which has not come to its end does not look complete. Returns
+    /// whether the connection must not end in the usual way for that.
+    fn ends_with_reset(&self) -> bool {
+        let is_unframed = self.shared.ends_with_connection.get();
+        if is_unframed {
+            self.io.reset_on_close();
+        }
+        is_unframed
+    }
+
     /// Whether the connection has had its time.
     fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
         if let Some(since) = self.io.behind_since_ms() {
@@ -372,10 +396,13 @@ impl Future for Connection {
             match result {
                 Poll::Pending => {
                     this.attend(cx);
-                    if !this.is_overdue(cx) {
+                    if this.is_broken_off() {
+                        if this.ends_with_reset() {
+                            return Poll::Ready(());
+                        }
+                    } else if !this.is_overdue(cx) {
                         return Poll::Pending;
-                    }
-                    if this.was_behind {
+                    } else if this.was_behind {
                         // There is nothing to wait for.
                         return Poll::Ready(());
                     }
@@ -387,8 +414,7 @@ impl Future for Connection {
                         Ok(()) => this.upgrade(),
                         Err(error) => {
                             report(&error, &this.shared.peer);
-                            if this.shared.ends_with_connection.get() {
-                                this.io.reset_on_close();
+                            if this.ends_with_reset() {
                                 return Poll::Ready(());
                             }
                         }

@@ -220,7 +220,7 @@ impl Future for Answer {
 /// A response body that notices when hyper is done with it.
 pub(super) struct TrackedBody {
     body: ResponseBody,
-    #[expect(dead_code, reason = "its drop says that hyper is done with the body")]
+    /// Its drop says that hyper is done with the body.
     tracker: Option<Tracker>,
 }
 
@@ -232,7 +232,15 @@ impl Body for TrackedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let (Some(Err(_)), Some(tracker)) = (&frame, &self.tracker) {
+            // Of an error hyper would learn before it has written what came before: the
+            // connection ends when that has gone out.
+            tracker.shared.break_off();
+            self.body = ResponseBody::BrokenOff;
+            return Poll::Pending;
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
