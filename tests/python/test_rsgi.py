@@ -135,8 +135,12 @@ class TestAnswers:
 
     def test_stream_that_is_too_short_is_cut_off(self, server: Server) -> None:
         since = server.output.mark()
-        with server.connect() as connection, pytest.raises(Truncated):
-            connection.get("/short")
+        with server.connect() as connection:
+            connection.request("/short")
+            response = connection.head()
+            with pytest.raises(Truncated):
+                connection.body(response)
+            assert response.body == b"short"
         server.wait_for_line("shorter than its content-length: 5 bytes, not 10", since=since)
         assert server.get("/").text == "hello"
 

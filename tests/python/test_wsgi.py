@@ -424,21 +424,23 @@ class TestMisbehaviour:
         bare.wait_for_line(r'File ".*wsgi_lab.py", line \d+, in raises', since=mark)
 
     @pytest.mark.parametrize(
-        ("path", "said"),
+        ("path", "sent", "said"),
         [
-            ("/breaks_off", "ValueError: in the middle"),
-            ("/short", "shorter than its Content-Length"),
-            ("/too_late", "ValueError: too late"),
+            ("/breaks_off", b"begun", "ValueError: in the middle"),
+            ("/short", b"abc", "shorter than its Content-Length"),
+            ("/too_late", b"begun", "ValueError: too late"),
         ],
     )
     def test_after_the_head_the_connection_is_closed(
-        self, bare: Server, path: str, said: str
+        self, bare: Server, path: str, sent: bytes, said: str
     ) -> None:
         mark = bare.output.mark()
         with bare.connect() as connection:
             connection.request(path)
+            response = connection.head()
             with pytest.raises(Truncated):
-                connection.response()
+                connection.body(response)
+            assert response.body == sent
         bare.wait_for_line(said, since=mark)
 
     def test_too_many_bytes_are_cut_off(self, bare: Server) -> None:

@@ -3,4 +3,5 @@
 //! hyper parses a request leniently in places, and applications trust what they get.
 //! [`policy`] refuses what other programs on the way may have read differently.
 
+pub mod persistence;
 pub mod policy;

@@ -207,6 +207,15 @@ async def upload_until_disconnect(scope: Scope, receive: Receive, send: Send) ->
             return
 
 
+@at("/answer-then-read")
+async def answer_then_read(scope: Scope, receive: Receive, send: Send) -> None:
+    """Begins its answer, and counts the body then."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"begun;", "more_body": True})
+    size = len(await read(receive))
+    await send({"type": "http.response.body", "body": str(size).encode()})
+
+
 # --- disconnects --------------------------------------------------------------------
 
 

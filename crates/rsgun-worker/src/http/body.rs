@@ -23,6 +23,8 @@ pub(crate) enum ResponseBody {
     Stream(SharedExchange, Option<u64>),
     /// A part of a file.
     File(FilePart),
+    /// What cannot go on, and must not look complete.
+    BrokenOff,
 }
 
 impl ResponseBody {
@@ -62,6 +64,7 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
+            Self::BrokenOff => Poll::Pending,
             Self::Full(data) => Poll::Ready(data.take().map(|data| Ok(Frame::data(data)))),
             Self::File(part) => Poll::Ready(match ready!(part.poll_next(cx)) {
                 Ok(piece) => piece.map(|piece| Ok(Frame::data(piece))),
@@ -84,7 +87,7 @@ impl Body for ResponseBody {
         match self {
             Self::Empty | Self::Full(None) => true,
             Self::File(part) => part.left() == 0,
-            Self::Full(Some(_)) | Self::Stream(..) => false,
+            Self::Full(Some(_)) | Self::Stream(..) | Self::BrokenOff => false,
         }
     }
 
@@ -94,7 +97,7 @@ impl Body for ResponseBody {
             Self::Full(Some(data)) => SizeHint::with_exact(data.len() as u64),
             Self::File(part) => SizeHint::with_exact(part.left()),
             Self::Stream(_, Some(length)) => SizeHint::with_exact(*length),
-            Self::Stream(_, None) => SizeHint::default(),
+            Self::Stream(_, None) | Self::BrokenOff => SizeHint::default(),
         }
     }
 }

@@ -1,11 +1,12 @@
 //! One client connection from accept to close.
 //!
 //! The task polls hyper, and between hyper's reads it does what hyper does not:
-//! moves the request body on to the application as far as there is room, notices a
-//! peer that leaves while the application works, and watches the clock. A
-//! connection that this side closes first lingers: it reads until the peer has
-//! closed too, or else the kernel would reset it and the peer lose the end of the
-//! answer (RFC 9112, 9.6).
+//! moves the request body on to the application as far as there is room, throws away
+//! what nobody reads of it, notices a peer that leaves while the application works, and
+//! watches the clock. An answer that breaks off is written as far as it goes before the
+//! connection ends. A connection that this side closes first lingers: it reads until the
+//! peer has closed too, or else the kernel would reset it and the peer lose the end of
+//! the answer (RFC 9112, 9.6).
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -18,6 +19,7 @@ use hyper::rt::Write as _;
 use hyper::server::conn::http1;
 
 use super::io::Io;
+use super::rest::Rest;
 use super::service::Exchanges;
 use super::websocket::{Farewell, Limits, WebSocket};
 use crate::asgi::exchange::SharedExchange;
@@ -31,6 +33,8 @@ use crate::reactor::queue::{self, Work};
 const LINGER_MS: u64 = 1_000;
 /// How long it does so in all.
 const LINGER_MAX_MS: u64 = 15_000;
+/// And for how many bytes.
+const LINGER_MAX_BYTES: u64 = 1024 * 1024 * 1024;
 /// How long a draining worker waits for one more request on an idle connection.
 const DRAIN_LINGER_MS: u64 = 2_000;
 /// Bytes that hyper buffers at most, in either direction.
@@ -76,11 +80,15 @@ pub(crate) struct Shared {
     kept_for: Use,
     /// The exchange in progress.
     current: RefCell<Option<SharedExchange>>,
+    /// What comes before the next request.
+    rest: RefCell<Option<Rest>>,
     idle_since: Cell<u64>,
     has_served: Cell<bool>,
     /// Only the end of the connection will tell the end of the answer (RFC 9112, 6.3):
     /// one that breaks off must not look complete.
     ends_with_connection: Cell<bool>,
+    /// The answer does not go on: the connection ends when what there is of it is written.
+    is_broken_off: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     /// The WebSocket that the last request opens.
     session: RefCell<Option<Arc<Session>>>,
@@ -93,9 +101,11 @@ impl Shared {
             common,
             kept_for,
             current: RefCell::new(None),
+            rest: RefCell::new(None),
             idle_since: Cell::new(clock::now_ms()),
             has_served: Cell::new(false),
             ends_with_connection: Cell::new(false),
+            is_broken_off: Cell::new(false),
             waker: RefCell::new(None),
             session: RefCell::new(None),
         }
@@ -127,6 +137,11 @@ impl Shared {
         self.ends_with_connection.set(does);
     }
 
+    /// The answer ends here, and must not look complete.
+    pub(super) fn break_off(&self) {
+        self.is_broken_off.set(true);
+    }
+
     /// The WebSocket that this connection has become.
     fn upgraded(&self) -> Option<(Arc<Session>, Limits)> {
         let limits = self.common.websocket?;
@@ -144,14 +159,15 @@ impl Shared {
         }
     }
 
-    /// hyper is through with an exchange.
-    pub(super) fn finished(&self, exchange: &SharedExchange) {
+    /// hyper is through with an exchange. Its client may still send the `rest` of a body.
+    pub(super) fn finished(&self, exchange: &SharedExchange, rest: Option<Rest>) {
         let mut current = self.current.borrow_mut();
         if current
             .as_ref()
             .is_some_and(|other| Arc::ptr_eq(other, exchange))
         {
             *current = None;
+            *self.rest.borrow_mut() = rest;
             self.idle_since.set(clock::now_ms());
             self.has_served.set(true);
         }
@@ -163,6 +179,8 @@ impl Shared {
 struct Linger {
     until: u64,
     at_most: u64,
+    /// Bytes that have come.
+    taken: u64,
 }
 
 /// The task of one connection.
@@ -233,8 +251,24 @@ impl Connection {
         }
     }
 
-    /// Does for the exchange in progress what hyper does not.
+    /// Takes what has arrived of a body that nobody reads any more.
+    fn discard_rest(&self, cx: &mut Context<'_>) {
+        let mut rest = self.shared.rest.borrow_mut();
+        if let Some(left) = &mut *rest
+            && let Poll::Ready(end) = left.poll_discard(cx)
+        {
+            // If there is more, hyper closes the connection now.
+            *rest = None;
+            self.shared.idle_since.set(clock::now_ms());
+            if let Err(error) = end {
+                report(&error, &self.shared.peer);
+            }
+        }
+    }
+
+    /// Does for the exchange in progress what hyper does not, or for the last one.
     fn attend(&mut self, cx: &mut Context<'_>) {
+        self.discard_rest(cx);
         let Some(exchange) = self.shared.current.borrow().clone() else {
             self.silent_since = None;
             return;
@@ -253,6 +287,21 @@ impl Connection {
         if pumped.tell || (self.peer_left && exchange.peer_left()) {
             queue::push(Work::Receive(exchange));
         }
+    }
+
+    /// Whether all has been written of an answer that breaks off.
+    fn is_broken_off(&self) -> bool {
+        self.shared.is_broken_off.get() && self.io.behind_since_ms().is_none()
+    }
+
+    /// Makes sure that an answer which has not come to its end does not look complete. Returns
+    /// whether the connection must not end in the usual way for that.
+    fn ends_with_reset(&self) -> bool {
+        let is_unframed = self.shared.ends_with_connection.get();
+        if is_unframed {
+            self.io.reset_on_close();
+        }
+        is_unframed
     }
 
     /// Whether the connection has had its time.
@@ -304,7 +353,8 @@ impl Connection {
 
     /// Whether no request was in progress for too long, or its head is not complete.
     fn is_idle_for_too_long(&mut self, cx: &mut Context<'_>) -> bool {
-        let has_begun = {
+        let awaits_rest = self.shared.rest.borrow().is_some();
+        let has_begun = !awaits_rest && {
             let mut tap = self.io.tap();
             tap.begin();
             tap.has_begun()
@@ -317,10 +367,10 @@ impl Connection {
             common.client_timeout_ms.map(|patience| since + patience)
         } else {
             self.head_since = None;
-            // Browsers open connections ahead of time.
+            // Browsers open connections ahead of time; and who still sends is not idle.
             let first = common.client_timeout_ms.unwrap_or(0);
-            let keeps = self.shared.has_served.get();
-            let patience = common.keep_alive_ms.max(if keeps { 0 } else { first });
+            let is_idle = self.shared.has_served.get() && !awaits_rest;
+            let patience = common.keep_alive_ms.max(if is_idle { 0 } else { first });
             Some(idle + patience)
         };
         if let Some(since) = common.draining_since.get() {
@@ -346,10 +396,13 @@ impl Future for Connection {
             match result {
                 Poll::Pending => {
                     this.attend(cx);
-                    if !this.is_overdue(cx) {
+                    if this.is_broken_off() {
+                        if this.ends_with_reset() {
+                            return Poll::Ready(());
+                        }
+                    } else if !this.is_overdue(cx) {
                         return Poll::Pending;
-                    }
-                    if this.was_behind {
+                    } else if this.was_behind {
                         // There is nothing to wait for.
                         return Poll::Ready(());
                     }
@@ -361,8 +414,7 @@ impl Future for Connection {
                         Ok(()) => this.upgrade(),
                         Err(error) => {
                             report(&error, &this.shared.peer);
-                            if this.shared.ends_with_connection.get() {
-                                this.io.reset_on_close();
+                            if this.ends_with_reset() {
                                 return Poll::Ready(());
                             }
                         }
@@ -389,15 +441,17 @@ impl Future for Connection {
                 this.lingers.insert(Linger {
                     until: now + LINGER_MS,
                     at_most: now + LINGER_MAX_MS,
+                    taken: 0,
                 })
             }
         };
-        let mut has_come = false;
-        let end = this.io.poll_discard(cx, &mut has_come);
-        if has_come {
+        let taken = linger.taken;
+        let end = this.io.poll_discard(cx, &mut linger.taken);
+        if linger.taken > taken {
             linger.until = linger.at_most.min(clock::now_ms() + LINGER_MS);
         }
-        if this.alarm.poll_at(linger.until, cx).is_ready() {
+        let is_over = linger.taken > LINGER_MAX_BYTES;
+        if is_over || this.alarm.poll_at(linger.until, cx).is_ready() {
             return Poll::Ready(());
         }
         end

@@ -154,14 +154,14 @@ impl Io {
         }
     }
 
-    /// Reads and throws away until the peer closes; `Ready` then or on an error. Says
-    /// whether anything `has_come`.
-    pub(crate) fn poll_discard(&self, cx: &mut Context<'_>, has_come: &mut bool) -> Poll<()> {
+    /// Reads and throws away until the peer closes; `Ready` then or on an error. Adds the
+    /// bytes to `count`.
+    pub(crate) fn poll_discard(&self, cx: &mut Context<'_>, count: &mut u64) -> Poll<()> {
         let mut scratch = [std::mem::MaybeUninit::uninit(); SCRATCH];
         loop {
             match ready!(self.poll_recv(cx, |socket| socket.recv(&mut scratch), SCRATCH)) {
                 Ok(0) | Err(_) => return Poll::Ready(()),
-                Ok(_) => *has_come = true,
+                Ok(length) => *count += length as u64,
             }
         }
     }

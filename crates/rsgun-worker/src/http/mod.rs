@@ -5,6 +5,7 @@ pub(crate) mod body;
 pub(crate) mod connection;
 pub(crate) mod file_part;
 pub(crate) mod io;
+pub(crate) mod rest;
 mod service;
 pub(crate) mod spool;
 pub(crate) mod tap;

@@ -13,14 +13,14 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use hyper::service::Service;
-use rsgun_http::policy;
+use rsgun_http::{persistence, policy};
 use rsgun_websocket::handshake::{self, Handshake, Refusal};
 
 use super::access_log;
 use super::body::ResponseBody;
 use super::connection::Shared;
 use super::io::Io;
-use crate::asgi::exchange::{Aborted, Exchange, RequestBody, SharedExchange};
+use crate::asgi::exchange::{Aborted, Exchange, RequestBody, SharedExchange, Unread};
 use crate::asgi::session::Session;
 use crate::reactor::clock;
 use crate::reactor::queue::{self, Work};
@@ -75,6 +75,8 @@ impl Service<Request<Incoming>> for Exchanges {
                 .headers
                 .get(EXPECT)
                 .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let keeps_rest =
+            !body.is_end_stream() && persistence::is_kept(parts.version, &parts.headers);
         let exchange = Arc::new(Exchange::new(
             &parts.method,
             RequestBody::new(body, body_max, wants_continue),
@@ -95,6 +97,7 @@ impl Service<Request<Incoming>> for Exchanges {
             tracker: Some(Tracker {
                 exchange,
                 shared: Rc::clone(&self.shared),
+                keeps_rest,
             }),
         }
     }
@@ -149,14 +152,19 @@ impl Exchanges {
 struct Tracker {
     exchange: SharedExchange,
     shared: Rc<Shared>,
+    /// What is left of the request's body is read when the answer is complete, since the
+    /// connection goes on.
+    keeps_rest: bool,
 }
 
 impl Drop for Tracker {
     fn drop(&mut self) {
-        if self.exchange.connection_lost() {
+        let (tell, rest) = self.exchange.connection_lost();
+        if tell {
             queue::push(Work::Receive(Arc::clone(&self.exchange)));
         }
-        self.shared.finished(&self.exchange);
+        let rest = rest.filter(|_| self.keeps_rest);
+        self.shared.finished(&self.exchange, rest);
     }
 }
 
@@ -176,10 +184,11 @@ impl Future for Answer {
             let tracker = None;
             return Poll::Ready(Ok(response.map(|body| TrackedBody { body, tracker })));
         }
-        let Some(tracker) = &self.tracker else {
+        let version = self.version;
+        let Some(tracker) = &mut self.tracker else {
             return Poll::Ready(Err(Aborted));
         };
-        let mut response = ready!(tracker.exchange.poll_response(cx))?;
+        let (mut response, unread) = ready!(tracker.exchange.poll_response(cx))?;
         let status = response.status();
         if status.canonical_reason().is_none()
             && response.extensions().get::<ReasonPhrase>().is_none()
@@ -190,14 +199,19 @@ impl Future for Answer {
                 .insert(ReasonPhrase::from_static(b""));
         }
         let is_upgrade = status == StatusCode::SWITCHING_PROTOCOLS;
-        if !is_upgrade && tracker.shared.closes_after_answer() {
+        let closes = unread == Unread::TooMuch || tracker.shared.closes_after_answer();
+        if !is_upgrade && closes {
             response
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        let is_unframed = self.version == Version::HTTP_10
-            && matches!(response.body(), ResponseBody::Stream(_, None));
-        if self.version == Version::HTTP_10
+        if unread != Unread::Nothing {
+            let ends = is_upgrade || persistence::is_closed(response.headers());
+            tracker.keeps_rest &= !ends;
+        }
+        let is_unframed =
+            version == Version::HTTP_10 && matches!(response.body(), ResponseBody::Stream(_, None));
+        if version == Version::HTTP_10
             && (is_unframed || response.headers().contains_key(CONNECTION))
         {
             // hyper promises a client of HTTP/1.0 to keep the connection otherwise.
@@ -212,7 +226,7 @@ impl Future for Answer {
 /// A response body that notices when hyper is done with it.
 pub(super) struct TrackedBody {
     body: ResponseBody,
-    #[expect(dead_code, reason = "its drop says that hyper is done with the body")]
+    /// Its drop says that hyper is done with the body.
     tracker: Option<Tracker>,
 }
 
@@ -224,7 +238,15 @@ impl Body for TrackedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let (Some(Err(_)), Some(tracker)) = (&frame, &self.tracker) {
+            // Of an error hyper would learn before it has written what came before: the
+            // connection ends when that has gone out.
+            tracker.shared.break_off();
+            self.body = ResponseBody::BrokenOff;
+            return Poll::Pending;
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

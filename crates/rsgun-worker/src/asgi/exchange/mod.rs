@@ -18,7 +18,8 @@ use pyo3::{Py, PyAny};
 
 pub(crate) use self::request::{Received, RequestBody};
 use self::response::ResponseState;
-pub(crate) use self::response::{Aborted, Stage};
+pub(crate) use self::response::{Aborted, Stage, Unread};
+use crate::http::rest::Rest;
 
 /// A request and its response.
 #[derive(Debug)]
@@ -146,17 +147,19 @@ impl Exchange {
             });
     }
 
-    /// The connection has ended. Returns whether the application waits for something, or the
-    /// reactor wants to know.
-    pub(crate) fn connection_lost(&self) -> bool {
+    /// The connection has ended, or goes on without this exchange. Returns whether the
+    /// application waits for something, or the reactor wants to know; and what the client may
+    /// still send of the request's body.
+    pub(crate) fn connection_lost(&self) -> (bool, Option<Rest>) {
         let mut state = self.lock();
         state.disconnected = true;
         state.closed = true;
         state.connection = None;
-        state.request.break_off();
+        let rest = state.request.take_rest();
         state.response.abandon();
         self.unblock(&mut state);
-        state.is_awaited() || !state.senders.is_empty() || self.may_be_orphan()
+        let tell = state.is_awaited() || !state.senders.is_empty() || self.may_be_orphan();
+        (tell, rest)
     }
 }
 

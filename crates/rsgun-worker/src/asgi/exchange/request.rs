@@ -10,6 +10,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::{Exchange, PART_COST, Stage, State};
+use crate::http::rest::{self, Rest};
 
 /// The connection stops reading the request body when this much is waiting for the
 /// application, in bytes.
@@ -213,6 +214,29 @@ impl RequestBody {
     /// Nothing more comes of it.
     pub(super) fn break_off(&mut self) {
         self.truncated |= self.incoming.take().is_some();
+    }
+
+    /// The same; returns what the client sends on, if that is worth reading. One that waits to
+    /// be asked for its body may send it or not.
+    pub(super) fn take_rest(&mut self) -> Option<Rest> {
+        let incoming = self.incoming.take();
+        self.truncated |= incoming.is_some();
+        incoming
+            .filter(|_| !self.wants_continue)
+            .and_then(Rest::new)
+    }
+
+    /// Whether something of it has not arrived.
+    pub(super) fn is_unread(&self) -> bool {
+        self.incoming.is_some()
+    }
+
+    /// Whether that is not waited for, if the application `is_through` with the request.
+    pub(super) fn is_given_up(&self, is_through: bool) -> bool {
+        let incoming = self.incoming.as_ref();
+        incoming.is_some_and(|incoming| {
+            self.wants_continue || (is_through && rest::is_too_much(incoming))
+        })
     }
 
     fn take_all(&mut self) -> Bytes {

@@ -93,6 +93,16 @@ impl Disk {
     }
 }
 
+/// How much of the request's body has not arrived when its answer begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unread {
+    Nothing,
+    /// The rest may still come, before the next request.
+    Some,
+    /// The connection ends with the answer: the rest is too much, or might never come.
+    TooMuch,
+}
+
 /// The response ends here: the connection must be closed.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the application did not complete its response")]
@@ -240,10 +250,10 @@ impl Exchange {
     pub(crate) fn poll_response(
         &self,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Response<ResponseBody>, Aborted>> {
+    ) -> Poll<Result<(Response<ResponseBody>, Unread), Aborted>> {
         let mut state = self.lock();
         match state.response.ready.take() {
-            Some(response) => Poll::Ready(response),
+            Some(response) => Poll::Ready(response.map(|response| (response, state.unread()))),
             None => {
                 state.park(cx);
                 Poll::Pending
@@ -329,6 +339,19 @@ impl State {
         }
         self.wake_connection();
         None
+    }
+
+    /// What the connection has to expect of the request's body.
+    fn unread(&self) -> Unread {
+        // Who has not completed the answer may read on.
+        let is_through = matches!(self.response.stage, Stage::Complete | Stage::Failed);
+        if !self.request.is_unread() {
+            Unread::Nothing
+        } else if self.request.is_given_up(is_through) {
+            Unread::TooMuch
+        } else {
+            Unread::Some
+        }
     }
 
     /// Hands the head with the first (or only) part of the body to the connection.
