@@ -38,6 +38,14 @@ pub fn become_subreaper() -> io::Result<()> {
 }
 
 /// Prepares a command so that its child starts with clean signals and with `fds`
+/// Leaves orphans below this process to its parents again, whoever has asked for them.
+///
+/// # Errors
+/// What `prctl(2)` returns.
+pub fn resign_as_subreaper() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(false)?)
+}
+
 /// at the numbers given, all other descriptors above 2 being close-on-exec already.
 ///
 /// The [`MASTER_ONLY`] signals start out ignored in the child, so that a CTRL+C in
