@@ -175,7 +175,8 @@ impl Effects {
         let mut luggage = Luggage::default();
         let master = self.pack(state, &mut luggage).await?;
         let program = luggage.pack(handover::own_program()?.as_fd())?;
-        let descriptors_of_master = luggage.append(fds)?;
+        let descriptors_of_master = luggage.append(fds);
+        let luggage = luggage.inheritable()?;
         let passage = Passage {
             numbers: luggage.0.iter().map(AsRawFd::as_raw_fd).collect(),
             descriptors_of_master,
