@@ -138,7 +138,7 @@ pub enum MasterError {
     /// The system refuses what the master cannot do without.
     #[error(
         "the system refuses what the master needs: {0}{advice}",
-        advice = spawn::scarcity(.0)
+        advice = process::scarcity(.0)
             .map(|advice| format!("\n{advice}"))
             .unwrap_or_default()
     )]

@@ -74,7 +74,14 @@ impl Effects {
         identity: Identity,
     ) -> Result<i32, String> {
         let program = self.invocation.program()?;
-        let failed = |error: io::Error| format!("cannot start {}: {error}", program.display());
+        let failed = |error: io::Error| {
+            let advice = process::scarcity(&error).map(|advice| format!("\n{advice}"));
+            let program = program.display();
+            format!(
+                "cannot start {program}: {error}{}",
+                advice.unwrap_or_default()
+            )
+        };
         let (ours, theirs) = channel::pair().map_err(failed)?;
         let mut luggage = Luggage::default();
         let snapshot = self.outline(state, &mut luggage).map_err(failed)?;
@@ -90,7 +97,7 @@ impl Effects {
         // As in `spawn.rs`: Rust's own pipe must not get the number of the channel.
         let next = process::next_fd_number().map_err(failed)?;
         let _placeholder = (next <= CHANNEL_FD)
-            .then(|| File::open("/dev/null"))
+            .then(process::placeholder)
             .transpose()
             .map_err(failed)?;
         let mut command = Command::new(&program);

@@ -268,11 +268,19 @@ fn serve(
                     &master,
                     &FromForkServer::SpawnFailed {
                         id: identity.id,
-                        error: error.to_string(),
+                        error: not_forked(&error),
                     },
                 );
             }
         }
+    }
+}
+
+/// Why there is no new process, and what to do about it.
+fn not_forked(error: &std::io::Error) -> String {
+    match process::scarcity(error) {
+        Some(advice) => format!("{error}\n{advice}"),
+        None => error.to_string(),
     }
 }
 
