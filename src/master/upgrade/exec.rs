@@ -73,6 +73,9 @@ impl Effects {
         state: &StateRecord,
         identity: Identity,
     ) -> Result<i32, String> {
+        self.invocation
+            .enter_directory()
+            .map_err(|error| error.to_string())?;
         let program = self.invocation.program()?;
         let failed = |error: io::Error| {
             let advice = process::scarcity(&error).map(|advice| format!("\n{advice}"));
@@ -104,9 +107,7 @@ impl Effects {
         if let Some((name, rest)) = self.invocation.arguments().split_first() {
             command.arg0(name).args(rest);
         }
-        command
-            .current_dir(self.invocation.directory())
-            .env(VARIABLE, CANDIDATE);
+        command.env(VARIABLE, CANDIDATE);
         process::prepare_child(&mut command, vec![(theirs, CHANNEL_FD)], None);
         process::die_with_parent(&mut command);
         let _held_back = HeldBack::start().map_err(failed)?;
@@ -154,23 +155,16 @@ impl Effects {
         };
         let (file, _luggage) = passage;
         let number = file.as_raw_fd().to_string();
-        // A symbolic link in its name may lead elsewhere than at the last start.
-        let before = File::open(".");
-        if let Err(error) = nix::unistd::chdir(self.invocation.directory()) {
-            return failed(error.into());
+        // A symbolic link in its name may lead elsewhere than when the candidate was started.
+        if let Err(error) = self.invocation.enter_directory() {
+            return error.to_string();
         }
-        let error = handover::exec(
+        failed(handover::exec(
             program.as_fd(),
             self.invocation.arguments(),
             VARIABLE,
             OsStr::new(&number),
-        );
-        if let Ok(before) = before
-            && let Err(error) = nix::unistd::fchdir(before)
-        {
-            tracing::error!("cannot go back to the directory of before: {error}");
-        }
-        failed(error)
+        ))
     }
 
     async fn passage(
