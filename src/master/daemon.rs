@@ -77,7 +77,8 @@ impl Launcher {
 /// # Errors
 /// What `open(2)` or `dup2(2)` return.
 pub(super) fn leave_streams(keep_input: bool) -> io::Result<()> {
-    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let null = (File::options().read(true).write(true).open("/dev/null"))
+        .map_err(|error| io::Error::new(error.kind(), format!("/dev/null: {error}")))?;
     if !keep_input {
         nix::unistd::dup2_stdin(&null)?;
     }

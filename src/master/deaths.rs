@@ -13,7 +13,7 @@ use super::generation::{Cause, Generation, Standing};
 use super::moment::Moment;
 use super::notice::Notice;
 use super::state::State;
-use super::worker::{Label, Reason, Stage};
+use super::worker::{Inquiry, Label, Reason, Stage};
 
 impl State {
     /// Does what is due because time has passed.
@@ -157,22 +157,31 @@ impl State {
             Stage::Leaving { since, by } if by <= now => {
                 // Nobody waits for one that never served.
                 if worker.was_ready {
-                    let after = now.since(since);
-                    let stacks = worker.inquiry.take();
-                    let worker = self.workers.get(&id).filter(|_| !self.stops_quickly());
-                    let graceful = worker.map(|worker| self.graceful_timeout(worker));
-                    self.notify(Notice::WorkerOverdue {
-                        worker: label,
-                        after,
-                        graceful,
-                        stacks,
-                    });
+                    self.tell_overdue(id, now.since(since));
                 }
                 self.kill_worker(now, id);
             }
             Stage::Aborted { by } if by <= now => self.kill_worker(now, id),
             _ => {}
         }
+    }
+
+    /// Says that a worker had `after` to end, and has not.
+    fn tell_overdue(&mut self, id: WorkerId, after: Duration) {
+        let quick = self.stops_quickly();
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let stacks = worker.inquiry.take();
+        let label = worker.label();
+        let worker = self.workers.get(&id).filter(|_| !quick);
+        let graceful = worker.map(|worker| self.graceful_timeout(worker));
+        self.notify(Notice::WorkerOverdue {
+            worker: label,
+            after,
+            graceful,
+            stacks,
+        });
     }
 
     /// Takes note of processes whose end is certain.
@@ -223,6 +232,9 @@ impl State {
             return;
         };
         let label = worker.label();
+        // Then it was the question, and the reason for that is what counts.
+        let by_question =
+            matches!(worker.inquiry, Inquiry::Asked { .. }) && exit.may_be_of_question();
         match worker.stage {
             Stage::Starting { .. } => {
                 let reported = worker.failure.take();
@@ -236,9 +248,28 @@ impl State {
                     // slot is not to blame.
                     self.release(id);
                 } else {
-                    let cause = reported.map_or_else(|| died_early(label, exit), Cause::from);
+                    let limit = (self.generations.get(&label.identity.generation))
+                        .and_then(|generation| generation.policy.boot_timeout);
+                    let unreported = || {
+                        if by_question {
+                            let who = format!("Worker {}", label.identity.slot);
+                            overdue(&who, limit, None)
+                        } else {
+                            died_early(label, exit)
+                        }
+                    };
+                    let cause = reported.map_or_else(unreported, Cause::from);
                     self.start_failed(now, id, cause);
                 }
+            }
+            Stage::Serving { .. } | Stage::Leaving { .. }
+                if by_question && worker.silent_since.is_some() =>
+            {
+                self.lose_stuck(now, id);
+                self.worker_lost(now, label, "was stuck", None);
+            }
+            Stage::Leaving { since, .. } if by_question && worker.was_ready => {
+                self.tell_overdue(id, now.since(since));
             }
             Stage::Serving { .. } => {
                 let cause = worker.failure.take().map(Cause::from);

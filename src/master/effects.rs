@@ -170,6 +170,12 @@ impl Resources {
         })
     }
 
+    /// Whether its processes need the directory that the master was started in: they serve
+    /// there, or a file of Python is evaluated there.
+    fn needs_directory(&self) -> bool {
+        self.settings.chdir.is_none() || self.file.is_some()
+    }
+
     /// What of it decisions depend on.
     pub(super) fn policy(&self) -> Policy {
         Policy::new(&self.settings, &self.interpreter.python, self.known)

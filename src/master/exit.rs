@@ -5,6 +5,7 @@ use std::fmt;
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
+use rsgun_core::sys::stacks;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +65,17 @@ impl Exit {
     #[must_use]
     pub(super) fn is_clean(self) -> bool {
         self == Self::Code(0)
+    }
+
+    /// Whether the question for its stacks may have ended it: where the answering handler
+    /// is not there (any more), as after an exec, or finds an interpreter that has ended.
+    #[must_use]
+    pub(super) fn may_be_of_question(self) -> bool {
+        match self {
+            Self::Signal { signal, .. } => signal == Signal::SIGSEGV,
+            Self::RealTime { number } => number == stacks::signal_number(),
+            Self::Code(_) | Self::Unknown => false,
+        }
     }
 
     /// Whether it ended by SIGKILL, the kernel's means against want of memory.

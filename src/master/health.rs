@@ -19,7 +19,7 @@ use super::event::{Action, Asked, Policy, Reading};
 use super::moment::Moment;
 use super::notice::Notice;
 use super::state::State;
-use super::worker::{Inquiry, Reason, Stage, Worker};
+use super::worker::{Inquiry, Label, Reason, Stage, Worker};
 
 /// The longest time between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -187,21 +187,9 @@ impl State {
 
     /// Ends a worker that is stuck. Its stacks are there, or will not come.
     pub(super) fn give_up_on(&mut self, now: Moment, id: WorkerId) {
-        let Some(worker) = self.workers.get_mut(&id) else {
+        let Some((label, stacks)) = self.lose_stuck(now, id) else {
             return;
         };
-        let label = worker.label();
-        let stacks = worker.inquiry.take();
-        let silent = worker
-            .silent_since
-            .map_or(Duration::ZERO, |since| now.since(since));
-        let retry_in = self.lose(now, id, "was stuck");
-        self.notify(Notice::WorkerStuck {
-            worker: label,
-            silent,
-            stacks: stacks.clone(),
-            retry_in,
-        });
         if let Some(worker) = self.workers.get_mut(&id)
             && let Some(pid) = worker.pid
         {
@@ -214,6 +202,28 @@ impl State {
             });
         }
         self.worker_lost(now, label, "was stuck", stacks);
+    }
+
+    /// Takes a worker that is stuck out of its slot, and says so. Returns its stacks, too.
+    pub(super) fn lose_stuck(
+        &mut self,
+        now: Moment,
+        id: WorkerId,
+    ) -> Option<(Label, Option<String>)> {
+        let worker = self.workers.get_mut(&id)?;
+        let label = worker.label();
+        let stacks = worker.inquiry.take();
+        let silent = worker
+            .silent_since
+            .map_or(Duration::ZERO, |since| now.since(since));
+        let retry_in = self.lose(now, id, "was stuck");
+        self.notify(Notice::WorkerStuck {
+            worker: label,
+            silent,
+            stacks: stacks.clone(),
+            retry_in,
+        });
+        Some((label, stacks))
     }
 
     /// Takes a worker that serves out of its slot; `fate` is a verb phrase. Returns when

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use rsgun_core::config::Size;
 use rsgun_core::ipc::WorkerId;
+use rsgun_core::sys::stacks;
 
 use super::event::{Asked, Command, Event};
 use super::exit::Exit;
@@ -84,6 +86,30 @@ fn a_silent_worker_that_dies_while_it_is_asked_has_died() {
     world.cooperate();
     assert_eq!(count(&world, |n| matches!(n, Notice::WorkerDied { .. })), 1);
     assert_eq!(world.serving().len(), 1);
+}
+
+#[test]
+fn a_silent_worker_that_the_question_ends_was_stuck() {
+    for exit in ends_of_question() {
+        let (mut world, id) = stuck(1);
+        world.worker_dies(id, exit);
+        world.cooperate();
+        assert_eq!(count(&world, |n| matches!(n, Notice::WorkerDied { .. })), 0);
+        let told = |n: &Notice| matches!(n, Notice::WorkerStuck { stacks: None, .. });
+        assert_eq!(count(&world, told), 1);
+        assert_eq!(world.serving().len(), 1);
+    }
+}
+
+/// How a process ends that is asked for its stacks and cannot answer.
+pub(super) fn ends_of_question() -> [Exit; 2] {
+    let segmentation_fault = Exit::Signal {
+        signal: Signal::SIGSEGV,
+        core: false,
+        out_of_memory: false,
+    };
+    let number = stacks::signal_number();
+    [segmentation_fault, Exit::RealTime { number }]
 }
 
 #[test]

@@ -104,7 +104,7 @@ pub use self::pidfile::PidFileError;
 use self::state::State;
 use self::terminal::Terminal;
 use self::upgrade::record::StateRecord;
-pub use self::upgrade::{Invocation, Purpose};
+pub use self::upgrade::{DirectoryError, Invocation, Purpose};
 use self::upgrade::{Kind, UpgradeEvent};
 pub use crate::control::socket::ControlSocketError;
 use crate::control::socket::{ControlSocket, Question};
@@ -132,13 +132,16 @@ pub enum MasterError {
     /// There is no interpreter.
     #[error(transparent)]
     Python(#[from] PythonError),
+    /// The directory that it was started in is gone.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     /// The configuration is a file of Python that could not be evaluated.
     #[error("{0}")]
     Evaluation(String),
     /// The system refuses what the master cannot do without.
     #[error(
         "the system refuses what the master needs: {0}{advice}",
-        advice = spawn::scarcity(.0)
+        advice = process::scarcity(.0)
             .map(|advice| format!("\n{advice}"))
             .unwrap_or_default()
     )]
@@ -156,6 +159,7 @@ impl MasterError {
             | Self::PidFile(_)
             | Self::ControlSocket(_)
             | Self::Python(_)
+            | Self::Directory(_)
             | Self::Evaluation(_)
             | Self::System(_) => 1,
         }

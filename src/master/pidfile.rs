@@ -98,14 +98,35 @@ impl PidFile {
             source,
         };
         let path = std::path::absolute(path).map_err(failed)?;
+        Self::write(&path, pid)?;
+        Ok(Self { path, pid })
+    }
+
+    /// Writes it again if it is not there any more: removed by somebody, or left behind
+    /// where a symbolic link in its path has led before.
+    ///
+    /// # Errors
+    /// As for [`Self::create`].
+    pub(super) fn renew(&self) -> Result<(), PidFileError> {
+        if self.is_there() {
+            return Ok(());
+        }
+        Self::write(&self.path, self.pid)
+    }
+
+    fn write(path: &Path, pid: i32) -> Result<(), PidFileError> {
+        let failed = |source| PidFileError::Io {
+            path: path.to_owned(),
+            source,
+        };
         for _ in 0..TRIES {
-            let Some(_lock) = Lock::take(&path).map_err(failed)? else {
+            let Some(_lock) = Lock::take(path).map_err(failed)? else {
                 continue;
             };
-            let is_stale = examine(&path, pid)?;
-            let temporary = Temporary::write(&path, pid).map_err(failed)?;
-            if temporary.move_to(&path, is_stale).map_err(failed)? {
-                return Ok(Self { path, pid });
+            let is_stale = examine(path, pid)?;
+            let temporary = Temporary::write(path, pid).map_err(failed)?;
+            if temporary.move_to(path, is_stale).map_err(failed)? {
+                return Ok(());
             }
         }
         Err(failed(ErrorKind::AlreadyExists.into()))
@@ -119,6 +140,10 @@ impl PidFile {
         Self { path, pid }
     }
 
+    fn is_there(&self) -> bool {
+        read(&self.path).is_ok_and(|found| found == Content::Pid(self.pid))
+    }
+
     /// Where it is.
     pub(super) fn path(&self) -> &Path {
         &self.path
@@ -129,8 +154,7 @@ impl Drop for PidFile {
     fn drop(&mut self) {
         // Another server may have found it stale and replaced it; a fork of this
         // process is not its owner.
-        let is_ours = Pid::this().as_raw() == self.pid
-            && read(&self.path).is_ok_and(|found| found == Content::Pid(self.pid));
+        let is_ours = Pid::this().as_raw() == self.pid && self.is_there();
         if is_ours && let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!("cannot remove the pidfile {}: {error}", self.path.display());
         }
@@ -389,6 +413,19 @@ mod tests {
         }
         let error = PidFile::create(Path::new("/dev/null")).unwrap_err();
         assert!(matches!(error, PidFileError::Foreign { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_pidfile_that_was_removed_is_written_again() {
+        let (_directory, path) = place();
+        let file = PidFile::create(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        file.renew().unwrap();
+        let written = fs::metadata(&path).unwrap().ino();
+        file.renew().unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().ino(), written, "it is there");
+        drop(file);
+        assert!(!path.exists());
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use nix::errno::Errno;
 use rsgun_core::bootstrap;
 use rsgun_core::ipc::{
     Channel, Extension, FromForkServer, FromWorker, Identity, Message, Role, ToForkServer,
@@ -97,7 +96,7 @@ impl Interpreter {
     }
 
     fn failed(&self, error: &io::Error) -> String {
-        let advice = scarcity(error).unwrap_or("Name another one with --python.");
+        let advice = process::scarcity(error).unwrap_or("Name another one with --python.");
         let as_whom = self.run_as.as_ref().map(|run_as| {
             format!(
                 " as user {} and group {}, who must be able to reach and execute it",
@@ -115,7 +114,7 @@ impl Interpreter {
         // Rust reports a failed exec through a pipe of its own, which must not get the
         // number at which the child expects its channel.
         let _placeholder = (process::next_fd_number()? <= bootstrap::CHANNEL_FD)
-            .then(|| std::fs::File::open("/dev/null"))
+            .then(process::placeholder)
             .transpose()?;
         let mut command = Command::new(&self.python);
         command
@@ -265,22 +264,6 @@ fn attested(message: Message<FromWorker>) -> FromWorker {
     }
 }
 
-/// What to do when the system has too little of something for another descriptor or
-/// process; `None` for any other error.
-pub(super) fn scarcity(error: &io::Error) -> Option<&'static str> {
-    match Errno::from_raw(error.raw_os_error()?) {
-        Errno::EMFILE => Some(
-            "This process has no descriptor left: raise `ulimit -n`, under systemd LimitNOFILE=.",
-        ),
-        Errno::ENFILE => Some("The system has no descriptor left: see fs.file-max."),
-        Errno::EAGAIN | Errno::ENOMEM => Some(
-            "There is no room for another process: see `ulimit -u` and the limits of the \
-             control group on processes and memory, under systemd TasksMax= and MemoryMax=.",
-        ),
-        _ => None,
-    }
-}
-
 /// What each listener is to the worker of a slot. Of several sockets with the same
 /// address each belongs to a slot, in turn; a slot's next worker gets the same one.
 fn roles(listeners: &[&Listener], slot: u32) -> Vec<Role> {
@@ -310,6 +293,8 @@ fn copy(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
+
     use super::*;
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rsgun_core::ipc::{DrainReason, ToWorker, WorkerId};
 
 use super::event::{Command, Policy};
+use super::health_tests::ends_of_question;
 use super::notice::Notice;
 use super::state_world::{KILLED, World, count, policy};
 use super::stop::Urgency;
@@ -32,6 +33,26 @@ fn term_drains_and_the_listeners_go_with_the_last_one_that_accepts() {
     world.cooperate();
     assert_eq!(world.exit, Some(0));
     assert_eq!(world.notices.last(), Some(&Notice::Finished));
+}
+
+#[test]
+fn whoever_is_ended_by_the_question_for_its_stacks_was_overdue() {
+    for exit in ends_of_question() {
+        let mut world = World::booted(1, false);
+        let id = world.serving()[0];
+        world.command(Command::Stop);
+        world.worker_draining(id);
+        world.pass(Duration::from_secs(35));
+        world.worker_dies(id, exit);
+        world.cooperate();
+        let overdue = |n: &Notice| matches!(n, Notice::WorkerOverdue { stacks: None, .. });
+        assert_eq!(count(&world, overdue), 1);
+        assert_eq!(
+            count(&world, |n| matches!(n, Notice::WorkerEnded { .. })),
+            0
+        );
+        assert_eq!(world.exit, Some(0));
+    }
 }
 
 #[test]

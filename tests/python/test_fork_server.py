@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from harness.server import Server
 from harness.sources import answer, versioned
 from harness.target import rsgun_only
@@ -77,3 +79,24 @@ def test_what_is_printed_before_the_fork_is_printed_once(
     server.wait_for_workers(3)
     assert server.stop() == 0
     assert server.lines("stdout") == ["loaded"]
+
+
+SUBREAPER = "import ctypes; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)"
+"""PR_SET_CHILD_SUBREAPER, as applications that start programs set it."""
+
+
+@pytest.mark.parametrize("threads", [False, True], ids=["alone", "with a thread"])
+def test_workers_are_those_of_the_master_if_the_application_wants_orphans(
+    serve: Serve, module: Module, threads: bool
+) -> None:
+    top = f"import threading; {SUBREAPER}"
+    if threads:
+        top += "; threading.Thread(target=threading.Event().wait, daemon=True).start()"
+    folder = module("main", versioned("1", top=top)).parent
+    server = serve("main:app", "--app-dir", str(folder), "--preload")
+    [worker] = server.wait_for_workers(1)
+    assert worker.parent == server.pid
+    worker.send_signal(signal.SIGKILL)
+    server.wait_for_line("was killed by SIGKILL; replacing it", stream="stderr")
+    eventually(lambda: answer(server.get().text)[1] != worker.pid, "another worker")
+    assert answer(server.get().text)[2] == server.pid

@@ -264,6 +264,32 @@ def test_timeout_0_waits(hangs: Callable[..., Server]) -> None:
     )
 
 
+HANGS_AT_EXIT = """
+import ctypes
+
+library = ctypes.CDLL(None)
+library.__cxa_atexit(library.pause, None, None)
+
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+"""
+"""Hangs when its interpreter has ended, and with it the handler that writes stacks."""
+
+
+def test_worker_that_hangs_at_its_exit_has_not_crashed(serve: Serve, module: Module) -> None:
+    folder = module("main", HANGS_AT_EXIT).parent
+    server = serve("main:app", "--app-dir", str(folder), "--graceful-timeout", "1")
+    server.wait_for_workers(1)
+    since = server.output.mark()
+    server.send_signal(signal.SIGTERM)
+    server.wait_for_line(r"^WARNING: .*did not end within 6(\.\d)? s", since=since, deadline=20)
+    assert server.wait() == 0
+    text = "\n".join(server.lines(since=since))
+    assert "It could not write its stacks." in text
+    assert "SIGSEGV" not in text
+
+
 def test_idle_worker_is_not_stuck(hangs: Callable[..., Server]) -> None:
     """A server with a short time-out and nothing to do."""
     server = hangs("-t", "2")

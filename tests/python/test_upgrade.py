@@ -130,6 +130,36 @@ def test_the_new_binary_serves_under_the_old_pid(start: Start, program: Path) ->
     assert not server.titled("^rsgun: candidate")
 
 
+def inherited_by_children(pid: int) -> dict[int, str]:
+    """The descriptors of a process that a program it starts would have."""
+    files = processes.Process(pid, 0, 0, "S", "").open_files()
+
+    def stays(number: int) -> bool:
+        text = Path(f"/proc/{pid}/fdinfo/{number}").read_text()
+        flags = re.search(r"^flags:\s+(\d+)", text, re.MULTILINE)
+        return bool(flags) and not int(flags[1], 8) & os.O_CLOEXEC
+
+    return {number: files[number] for number in files if number > 2 and stays(number)}
+
+
+def kinds_of_files(process: processes.Process) -> list[str]:
+    """What its descriptors refer to, without numbers."""
+    return sorted(re.sub(r"\d+", "N", text) for text in process.open_files().values())
+
+
+def test_no_descriptor_leaks_into_the_new_processes(start: Start) -> None:
+    """Whatever the application starts would keep the port taken."""
+    server = start()
+    [fork_server] = server.fork_servers()
+    before = kinds_of_files(fork_server)
+    server.wait_for_line(COMPLETE, since=upgrade(server), deadline=30)
+    server.wait_for_generation(2, 2)
+    [fork_server] = server.fork_servers()
+    assert kinds_of_files(fork_server) == before
+    for process in [fork_server, *server.workers()]:
+        assert inherited_by_children(process.pid) == {}
+
+
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["plain", "preload"])
 def test_nothing_is_lost_under_load(
     start: Start, module: Module, program: Path, preload: tuple[str, ...]

@@ -138,6 +138,11 @@ impl Effects {
             Configured::But { file, known } => (*known, Vec::new(), Some(file)),
         };
         let settings = anchored(settings, &self.directory);
+        let entered = self.invocation.enter_directory();
+        // A file of Python is evaluated there, whatever it has for `chdir`.
+        if file.is_some() || settings.chdir.is_none() {
+            entered?;
+        }
         let interpreter = interpreter(&settings, &self.surroundings)?;
         let (logs, change, known) = match &file {
             Some(_) => {
@@ -230,6 +235,16 @@ impl Effects {
         let Some(resources) = self.generations.get_mut(&generation) else {
             return Err(format!("generation {generation} has no settings"));
         };
+        match self.invocation.enter_directory() {
+            Err(error) if resources.needs_directory() => return Err(error.to_string()),
+            Ok(()) if like.is_some() => {
+                // It may have been found in the directory, which may be another one now.
+                let named = resources.settings.python.as_deref();
+                let found = self.surroundings.interpreter(named);
+                resources.interpreter.python = found.map_err(|error| error.to_string())?;
+            }
+            Ok(()) | Err(_) => {}
+        }
         let Some(early) = self.early.take() else {
             let (pid, link) = resources
                 .interpreter
@@ -297,6 +312,11 @@ impl Effects {
             output::set_level(new.settings.log_level);
             output::replace(&new.logs);
             self.show_title();
+        }
+        if let Some(pidfile) = &self.pidfile
+            && let Err(error) = pidfile.renew()
+        {
+            tracing::error!("{error}");
         }
         let change = self
             .generations

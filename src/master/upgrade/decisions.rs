@@ -402,11 +402,17 @@ impl State {
         };
         match upgrade.stage {
             Stage::Booting { by: Some(by) } if by <= now => {
-                let cause = Cause::boot(
+                let cause = Cause::boot(if upgrade.introduced {
                     "the new program was not ready in time: see what it does while it starts, or \
                      raise --boot-timeout"
-                        .to_owned(),
-                );
+                        .to_owned()
+                } else {
+                    format!(
+                        "the new program has not said a word to the old one within {} s: is it \
+                         rsgun, and is its disk not too slow?",
+                        FIRST_WORDS.as_secs()
+                    )
+                });
                 let generation = upgrade.identity.generation;
                 self.give_up_upgrade(now, generation, cause);
             }

@@ -73,8 +73,18 @@ impl Effects {
         state: &StateRecord,
         identity: Identity,
     ) -> Result<i32, String> {
+        self.invocation
+            .enter_directory()
+            .map_err(|error| error.to_string())?;
         let program = self.invocation.program()?;
-        let failed = |error: io::Error| format!("cannot start {}: {error}", program.display());
+        let failed = |error: io::Error| {
+            let advice = process::scarcity(&error).map(|advice| format!("\n{advice}"));
+            let program = program.display();
+            format!(
+                "cannot start {program}: {error}{}",
+                advice.unwrap_or_default()
+            )
+        };
         let (ours, theirs) = channel::pair().map_err(failed)?;
         let mut luggage = Luggage::default();
         let snapshot = self.outline(state, &mut luggage).map_err(failed)?;
@@ -90,16 +100,14 @@ impl Effects {
         // As in `spawn.rs`: Rust's own pipe must not get the number of the channel.
         let next = process::next_fd_number().map_err(failed)?;
         let _placeholder = (next <= CHANNEL_FD)
-            .then(|| File::open("/dev/null"))
+            .then(process::placeholder)
             .transpose()
             .map_err(failed)?;
         let mut command = Command::new(&program);
         if let Some((name, rest)) = self.invocation.arguments().split_first() {
             command.arg0(name).args(rest);
         }
-        command
-            .current_dir(self.invocation.directory())
-            .env(VARIABLE, CANDIDATE);
+        command.env(VARIABLE, CANDIDATE);
         process::prepare_child(&mut command, vec![(theirs, CHANNEL_FD)], None);
         process::die_with_parent(&mut command);
         let _held_back = HeldBack::start().map_err(failed)?;
@@ -147,23 +155,16 @@ impl Effects {
         };
         let (file, _luggage) = passage;
         let number = file.as_raw_fd().to_string();
-        // A symbolic link in its name may lead elsewhere than at the last start.
-        let before = File::open(".");
-        if let Err(error) = nix::unistd::chdir(self.invocation.directory()) {
-            return failed(error.into());
+        // A symbolic link in its name may lead elsewhere than when the candidate was started.
+        if let Err(error) = self.invocation.enter_directory() {
+            return error.to_string();
         }
-        let error = handover::exec(
+        failed(handover::exec(
             program.as_fd(),
             self.invocation.arguments(),
             VARIABLE,
             OsStr::new(&number),
-        );
-        if let Ok(before) = before
-            && let Err(error) = nix::unistd::fchdir(before)
-        {
-            tracing::error!("cannot go back to the directory of before: {error}");
-        }
-        failed(error)
+        ))
     }
 
     async fn passage(
@@ -175,7 +176,8 @@ impl Effects {
         let mut luggage = Luggage::default();
         let master = self.pack(state, &mut luggage).await?;
         let program = luggage.pack(handover::own_program()?.as_fd())?;
-        let descriptors_of_master = luggage.append(fds)?;
+        let descriptors_of_master = luggage.append(fds);
+        let luggage = luggage.inheritable()?;
         let passage = Passage {
             numbers: luggage.0.iter().map(AsRawFd::as_raw_fd).collect(),
             descriptors_of_master,

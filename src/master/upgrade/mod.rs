@@ -61,7 +61,7 @@ use rsgun_core::sys::{handover, process};
 use super::activation;
 
 pub(super) use self::decisions::{Upgrade, UpgradeEvent};
-pub use self::program::Invocation;
+pub use self::program::{DirectoryError, Invocation};
 
 /// The variable that tells a program what it is started for; no child gets it.
 const VARIABLE: &str = "RSGUN_UPGRADE";

@@ -4,13 +4,29 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{AccessFlags, access};
+use nix::unistd::{AccessFlags, access, chdir};
+
+/// Why the master cannot go to the directory that it was started in.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot change to the directory {}, in which this server was started: {source}\n\
+     Code, configuration and all relative paths are looked for there, by that name: make it \
+     again, or start the server anew in another one.",
+    path.display()
+)]
+pub struct DirectoryError {
+    path: PathBuf,
+    source: std::io::Error,
+}
 
 /// The command line, the directory, and the file of this program.
 #[derive(Debug, Clone)]
 pub struct Invocation {
     arguments: Vec<OsString>,
     directory: PathBuf,
+    /// Whether the directory can be reached by its name. Otherwise it was entered by
+    /// somebody with more rights, who has started this program in it.
+    reachable: bool,
     program: Option<Program>,
 }
 
@@ -51,6 +67,7 @@ impl Invocation {
         };
         Ok(Self {
             arguments,
+            reachable: is_same(&directory, Path::new(".")),
             directory,
             program,
         })
@@ -67,6 +84,22 @@ impl Invocation {
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Takes this process to where the name of its directory leads now, so that whatever
+    /// has a relative path is found there, and whatever is started next begins there.
+    ///
+    /// # Errors
+    /// [`DirectoryError`], chiefly when there is no such directory any more; the process
+    /// stays where it is.
+    pub(in crate::master) fn enter_directory(&self) -> Result<(), DirectoryError> {
+        if !self.reachable || is_same(&self.directory, Path::new(".")) {
+            return Ok(());
+        }
+        chdir(&self.directory).map_err(|error| DirectoryError {
+            path: self.directory.clone(),
+            source: error.into(),
+        })
     }
 
     /// The file that the same command would run now.
@@ -135,5 +168,16 @@ mod tests {
             Path::new("/proc/self/exe")
         ));
         assert!(is_same(invocation.directory(), Path::new(".")));
+    }
+
+    #[test]
+    fn a_directory_that_is_gone_is_named() {
+        let mut invocation = Invocation::of_process().unwrap();
+        assert!(invocation.reachable && invocation.enter_directory().is_ok());
+        invocation.directory = "/srv/no-such-release".into();
+        let error = invocation.enter_directory().unwrap_err().to_string();
+        assert!(error.contains("/srv/no-such-release"), "{error}");
+        invocation.reachable = false;
+        assert!(invocation.enter_directory().is_ok(), "it never was");
     }
 }

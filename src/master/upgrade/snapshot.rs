@@ -1,11 +1,12 @@
 //! Everything that a master has, in a form that another program can take over.
 //!
-//! Descriptors are listed in [`Luggage`]; a [`Snapshot`] refers to them by place. Inside
-//! one process they keep their numbers over the exec, between two they travel with a
-//! message.
+//! Descriptors are listed in [`Luggage`]; a [`Snapshot`] refers to them by place. Between
+//! two processes they travel with a message, and are close-on-exec as all others. Over the
+//! exec inside one process they pass as copies that lack this mark ([`Luggage::inheritable`]),
+//! made right before: whatever is started while such copies are open inherits them.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use rsgun_core::config::PythonSource;
@@ -40,13 +41,23 @@ pub(in crate::master) struct Fd(usize);
 pub(in crate::master) struct Luggage(pub(in crate::master) Vec<OwnedFd>);
 
 impl Luggage {
-    /// Adds a copy that stays open over an exec.
+    /// Adds a copy.
     ///
     /// # Errors
     /// `EMFILE`.
     pub(in crate::master) fn pack(&mut self, fd: BorrowedFd<'_>) -> io::Result<Fd> {
-        self.0.push(handover::inheritable(fd)?);
+        self.0.push(fd.try_clone_to_owned()?);
         Ok(Fd(self.0.len() - 1))
+    }
+
+    /// The same, of copies that stay open over an exec.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub(in crate::master) fn inheritable(self) -> io::Result<Self> {
+        // One after the other: there may be few descriptors left.
+        let copies = (self.0.into_iter()).map(|fd| handover::inheritable(fd.as_fd()));
+        Ok(Self(copies.collect::<io::Result<_>>()?))
     }
 
     /// Takes a copy out, close-on-exec.
@@ -64,12 +75,10 @@ impl Luggage {
     }
 
     /// What two programs have brought, the second one's places after the first one's.
-    pub(in crate::master) fn append(&mut self, other: Vec<OwnedFd>) -> io::Result<usize> {
+    pub(in crate::master) fn append(&mut self, other: Vec<OwnedFd>) -> usize {
         let offset = self.0.len();
-        for fd in other {
-            self.pack(std::os::fd::AsFd::as_fd(&fd))?;
-        }
-        Ok(offset)
+        self.0.extend(other);
+        offset
     }
 
     /// The luggage of the second program alone.

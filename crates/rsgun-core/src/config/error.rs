@@ -215,6 +215,16 @@ pub enum ConfigError {
         /// Who this process is.
         uid: u32,
     },
+    /// The directory that the server was started in is not there any more.
+    #[error(
+        "the directory {} does not exist any more, in which this server was started\n\
+         Code, configuration and all relative paths are looked for there, by that name: make it \
+         again, or start the server anew in another one.", path.display()
+    )]
+    StartDirectory {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A directory is not there.
     #[error("{origin}: {} is not a directory", path.display())]
     NotADirectory {

@@ -1,5 +1,6 @@
 //! The layers together.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::bystanders;
@@ -175,15 +176,38 @@ impl Source {
         let Some(given) = layers.get("config") else {
             return Ok(None);
         };
-        let anchored = |path| self.directory.join(path);
-        let file = Inputs::read(layers)?.config.map(|file| match file {
-            ConfigFile::Toml(path) => ConfigFile::Toml(anchored(path)),
+        let Some(file) = Inputs::read(layers)?.config else {
+            return Ok(None);
+        };
+        let anchored = |path: PathBuf| {
+            if path.is_relative() {
+                self.check_start()?;
+            }
+            Ok::<_, ConfigError>(self.directory.join(path))
+        };
+        let file = match file {
+            ConfigFile::Toml(path) => ConfigFile::Toml(anchored(path)?),
             ConfigFile::Python(PythonSource::File(path)) => {
-                ConfigFile::Python(PythonSource::File(anchored(path)))
+                ConfigFile::Python(PythonSource::File(anchored(path)?))
             }
             module @ ConfigFile::Python(PythonSource::Module { .. }) => module,
-        });
-        Ok(file.map(|file| (file, &given.origin)))
+        };
+        Ok(Some((file, &given.origin)))
+    }
+
+    /// The directory of the start may have been removed since, or moved away. What may
+    /// not be looked at was entered with more rights, and is no reason to fail.
+    fn check_start(&self) -> Result<(), ConfigError> {
+        let gone = match std::fs::metadata(&self.directory) {
+            Ok(found) => !found.is_dir(),
+            Err(error) => matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
+        };
+        if gone {
+            return Err(ConfigError::StartDirectory {
+                path: self.directory.clone(),
+            });
+        }
+        Ok(())
     }
 
     fn settings(&self, layers: &[&Layer]) -> Result<(Settings, Vec<String>), ConfigError> {
@@ -231,7 +255,11 @@ impl Source {
             })
         };
         let mut directory = self.directory.clone();
-        if let Some(chdir) = &settings.chdir {
+        let chdir = settings.chdir.as_deref();
+        if chdir.is_none_or(Path::is_relative) {
+            self.check_start()?;
+        }
+        if let Some(chdir) = chdir {
             directory.push(chdir);
             check("chdir", &directory)?;
         }
@@ -917,6 +945,34 @@ mod tests {
         let source = flags(&[("config", path.to_str().unwrap())]);
         let expected = format!("{}, line 2: error-logfile", path.display());
         assert_eq!(place(&source), Some(expected));
+    }
+
+    #[test]
+    fn the_directory_of_the_start_must_be_there_unless_another_one_is_absolute() {
+        let resolved = |chdir: Option<&str>| {
+            let mut layer = Layer::default();
+            let mut set = |name: &str, text: &str| {
+                let option = format!("--{name}");
+                layer.set(
+                    Declaration::find(name).unwrap(),
+                    vec![text.to_owned()],
+                    Origin::CommandLine { option },
+                );
+            };
+            set("app", "main:app");
+            if let Some(chdir) = chdir {
+                set("chdir", chdir);
+            }
+            resolve(&Source::new(layer, BTreeMap::new(), "/srv/gone".into()))
+        };
+        for chdir in [None, Some("below")] {
+            let error = resolved(chdir).unwrap_err().to_string();
+            assert!(
+                error.starts_with("the directory /srv/gone does not"),
+                "{error}"
+            );
+        }
+        assert!(resolved(Some("/")).is_ok());
     }
 
     #[test]

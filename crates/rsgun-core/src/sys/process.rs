@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::errno::Errno;
 use nix::sys::signal::{
     SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask,
 };
@@ -35,6 +36,14 @@ pub const MASTER_ONLY: [Signal; 8] = [
 /// What `prctl(2)` returns.
 pub fn become_subreaper() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
+}
+
+/// Leaves orphans below this process to its parents again, whoever has asked for them.
+///
+/// # Errors
+/// What `prctl(2)` returns.
+pub fn resign_as_subreaper() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(false)?)
 }
 
 /// Prepares a command so that its child starts with clean signals and with `fds`
@@ -276,12 +285,37 @@ pub fn thread_count() -> Option<usize> {
 /// # Errors
 /// `EMFILE` when none is left.
 pub fn next_fd_number() -> io::Result<RawFd> {
-    let probe = nix::fcntl::open(
-        "/dev/null",
-        nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC,
+    Ok(placeholder()?.as_raw_fd())
+}
+
+/// A descriptor whose only use is that it has a number. It is of what is everywhere, also
+/// where a container has no `/dev/null`.
+///
+/// # Errors
+/// `EMFILE` when none is left.
+pub fn placeholder() -> io::Result<OwnedFd> {
+    Ok(nix::fcntl::open(
+        "/",
+        nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC,
         nix::sys::stat::Mode::empty(),
-    )?;
-    Ok(probe.as_raw_fd())
+    )?)
+}
+
+/// What to do when the system has too little of something for another descriptor or
+/// process; `None` for any other error.
+#[must_use]
+pub fn scarcity(error: &io::Error) -> Option<&'static str> {
+    match Errno::from_raw(error.raw_os_error()?) {
+        Errno::EMFILE => Some(
+            "This process has no descriptor left: raise `ulimit -n`, under systemd LimitNOFILE=.",
+        ),
+        Errno::ENFILE => Some("The system has no descriptor left: see fs.file-max."),
+        Errno::EAGAIN | Errno::ENOMEM => Some(
+            "There is no room for another process: see `ulimit -u` and the limits of the \
+             control group on processes and memory, under systemd TasksMax= and MemoryMax=.",
+        ),
+        _ => None,
+    }
 }
 
 /// Duplicates a descriptor to the lowest free number at or above `floor`,

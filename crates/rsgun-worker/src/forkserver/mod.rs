@@ -9,6 +9,7 @@
 pub(crate) mod hooks;
 mod spawn;
 
+use std::io::ErrorKind;
 use std::os::fd::{OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -288,11 +289,19 @@ fn serve(
                     &master,
                     &FromForkServer::SpawnFailed {
                         id: identity.id,
-                        error: error.to_string(),
+                        error: not_forked(&error),
                     },
                 );
             }
         }
+    }
+}
+
+/// Why there is no new process, and what to do about it.
+fn not_forked(error: &std::io::Error) -> String {
+    match process::scarcity(error) {
+        Some(advice) => format!("{error}\n{advice}"),
+        None => error.to_string(),
     }
 }
 
@@ -325,9 +334,15 @@ fn evaluation(
     };
     show_title(None, *generation);
     let (file, hooks) = hooks::evaluate(py, file)?;
-    master
-        .send(&FromForkServer::Evaluated(file), &[])
-        .map_err(|error| PyRuntimeError::new_err(format!("what the file sets: {error}")))?;
+    match master.send(&FromForkServer::Evaluated(file), &[]) {
+        Ok(()) => {}
+        // The fork server of a worker that was started by exec does not listen.
+        Err(ChannelError::Io(error)) if error.kind() == ErrorKind::BrokenPipe => {}
+        Err(error) => {
+            let reason = format!("what the file sets: {error}");
+            return Err(PyRuntimeError::new_err(reason));
+        }
+    }
     Ok((None, Some(hooks)))
 }
 

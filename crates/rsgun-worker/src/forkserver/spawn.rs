@@ -43,6 +43,9 @@ pub(super) fn worker(
     extension: &str,
 ) -> io::Result<Forked> {
     flush(py);
+    // An application that was preloaded may have made this process the one that gets
+    // orphans, and its workers are to be the master's.
+    process::resign_as_subreaper()?;
     let threads = process::thread_count();
     let others = threads.unwrap_or(1) - 1;
     let preloaded = loaded.app.is_some();

@@ -65,6 +65,12 @@ pub(super) fn build() -> io::Result<(Driver, OwnedFd)> {
             return Ok((Driver(Some(runtime)), ffi::duplicate(number)?.into()));
         }
     }
+    if let Err(error) = std::fs::metadata("/proc/self/fdinfo") {
+        return Err(io::Error::other(format!(
+            "a worker needs /proc, and cannot read it: {error}; mount it (`mount -t proc proc \
+             /proc`)"
+        )));
+    }
     Err(io::Error::other(
         "the epoll of tokio's driver cannot be found among the descriptors of this process",
     ))
