@@ -78,6 +78,20 @@ impl Exit {
         }
     }
 
+    /// Whether it ended by a signal that tells processes to end. One that is ending already
+    /// dies by it when its interpreter is gone: CTRL+C reaches the whole process group.
+    #[must_use]
+    pub(super) fn is_dismissal(self) -> bool {
+        matches!(
+            self,
+            Self::Signal {
+                signal: Signal::SIGINT | Signal::SIGTERM | Signal::SIGQUIT,
+                core: false,
+                ..
+            }
+        )
+    }
+
     /// Whether it ended by SIGKILL, the kernel's means against want of memory.
     #[must_use]
     pub(super) fn is_kill(self) -> bool {
@@ -130,6 +144,8 @@ mod tests {
             "was killed by SIGSEGV (core dumped)"
         );
         assert_eq!(Exit::from_raw(7, 40).to_string(), "was killed by signal 40");
+        assert!(Exit::from_raw(7, Signal::SIGINT as i32).is_dismissal());
+        assert!(!Exit::from_raw(7, Signal::SIGSEGV as i32).is_dismissal());
         assert_eq!(Exit::from_raw(7, 3 << 8), Exit::Code(3));
         let oom = Exit::Signal {
             signal: Signal::SIGKILL,

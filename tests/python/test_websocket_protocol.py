@@ -421,7 +421,7 @@ REFUSED = {
     "connection-close": (changed("Connection", "keep-alive"), 400),
     "no-upgrade": (without("Upgrade"), 400),
     "subprotocol-8-bit": ([*HANDSHAKE, ("Sec-WebSocket-Protocol", "caf\xe9")], 400),
-    "subprotocol-empty": ([*HANDSHAKE, ("Sec-WebSocket-Protocol", "a,,b")], 400),
+    "subprotocol-no-token": ([*HANDSHAKE, ("Sec-WebSocket-Protocol", "a,b/c")], 400),
     "extensions-garbage": ([*HANDSHAKE, ("Sec-WebSocket-Extensions", "; ;")], 400),
     "body": ([*HANDSHAKE, ("Content-Length", "3")], 400),
 }

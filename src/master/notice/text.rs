@@ -146,7 +146,7 @@ impl Notice {
                 (Level::INFO, format!("{who} {why}; replacing it"))
             }
             Self::WorkerEnded { worker, exit } => {
-                let level = if exit.is_clean() {
+                let level = if exit.is_clean() || exit.is_dismissal() {
                     Level::DEBUG
                 } else {
                     Level::WARN

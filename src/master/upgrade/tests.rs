@@ -348,7 +348,7 @@ fn the_format_of_the_state_has_not_changed() {
             "number": 1, "standing": "Current", "graceful_timeout_ms": 30_000, "pid": 101,
             "stage": {"Serving": {"since": 1_000_000}},
             "gone": false, "greeted": true, "asked": true, "configured": true,
-            "warned": false, "closed": false,
+            "warned": false, "workers": 1, "when_ready": true, "closed": false,
         }],
         "workers": [{
             "identity": {"id": 1, "slot": 1, "generation": 1, "seat": 0}, "pid": 102,
