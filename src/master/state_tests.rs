@@ -311,14 +311,20 @@ fn a_new_worker_is_nobody_whom_the_master_knows() {
     assert_eq!(world.serving().len(), 2);
 }
 
-#[test]
-fn a_fork_server_speaks_for_its_own_workers() {
+/// A reload whose fork server has just said hello, and its generation.
+fn reload_begun() -> (World, u32) {
     let mut world = World::booted(1, false);
     world.command(Command::Reload);
     let generation = world.resolving.take().unwrap();
     let policy = world.policy.clone();
     world.happen(Event::Resolved { generation, policy });
     world.server_hello(2);
+    (world, generation)
+}
+
+#[test]
+fn a_fork_server_speaks_for_its_own_workers() {
+    let (mut world, _) = reload_begun();
     world.server_loaded(2);
     let id = world.starting()[0];
     let error = "of another's".to_owned();
@@ -332,12 +338,7 @@ fn a_fork_server_speaks_for_its_own_workers() {
 
 #[test]
 fn who_says_that_it_fails_has_a_moment_to_end_and_no_more() {
-    let mut world = World::booted(1, false);
-    world.command(Command::Reload);
-    let generation = world.resolving.take().unwrap();
-    let policy = world.policy.clone();
-    world.happen(Event::Resolved { generation, policy });
-    world.server_hello(2);
+    let (mut world, generation) = reload_begun();
     for _ in 0..4 {
         let message = FromForkServer::Failed(import_error());
         world.happen(Event::ForkServer {

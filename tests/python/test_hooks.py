@@ -18,7 +18,7 @@ from harness.waiting import DEADLINE, eventually
 
 pytestmark = rsgun_only
 
-RECORDER = """
+RECORDS = """
 import json, os
 
 bind = "127.0.0.1:0"
@@ -29,6 +29,12 @@ def record(hook, **more):
     file = os.open("hooks.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(file, line.encode())
     os.close(file)
+"""
+"""The beginning of a configuration whose hooks leave their traces in a file."""
+
+RECORDER = (
+    RECORDS
+    + """
 
 def on_starting(server):
     record("on_starting", master=server.pid, address=server.address, workers=server.num_workers)
@@ -74,6 +80,7 @@ def nworkers_changed(server, new_value, old_value):
 def on_exit(server):
     record("on_exit", left=sorted(server.WORKERS))
 """
+)
 
 
 @dataclass

@@ -9,23 +9,10 @@ from collections.abc import Callable
 
 import pytest
 from harness.target import rsgun_only
-from test_hooks import Recorded, start
+from test_hooks import RECORDS, Recorded, start
 
 __all__ = ["start"]
 pytestmark = rsgun_only
-
-BASE = """
-import json, os
-
-bind = "127.0.0.1:0"
-wsgi_app = "main:app"
-
-def record(hook, **more):
-    line = json.dumps({"hook": hook, "pid": os.getpid(), **more}) + "\\n"
-    file = os.open("hooks.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.write(file, line.encode())
-    os.close(file)
-"""
 
 WSGI = """
 import os
@@ -70,7 +57,7 @@ def test_post_worker_init_changes_the_application(
     start: Start, app: str, arguments: tuple[str, ...]
 ) -> None:
     conf = "\ndef post_worker_init(worker):\n    worker.wsgi.login = True\n"
-    assert start(*arguments, base=BASE, conf=conf, app=app).server.get().status == 401
+    assert start(*arguments, base=RECORDS, conf=conf, app=app).server.get().status == 401
 
 
 @both
@@ -92,7 +79,7 @@ def worker_int(worker):
 def worker_exit(server, worker):
     look("worker_exit", worker)
 """
-    recorded = start(*arguments, base=BASE, conf=conf, app=WSGI)
+    recorded = start(*arguments, base=RECORDS, conf=conf, app=WSGI)
     assert recorded.server.stop(signal.SIGINT) == 0
     (fork,) = recorded.records("post_fork")
     assert (fork["same"], fork["early"]) == (True, False)
@@ -104,7 +91,7 @@ def worker_exit(server, worker):
 @pytest.mark.parametrize("hook", ["on_starting(server)", "pre_fork(server, worker)"])
 def test_hook_that_imports_it_in_the_fork_server(start: Start, hook: str) -> None:
     conf = f"\ndef {hook}:\n    server.app.wsgi().login = True\n"
-    recorded = start("-w", "2", base=BASE, conf=conf, app=WSGI)
+    recorded = start("-w", "2", base=RECORDS, conf=conf, app=WSGI)
     recorded.server.wait_for_workers(2)
     response = recorded.server.get()
     assert response.status == 401
@@ -137,19 +124,19 @@ async def asgi(scope, receive, send):
     ids=["wsgi", "asgi", "post_fork", "on_starting"],
 )
 def test_another_application_is_served(start: Start, hook: str, arguments: tuple[str, ...]) -> None:
-    recorded = start(*arguments, base=BASE, conf=f"{OTHER}\ndef {hook}\n", app=WSGI)
+    recorded = start(*arguments, base=RECORDS, conf=f"{OTHER}\ndef {hook}\n", app=WSGI)
     assert recorded.server.get().text == "other"
 
 
 def test_callable_is_not_looked_at_again(start: Start) -> None:
     """In gunicorn neither: the worker has its application when post_worker_init is called."""
     conf = f"{OTHER}\ndef post_worker_init(worker):\n    worker.app.callable = other\n"
-    assert start(base=BASE, conf=conf, app=WSGI).server.get().text != "other"
+    assert start(base=RECORDS, conf=conf, app=WSGI).server.get().text != "other"
 
 
 def test_what_is_no_application_is_refused(start: Start) -> None:
     conf = "\ndef post_worker_init(worker):\n    worker.wsgi = 42\n"
-    server = start(base=BASE, conf=conf, app=WSGI, wait=False).server
+    server = start(base=RECORDS, conf=conf, app=WSGI, wait=False).server
     assert server.wait() == 3
     server.wait_for_line("worker.wsgi of the hook post_worker_init is not recognised")
 
@@ -157,7 +144,7 @@ def test_what_is_no_application_is_refused(start: Start) -> None:
 def test_application_that_cannot_be_imported(start: Start) -> None:
     """The hook fails in the words of the import, and the start as it would without."""
     conf = "\ndef on_starting(server):\n    server.app.wsgi()\n"
-    server = start(base=BASE, conf=conf, app="import nothing_of_the_kind\n", wait=False).server
+    server = start(base=RECORDS, conf=conf, app="import nothing_of_the_kind\n", wait=False).server
     server.tolerates_tracebacks = True
     assert server.wait() == 3
     server.wait_for_line("the hook on_starting has raised")
@@ -195,7 +182,7 @@ def pre_fork(server, worker):
 def on_exit(server):
     record("on_exit")
 """
-    recorded = start(*arguments, base=BASE, conf=conf, wait=False)
+    recorded = start(*arguments, base=RECORDS, conf=conf, wait=False)
     server = recorded.server
     assert server.wait() == code
     server.wait_for_line(f"the hook on_starting has ended the start: {re.escape(words)}$")
@@ -207,7 +194,7 @@ def on_exit(server):
 @pytest.mark.parametrize("hook", ["post_fork(server, worker)", "post_worker_init(worker)"])
 def test_hook_of_a_worker_ends_its_start(start: Start, hook: str) -> None:
     conf = f"\nimport sys\n\ndef {hook}:\n    sys.exit('no GPU is left')\n"
-    server = start(base=BASE, conf=conf, wait=False).server
+    server = start(base=RECORDS, conf=conf, wait=False).server
     assert server.wait() == 3
     name = hook.partition("(")[0]
     server.wait_for_line(f"the hook {name} has ended the worker: no GPU is left")
@@ -222,7 +209,7 @@ def post_fork(server, worker):
     if os.path.exists("full"):
         sys.exit(1)
 """
-    recorded = start("-w", "2", base=BASE, conf=conf)
+    recorded = start("-w", "2", base=RECORDS, conf=conf)
     server = recorded.server
     victim, other = server.wait_for_workers(2)
     (recorded.folder / "full").touch()

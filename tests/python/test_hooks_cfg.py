@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 from gunicorn.config import Config
 from harness.target import rsgun_only
-from test_hooks import Recorded, start
-from test_hooks_app import BASE
+from test_hooks import RECORDS, Recorded, start
 
 __all__ = ["start"]
 pytestmark = rsgun_only
@@ -33,7 +32,7 @@ OWN = {
 
 
 def test_all_settings_are_there_with_the_defaults_of_gunicorn(start: Start) -> None:
-    recorded = start(base=BASE, conf=DUMP)
+    recorded = start(base=RECORDS, conf=DUMP)
     (record,) = recorded.wait("all")
     seen = record["settings"]
     assert isinstance(seen, dict)
@@ -75,7 +74,7 @@ pythonpath = "..,."
 rsgun_boot_timeout = 77
 """
     arguments = ("--threads", "3", "--timeout", "7", "--no-access-log", "--name", "shop")
-    recorded = start(*arguments, base=BASE, conf=conf, app="def app(environ, start): pass\n")
+    recorded = start(*arguments, base=RECORDS, conf=conf, app="def app(environ, start): pass\n")
     for hook in ("on_starting", "post_fork"):
         (seen,) = recorded.wait(hook)
         assert (seen["threads"], seen["get"]) == (3, 7)
@@ -106,7 +105,7 @@ def on_starting(server):
     record("changed", timeout=cfg.timeout, http=cfg.http, refused=refused)
     cfg.nothing
 """
-    recorded = start(base=BASE, conf=conf)
+    recorded = start(base=RECORDS, conf=conf)
     recorded.server.tolerates_tracebacks = True
     (seen,) = recorded.wait("changed")
     assert (seen["timeout"], seen["http"]) == (99, "httptools")

@@ -11,8 +11,7 @@ import pytest
 from harness.server import free_port
 from harness.target import rsgun_only
 from harness.waiting import eventually
-from test_hooks import Recorded, start
-from test_hooks_app import BASE
+from test_hooks import RECORDS, Recorded, start
 
 __all__ = ["start"]
 pytestmark = rsgun_only
@@ -52,7 +51,7 @@ def answered_by(port: int) -> int | None:
 def exporter(start: Start) -> tuple[Recorded, int]:
     """A server whose fork server has a server of its own, and the port of that."""
     port = free_port()
-    recorded = start("-w", "2", base=BASE, conf=EXPORTER.replace("PORT", str(port)))
+    recorded = start("-w", "2", base=RECORDS, conf=EXPORTER.replace("PORT", str(port)))
     (fork_server,) = recorded.server.fork_servers()
     assert answered_by(port) == fork_server.pid
     return recorded, port
@@ -125,7 +124,7 @@ def post_fork(server, worker):
     record("post_fork", token=getattr(server, "token", None))
 """
     )
-    recorded = start(base=BASE, conf=conf)
+    recorded = start(base=RECORDS, conf=conf)
     assert recorded.wait("post_fork")[0]["token"] is None
     recorded.server.wait_for_line(
         r"1 thread besides the main one \(.*exporter.*\); so workers are started afresh .* what "

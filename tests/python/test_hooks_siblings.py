@@ -9,8 +9,7 @@ from collections.abc import Callable
 import pytest
 from harness.target import rsgun_only
 from harness.waiting import eventually
-from test_hooks import Recorded, start
-from test_hooks_app import BASE
+from test_hooks import RECORDS, Recorded, start
 
 __all__ = ["start"]
 pytestmark = rsgun_only
@@ -58,7 +57,7 @@ threading.Thread(target=threading.Event().wait, daemon=True).start()
 @pytest.mark.parametrize("more", ["", THREAD], ids=["plain", "threads"])
 def test_numbers_of_workers(start: Start, more: str) -> None:
     """Also where the fork server has a thread, and forks in another way."""
-    recorded = start("-w", "3", "--preload", base=BASE, conf=NUMBERED + more)
+    recorded = start("-w", "3", "--preload", base=RECORDS, conf=NUMBERED + more)
     server = recorded.server
     assert ids(recorded, 3) == [1, 2, 3]
     for _ in range(2):
@@ -84,7 +83,7 @@ def test_numbers_of_workers(start: Start, more: str) -> None:
 
 
 def test_number_of_a_worker_that_is_recycled(start: Start) -> None:
-    recorded = start("--max-requests", "2", base=BASE, conf=NUMBERED)
+    recorded = start("--max-requests", "2", base=RECORDS, conf=NUMBERED)
     for count in (2, 3):
         recorded.server.get()
         recorded.server.get()
@@ -114,7 +113,7 @@ def pre_fork(server, worker):
 def test_siblings_are_known_by_their_pids(
     start: Start, conf: str, arguments: tuple[str, ...]
 ) -> None:
-    recorded = start("-w", "3", *arguments, base=BASE, conf=LOOKING + conf)
+    recorded = start("-w", "3", *arguments, base=RECORDS, conf=LOOKING + conf)
     server = recorded.server
     workers = sorted(worker.pid for worker in server.wait_for_workers(3))
     seen = recorded.records("pre_fork")
@@ -125,7 +124,7 @@ def test_siblings_are_known_by_their_pids(
 
 
 def test_dead_workers_are_forgotten_without_a_hook(start: Start) -> None:
-    recorded = start("-w", "2", base=BASE, conf=LOOKING)
+    recorded = start("-w", "2", base=RECORDS, conf=LOOKING)
     victim, other = (worker.pid for worker in recorded.server.wait_for_workers(2))
     recorded.forget()
     os.kill(victim, signal.SIGKILL)
@@ -155,7 +154,7 @@ def nworkers_changed(server, new_value, old_value):
 
 def test_soft_start_ends_after_a_reload_too(start: Start) -> None:
     """Each worker asks for the next one until the hook sees that there are enough."""
-    recorded = start(base=BASE, conf=SOFT_START)
+    recorded = start(base=RECORDS, conf=SOFT_START)
     server = recorded.server
     server.wait_for_workers(3)
     changes = [(one["old"], one["new"]) for one in recorded.wait("changed", 3)]
@@ -171,7 +170,7 @@ def test_soft_start_ends_after_a_reload_too(start: Start) -> None:
 
 
 def test_fork_server_that_replaces_a_dead_one_knows_the_number(start: Start) -> None:
-    recorded = start("-w", "2", base=BASE, conf=SOFT_START.replace("3", "2"))
+    recorded = start("-w", "2", base=RECORDS, conf=SOFT_START.replace("3", "2"))
     server = recorded.server
     server.wait_for_workers(2)
     recorded.forget()
@@ -183,7 +182,10 @@ def test_fork_server_that_replaces_a_dead_one_knows_the_number(start: Start) -> 
 def test_number_that_changes_during_a_reload(start: Start) -> None:
     """The new fork server hears of what the old one was told meanwhile."""
     recorded = start(
-        "--reload-probation", "2", base=BASE, conf=SOFT_START.replace("soft = True", "soft = False")
+        "--reload-probation",
+        "2",
+        base=RECORDS,
+        conf=SOFT_START.replace("soft = True", "soft = False"),
     )
     server = recorded.server
     recorded.forget()
