@@ -455,7 +455,11 @@ fn import<'py>(
         None => settings.app.clone(),
     };
     let app = loader.call_method1("load", (&target, &settings.app_dir, settings.factory))?;
-    glue::django(loader.py())?.call_method1("import_views", (&settings.app_dir,))?;
+    let modules = loader.py().import("sys")?.getattr("modules")?;
+    // Not at the start of every other application, which has no need of that module.
+    if modules.contains("django")? {
+        glue::django(loader.py())?.call_method1("import_views", (&settings.app_dir,))?;
+    }
     Ok((app, format!("\"{target}\"")))
 }
 
