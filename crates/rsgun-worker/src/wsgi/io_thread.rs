@@ -40,6 +40,8 @@ pub(crate) struct IoThread {
     outbox: Arc<Outbox>,
     /// Until when each listener is not looked at, microseconds.
     away_until_us: Vec<u64>,
+    /// When the listeners were looked at last, microseconds.
+    looked_at_us: u64,
     beat_at_ms: u64,
     /// When clients that were on the way have arrived, microseconds.
     last_call_until_us: u64,
@@ -80,6 +82,7 @@ impl IoThread {
             mailbox,
             outbox,
             away_until_us: vec![0; listeners],
+            looked_at_us: 0,
             beat_at_ms: 0,
             last_call_until_us: 0,
             retired_until_us: VecDeque::new(),
@@ -215,19 +218,20 @@ impl IoThread {
 
     fn sleep(&mut self, standing: &Standing) {
         let pending = Arc::clone(&self.engine.pending);
-        let mut is_rung = false;
-        if standing.queued > 0 && std::mem::take(&mut self.lively) {
-            if !pending.set_sleep(Sleep::Dozing) {
-                let mut bell = [PollFd::new(pending.bell(), PollFlags::POLLIN)];
-                wait(&mut bell, DOZE);
-                is_rung = is_ready(&bell[0]);
-            }
+        let dozes = standing.queued > 0 && std::mem::take(&mut self.lively);
+        let (sleep, patience) = if dozes {
+            (Sleep::Dozing, DOZE)
         } else {
-            let patience = self.patience(standing);
-            if !pending.set_sleep(Sleep::Asleep) {
-                is_rung = self.wait_for_all(pending.bell(), patience);
-            }
-        }
+            (Sleep::Asleep, self.patience(standing))
+        };
+        let is_rung = if !pending.set_sleep(sleep) {
+            self.wait(pending.bell(), !dozes, patience)
+        } else if clock::now_us() >= self.looked_at_us + as_us(DOZE) {
+            // Whoever wants to connect does not wait until those who are connected are idle.
+            self.wait(pending.bell(), false, Duration::ZERO)
+        } else {
+            false
+        };
         pending.set_sleep(Sleep::Awake);
         if is_rung {
             pending.answer_bell();
@@ -264,16 +268,14 @@ impl IoThread {
         Duration::from_micros(until_us.saturating_sub(now_us))
     }
 
-    /// Waits for a socket, a listener or the bell, and takes new connections. Returns whether
-    /// the bell has rung.
-    fn wait_for_all(&mut self, bell: BorrowedFd<'_>, patience: Duration) -> bool {
+    /// Waits for the bell, a listener, or, `with_sockets`, a connection, and takes new
+    /// connections. Returns whether the bell has rung.
+    fn wait(&mut self, bell: BorrowedFd<'_>, with_sockets: bool, patience: Duration) -> bool {
         let now_us = clock::now_us();
+        self.looked_at_us = now_us;
         let mut ready = Vec::new();
         let is_rung = self.engine.gate.with_listeners(|listeners| {
-            let mut polled = vec![
-                PollFd::new(bell, PollFlags::POLLIN),
-                PollFd::new(self.engine.epoll(), PollFlags::POLLIN),
-            ];
+            let mut polled = vec![PollFd::new(bell, PollFlags::POLLIN)];
             let mut indices = Vec::new();
             if self.stage == Stage::Serving {
                 for (index, listener) in listeners.enumerate() {
@@ -287,8 +289,11 @@ impl IoThread {
                     }
                 }
             }
-            wait(&mut polled, patience);
-            let listeners = polled.iter().skip(2).zip(indices);
+            if with_sockets {
+                polled.push(PollFd::new(self.engine.epoll(), PollFlags::POLLIN));
+            }
+            poll(&mut polled, patience);
+            let listeners = polled.iter().skip(1).zip(indices);
             ready.extend(
                 listeners
                     .filter(|(polled, _)| is_ready(polled))
@@ -328,7 +333,7 @@ fn as_us(time: Duration) -> u64 {
 
 /// Waits for one of the descriptors. That it was interrupted is a reason to look around
 /// like any other.
-fn wait(polled: &mut [PollFd<'_>], patience: Duration) {
+fn poll(polled: &mut [PollFd<'_>], patience: Duration) {
     let microseconds = i64::try_from(patience.as_micros()).unwrap_or(i64::MAX);
     let _ = ppoll(polled, Some(TimeSpec::microseconds(microseconds)), None);
 }
