@@ -15,6 +15,8 @@
 
 mod activation;
 mod arrivals;
+#[cfg(test)]
+mod boot_tests;
 mod cgroup;
 mod daemon;
 mod deaths;
@@ -34,6 +36,8 @@ mod link;
 mod memory;
 mod moment;
 mod news;
+#[cfg(test)]
+mod news_tests;
 mod notice;
 mod pauses;
 #[cfg(test)]
@@ -58,17 +62,19 @@ mod state;
 #[cfg(test)]
 mod state_properties;
 #[cfg(test)]
-mod state_tests;
-#[cfg(test)]
 mod state_world;
 mod status;
 mod stop;
 #[cfg(test)]
 mod stop_tests;
 mod supervision;
+#[cfg(test)]
+mod supervision_tests;
 mod terminal;
 mod upgrade;
 mod wishes;
+#[cfg(test)]
+mod wishes_tests;
 mod worker;
 
 use std::io;
