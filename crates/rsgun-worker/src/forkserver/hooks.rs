@@ -18,6 +18,7 @@ use rsgun_core::sys::credentials;
 use rsgun_core::sys::shared::Shared;
 use serde_json::Value;
 
+use super::application;
 use crate::glue;
 
 /// The hooks of an evaluated file.
@@ -65,7 +66,7 @@ impl Native {
             let text = "the application is not known before the server is configured";
             PyRuntimeError::new_err(text)
         })?;
-        let (app, name) = super::import(source.loader.bind(py), &source.settings)?;
+        let (app, name) = application::import(source.loader.bind(py), &source.settings)?;
         // Imported once more it has the same name.
         let _ = source.name.set(name);
         Ok(app)
