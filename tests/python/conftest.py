@@ -15,7 +15,10 @@ from harness.target import APPS, TARGET, binary, lay_out_package
 from harness.terminal import Terminal
 from harness.waiting import BOOT
 
-pytest_plugins = ["harness.hooks"]
+pytest_plugins = [
+    "harness.hooks",
+    "harness.upgrades",
+]
 """Fixtures that belong to a subject are beside what else is known of it."""
 
 Serve = Callable[..., Server]
