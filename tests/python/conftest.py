@@ -16,6 +16,8 @@ from harness.terminal import Terminal
 from harness.waiting import BOOT
 
 pytest_plugins = [
+    "harness.about",
+    "harness.conf",
     "harness.hooks",
     "harness.upgrades",
 ]
