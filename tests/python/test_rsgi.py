@@ -10,11 +10,11 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import pytest
+from harness.clients import client_for
 from harness.server import Server
 from harness.target import APPS, rsgun_only
-from harness.waiting import DEADLINE, eventually
+from harness.waiting import eventually
 from harness.wire import Truncated
 
 pytestmark = rsgun_only
@@ -81,7 +81,7 @@ class TestScope:
 
 class TestAnswers:
     def test_httpx_reads_them(self, server: Server) -> None:
-        with httpx.Client(base_url=server.url, timeout=DEADLINE, trust_env=False) as client:
+        with client_for(server) as client:
             text = client.get("/text")
             assert (text.text, text.headers["content-type"]) == ("grüße", "text/plain")
             assert client.get("/bytes").content == bytes(range(256)) * 400
