@@ -19,6 +19,7 @@ pytest_plugins = [
     "harness.about",
     "harness.conf",
     "harness.hooks",
+    "harness.kinds",
     "harness.upgrades",
 ]
 """Fixtures that belong to a subject are beside what else is known of it."""
