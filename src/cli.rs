@@ -4,13 +4,15 @@
 //! values come from [`DECLARATIONS`]. A switch gets a second flag, `--no-NAME`, since
 //! the command line must be able to undo what a file or a variable says.
 
+mod foreign;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command as Parser};
 use rsgun_core::config::{
-    DECLARATIONS, Declaration, Environment, Foreign, Kind, Layer, Origin, Section, Source, Value,
+    DECLARATIONS, Declaration, Environment, Foreign, Kind, Layer, Origin, Section, Source,
 };
 
 /// What the command line asks for.
@@ -39,7 +41,7 @@ impl CliError {
 ///
 /// `directory` is the current directory, where relative paths start. Values are
 /// checked as far as the command line alone allows; the rest is done by
-/// [`Source::resolve`], which reads the environment and the configuration file.
+/// [`Source::look`], which reads the environment and the configuration file.
 ///
 /// # Errors
 /// [`CliError`] for unknown flags (it names the nearest one), missing and wrong values.
@@ -49,7 +51,7 @@ pub fn parse(
     directory: PathBuf,
 ) -> Result<Command, CliError> {
     let matches = parser().try_get_matches_from(arguments);
-    match matches.and_then(|matches| Ok((needless(&matches)?, matches))) {
+    match matches.and_then(|matches| Ok((foreign::needless(&matches)?, matches))) {
         Ok((notes, matches)) => Ok(Command::Serve(
             Source::new(layer(&matches), environment, directory).with_notes(notes),
         )),
@@ -92,7 +94,7 @@ fn parser() -> Parser {
     }
     let title = Section::Configuration.title();
     parser
-        .args(Foreign::all().flat_map(foreign_flags))
+        .args(Foreign::all().flat_map(foreign::flags))
         .arg(
             Arg::new("help")
                 .short('h')
@@ -110,55 +112,6 @@ fn parser() -> Parser {
                 .help_heading(title)
                 .help("Show the version"),
         )
-}
-
-/// The flags of a setting of another server, which [`needless`] judges.
-fn foreign_flags(foreign: &'static Foreign) -> impl Iterator<Item = Arg> {
-    foreign.flags.iter().map(|name| {
-        let flag = match single_letter(name) {
-            Some(letter) => Arg::new(*name).short(letter),
-            None => Arg::new(*name).long(*name),
-        };
-        // A missing value must not hide what there is to say, and the application that
-        // follows a switch is no value.
-        flag.num_args(0..=1)
-            .require_equals(foreign.is_switch)
-            .allow_negative_numbers(true)
-            .action(ArgAction::Append)
-            .hide(true)
-    })
-}
-
-fn single_letter(name: &str) -> Option<char> {
-    let mut letters = name.chars();
-    letters.next().filter(|_| letters.next().is_none())
-}
-
-/// A note for each flag of another server that asks for nothing; an error for the first
-/// that asks for something.
-fn needless(matches: &ArgMatches) -> Result<Vec<String>, clap::Error> {
-    let mut notes = Vec::new();
-    for foreign in Foreign::all() {
-        let given = |name: &&&str| matches.contains_id(name);
-        for name in foreign.flags.iter().filter(given) {
-            let option = match single_letter(name) {
-                Some(letter) => format!("-{letter}"),
-                None => format!("--{name}"),
-            };
-            let advice = foreign.advice;
-            let given: Vec<&String> = matches.get_many(name).into_iter().flatten().collect();
-            let value = match given.last() {
-                Some(text) => Value::Text((*text).clone()),
-                None => Value::Switch(!name.starts_with("no-")),
-            };
-            if foreign.is_missed(&value) {
-                let text = format!("{option} is an option that rsgun does not have: {advice}");
-                return Err(parser().error(ErrorKind::UnknownArgument, text));
-            }
-            notes.push(format!("{option} is accepted, and not needed: {advice}"));
-        }
-    }
-    Ok(notes)
 }
 
 /// The arguments of a setting: two for a switch, else one.
@@ -279,7 +232,7 @@ mod tests {
 
     use super::*;
 
-    fn run(line: &str, variables: &[(&str, &str)]) -> Result<Command, CliError> {
+    pub(super) fn run(line: &str, variables: &[(&str, &str)]) -> Result<Command, CliError> {
         let variables: BTreeMap<String, OsString> = variables
             .iter()
             .map(|(name, value)| ((*name).to_owned(), OsString::from(value)))
@@ -302,15 +255,15 @@ mod tests {
         }
     }
 
-    fn settings(line: &str) -> Settings {
+    pub(super) fn settings(line: &str) -> Settings {
         settings_with(line, &[])
     }
 
-    fn error(line: &str) -> String {
+    pub(super) fn error(line: &str) -> String {
         run(line, &[]).map(|_| ()).unwrap_err().to_string()
     }
 
-    fn printed(line: &str) -> String {
+    pub(super) fn printed(line: &str) -> String {
         match run(line, &[]) {
             Ok(Command::Print(text)) => text,
             other => panic!("{line}: {other:?}"),
@@ -384,54 +337,6 @@ mod tests {
         assert_eq!(auto.workers, WorkerCount::Auto);
         assert!(error("main:app -m 8").contains("it is not an octal number from 0 to 777"));
         assert!(error("main:app -e A").contains("it is not NAME=VALUE"));
-    }
-
-    #[test]
-    fn what_other_servers_have_is_refused_with_what_to_do() {
-        for (flag, reason) in [
-            ("--spew", "every line"),
-            ("--paster app.ini", "Paste Deploy"),
-            ("--strip-header-spaces", "smuggled"),
-            ("--reload", "kill -HUP"),
-            ("--proxy-headers", "ProxyHeadersMiddleware"),
-            ("--forwarded-allow-ips=*", "SECURE_PROXY_SSL_HEADER"),
-            ("--ssl-keyfile", "nginx"),
-            ("--certfile /etc/cert.pem", "Caddy"),
-            ("--http zttp", "HTTP/2"),
-            ("--no-date-header", "always sent"),
-            ("--worker-connections 5000", "ulimit -n"),
-            ("--limit-request-line -1", "64 KiB"),
-            ("--pid-file /run/x", "use --pid"),
-        ] {
-            for line in [format!("main:app {flag}"), format!("{flag} main:app")] {
-                let text = error(&line);
-                let name = flag.split([' ', '=']).next().unwrap();
-                assert!(
-                    text.contains(&format!("{name} is an option that rsgun does not have"))
-                        && text.contains(reason)
-                        && !text.contains("unexpected"),
-                    "{text}"
-                );
-            }
-        }
-        assert!(!printed("--help").contains("spew"));
-    }
-
-    #[test]
-    fn what_asks_for_nothing_is_accepted_with_a_note() {
-        let line = "--worker-connections 1000 --http auto --no-proxy-headers --date-header \
-                    --no-server-header --reload-engine=poll --no-sendfile main:app";
-        let Ok(Command::Serve(source)) = run(line, &[]) else {
-            panic!("nothing is missing");
-        };
-        assert_eq!(source.notes().len(), 7, "{:?}", source.notes());
-        let note = source.notes().iter().find(|note| note.contains("--http"));
-        assert_eq!(
-            note.unwrap(),
-            "--http is accepted, and not needed: requests are read by rsgun itself, as HTTP/1.1; \
-             for HTTP/2 let nginx, Caddy or HAProxy speak it in front"
-        );
-        assert_eq!(settings(line).app, "main:app");
     }
 
     #[test]

@@ -1,28 +1,25 @@
 //! What the master does: the actions of the state machine, carried out.
 
+mod children;
 mod generations;
 mod logs;
 mod observe;
+mod resources;
+mod words;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use rsgun_core::config::{PythonSource, Settings, Source};
+use rsgun_core::config::{Settings, Source};
 use rsgun_core::ipc::{ToForkServer, WorkerId};
-use rsgun_core::listeners::{Change, Listener, Manner};
-use rsgun_core::log::output::{self, Files};
+use rsgun_core::listeners::{Listener, Manner};
+use rsgun_core::log::output::Files;
 use rsgun_core::roster::Roster;
-use rsgun_core::sys::process;
 use rsgun_core::sys::shared::Shared;
-use rsgun_core::sys::stacks::Report;
-use rsgun_core::sys::title;
 use tokio::sync::mpsc::UnboundedSender;
-use tracing::Level;
 
+use self::children::send_signal;
 use self::generations::anchored;
 use super::MasterError;
 use super::arrivals::Authority;
@@ -30,23 +27,22 @@ use super::cgroup::OomCounter;
 use super::daemon::Launcher;
 use super::evaluation::Early;
 use super::event::{Action, Asked, ConfigurationFile, Event, Policy};
-use super::exit::Exit;
-use super::generation::Cause;
 use super::link::Link;
-use super::notice::Notice;
 use super::pidfile::PidFile;
-use super::spawn::{Interpreter, WorkerHandle};
+use super::spawn::WorkerHandle;
 use super::status::Condition;
 use super::terminal::Terminal;
+use super::upgrade::Invocation;
 use super::upgrade::exec::Companion;
 use super::upgrade::snapshot::FromCandidate;
-use super::upgrade::{Invocation, UpgradeEvent};
 use super::{processors, stacks};
 use crate::control::document::Totals;
 use crate::control::socket::ControlSocket;
 use crate::python::Surroundings;
 
 pub(super) use self::generations::interpreter;
+pub(super) use self::resources::Resources;
+pub(super) use self::words::own_title;
 
 /// The processes, sockets and files of the master.
 pub(super) struct Effects {
@@ -133,53 +129,6 @@ pub(super) enum Role {
     Master,
     /// The candidate of an upgrade, with its line to the master.
     Candidate(Link<FromCandidate>),
-}
-
-/// What a generation is made of.
-pub(super) struct Resources {
-    pub(super) settings: Arc<Settings>,
-    /// For its processes.
-    pub(super) logs: Files,
-    pub(super) interpreter: Interpreter,
-    /// The configuration, if its fork server has to evaluate it.
-    pub(super) file: Option<PythonSource>,
-    /// What is known of it.
-    pub(super) known: ConfigurationFile,
-    /// Its listeners, if they are others than the master's.
-    pub(super) change: Option<Change>,
-    pub(super) server: Option<Link<ToForkServer>>,
-    /// Where its fork server writes its stacks.
-    pub(super) report: Option<Report>,
-}
-
-impl Resources {
-    /// The same, for another generation without a process.
-    ///
-    /// # Errors
-    /// `EMFILE`.
-    pub(super) fn like(&self) -> std::io::Result<Self> {
-        Ok(Self {
-            settings: Arc::clone(&self.settings),
-            logs: self.logs.try_clone()?,
-            interpreter: self.interpreter.clone(),
-            file: self.file.clone(),
-            known: self.known,
-            change: None,
-            server: None,
-            report: None,
-        })
-    }
-
-    /// Whether its processes need the directory that the master was started in: they serve
-    /// there, or a file of Python is evaluated there.
-    fn needs_directory(&self) -> bool {
-        self.settings.chdir.is_none() || self.file.is_some()
-    }
-
-    /// What of it decisions depend on.
-    pub(super) fn policy(&self) -> Policy {
-        Policy::new(&self.settings, &self.interpreter.python, self.known)
-    }
 }
 
 impl Effects {
@@ -365,53 +314,6 @@ impl Effects {
         }
     }
 
-    /// Collects every child that has ended, also those that nobody knows.
-    pub(super) fn reap(&mut self) -> Vec<Event> {
-        let mut events = Vec::new();
-        loop {
-            match process::reap_any() {
-                Ok(Some((pid, status))) => {
-                    let exit = Exit::from_raw(pid, status);
-                    let exit = if exit.is_kill() {
-                        self.blame_memory(exit)
-                    } else {
-                        exit
-                    };
-                    let orphans = self.companion.as_ref().and_then(|one| one.orphans(pid));
-                    if let Some(orphans) = orphans {
-                        events.push(Event::Upgrade(UpgradeEvent::Orphans(orphans)));
-                    }
-                    events.push(Event::Exited { pid, exit });
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    tracing::debug!("children cannot be reaped: {error}");
-                    break;
-                }
-            }
-        }
-        events
-    }
-
-    fn blame_memory(&mut self, exit: Exit) -> Exit {
-        match exit {
-            Exit::Signal { signal, core, .. } => Exit::Signal {
-                signal,
-                core,
-                out_of_memory: self.out_of_memory.claim(),
-            },
-            other => other,
-        }
-    }
-
-    fn show_title(&self) {
-        let condition = match self.condition {
-            Condition::Sound => "",
-            Condition::Degraded => " (degraded)",
-        };
-        title::set(&format!("{}{condition}", own_title(&self.own)));
-    }
-
     /// Opens the control socket of the settings, after an upgrade.
     pub(super) fn open_control_socket(&self) -> Option<ControlSocket> {
         let path = self.own.control_socket.as_deref()?;
@@ -432,47 +334,6 @@ impl Effects {
             Err(error) => tracing::error!("{error}; the one of before stays"),
         }
     }
-
-    fn tell(&mut self, notice: &Notice) {
-        if let Role::Candidate(master) = &self.role {
-            match notice {
-                Notice::BootFailed { cause } => {
-                    master.send(FromCandidate::Failed(cause.clone()), Vec::new());
-                    return;
-                }
-                // By the master, which has closed the channel then, or by hand.
-                Notice::Stopping { .. } => {
-                    let cause = Cause::boot("it was told to end".to_owned());
-                    master.send(FromCandidate::Failed(cause), Vec::new());
-                    return;
-                }
-                Notice::Finished => return,
-                _ => {}
-            }
-        }
-        let serving = notice
-            .concerns()
-            .and_then(|worker| self.serving(worker.identity.id));
-        let (level, text) = notice.text(&serving.unwrap_or_default());
-        match level {
-            Level::ERROR => tracing::error!("{text}"),
-            Level::WARN => tracing::warn!("{text}"),
-            Level::INFO => tracing::info!("{text}"),
-            _ => tracing::debug!("{text}"),
-        }
-        if matches!(notice, Notice::Starting { .. }) {
-            tracing::info!("Waiting for application startup.");
-        }
-        if *notice == Notice::Serving {
-            output::dismiss_witness();
-            if let Some(launcher) = self.launcher.take() {
-                launcher.release();
-            }
-            for url in urls(&self.listeners) {
-                tracing::info!("rsgun running on {url} (Press CTRL+C to quit)");
-            }
-        }
-    }
 }
 
 /// In which manner sockets are opened. The mask is that of the boot.
@@ -485,43 +346,5 @@ pub(super) fn manner(settings: &Settings, umask: Option<u32>) -> Manner {
             workers.min(Manner::QUEUES_MAX)
         }),
         owner: (settings.run_as.as_ref()).map(|run_as| (run_as.uid, run_as.gid)),
-    }
-}
-
-/// Where listeners listen, each address once.
-fn urls(listeners: &[Listener]) -> Vec<String> {
-    let mut urls: Vec<String> = listeners.iter().map(Listener::url).collect();
-    urls.dedup();
-    urls
-}
-
-/// The process title of the master.
-pub(super) fn own_title(settings: &Settings) -> String {
-    format!("rsgun: master [{}]", shown_name(settings))
-}
-
-/// What the server is called.
-fn shown_name(settings: &Settings) -> &str {
-    settings.name.as_deref().unwrap_or(&settings.app)
-}
-
-/// Sends a signal to a child that was not reaped, and to nobody else.
-fn send_signal(pid: i32, signal: Signal) -> Option<Event> {
-    // Reaped a moment ago, or with a status that could not be read: the number may be
-    // another's by now.
-    let gone = Event::Exited {
-        pid,
-        exit: Exit::Unknown,
-    };
-    if !process::is_descendant(pid) {
-        return Some(gone);
-    }
-    match kill(Pid::from_raw(pid), signal) {
-        Ok(()) => None,
-        Err(Errno::ESRCH) => Some(gone),
-        Err(error) => {
-            tracing::error!("cannot send {signal} to the process {pid}: {error}");
-            None
-        }
     }
 }

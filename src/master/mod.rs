@@ -1,33 +1,29 @@
-//! The master process: boot order, and the one event loop.
+//! The master process: how it boots, and the parts that it is made of.
 //!
 //! # Theory of operation
 //!
-//! Everything that happens, be it a signal, a message on a channel, the end of a child
-//! or a deadline, becomes one `Event` in one queue. `State` decides
-//! what to do about it, without touching anything; `Effects` does it. The
-//! loop knows neither.
+//! [`State`] decides, [`Effects`] does, and [`event_loop`] stands between them and all that
+//! happens. There is one thread, but for the moment in which a reload looks up a host. It
+//! never loads Python, never forks without exec (but once, at the start, for [`daemon`]), and
+//! never sleeps.
 //!
-//! ```text
-//!   signals ──▶ pipe ─┐
-//!   channels ─▶ tasks ┼─▶ queue ─▶ State::step ─▶ actions ─▶ Effects::perform
-//!   deadline ─▶ timer ┘     ▲                                     │
-//!                           └──────── what is known at once ◀─────┘
-//! ```
-//!
-//! There is one thread, but for the moment in which a reload looks up a host. It never loads Python, never forks without exec (but once, at
-//! the start, for [`daemon`]), and never sleeps. The order of the boot: signal handlers
-//! first, so that no signal is lost however slow the rest is; then the configuration,
-//! for which a fork server is started if it is Python ([`evaluation`]); then the way into the background; then log files, pidfile and listeners, so that what
-//! is wrong with them is told before the application is imported; then the fork server.
+//! The order of the boot: signal handlers first, so that no signal is lost however slow the
+//! rest is; then the configuration, for which a fork server is started if it is Python
+//! ([`evaluation`]); then the way into the background; then log files, pidfile and listeners,
+//! so that what is wrong with them is told before the application is imported; then the fork
+//! server.
 
 mod activation;
 mod arrivals;
+#[cfg(test)]
+mod boot_tests;
 mod cgroup;
 mod daemon;
 mod deaths;
 mod effects;
 mod evaluation;
 mod event;
+mod event_loop;
 mod exit;
 mod generation;
 mod health;
@@ -40,6 +36,8 @@ mod link;
 mod memory;
 mod moment;
 mod news;
+#[cfg(test)]
+mod news_tests;
 mod notice;
 mod pauses;
 #[cfg(test)]
@@ -64,20 +62,21 @@ mod state;
 #[cfg(test)]
 mod state_properties;
 #[cfg(test)]
-mod state_tests;
-#[cfg(test)]
 mod state_world;
 mod status;
 mod stop;
 #[cfg(test)]
 mod stop_tests;
 mod supervision;
+#[cfg(test)]
+mod supervision_tests;
 mod terminal;
 mod upgrade;
 mod wishes;
+#[cfg(test)]
+mod wishes_tests;
 mod worker;
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -87,27 +86,24 @@ use rsgun_core::config::{ConfigError, Settings, Source};
 use rsgun_core::listeners::{self, Address, ListenError};
 use rsgun_core::log;
 use rsgun_core::log::output::{self, Files, LogFileError};
-use rsgun_core::sys::signals::{HeldBack, SignalQueue, let_signals_in};
+use rsgun_core::sys::signals::{SignalQueue, let_signals_in};
 use rsgun_core::sys::{process, title};
-use tokio::io::unix::AsyncFd;
-use tokio::runtime::Runtime;
-use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel, unbounded_channel};
+use tokio::sync::mpsc::unbounded_channel;
 
 use self::daemon::{Detached, Launcher};
 use self::effects::{Effects, Foundation, manner, own_title};
 use self::evaluation::{Prepared, Step, Watch};
 pub use self::event::Command;
-use self::event::{Action, Event};
+use self::event_loop::Begun;
 use self::moment::Moment;
 use self::pidfile::PidFile;
 pub use self::pidfile::PidFileError;
 use self::state::State;
 use self::terminal::Terminal;
-use self::upgrade::record::StateRecord;
+use self::upgrade::Kind;
 pub use self::upgrade::{DirectoryError, Invocation, Purpose};
-use self::upgrade::{Kind, UpgradeEvent};
+use crate::control::socket::ControlSocket;
 pub use crate::control::socket::ControlSocketError;
-use crate::control::socket::{ControlSocket, Question};
 use crate::python::{PythonError, Surroundings};
 use crate::signals;
 
@@ -266,58 +262,14 @@ fn boot(source: Source, invocation: Invocation) -> Result<u8, MasterError> {
     let (effects, policy) = Effects::new(source, foundation, 1, sender)?;
     let begun = State::boot(Moment::now(), policy);
     let begun = Begun { begun, postponed };
-    run_loop(
-        &runtime()?,
+    event_loop::run(
+        &event_loop::runtime()?,
         signals,
         control.as_ref(),
         queue,
         effects,
         begun,
     )
-}
-
-/// What the event loop begins with.
-struct Begun {
-    /// The state and its first actions.
-    begun: (State, Vec<Action>),
-    /// What signals have asked for before the loop ran.
-    postponed: Vec<Command>,
-}
-
-impl From<(State, Vec<Action>)> for Begun {
-    fn from(begun: (State, Vec<Action>)) -> Self {
-        Self {
-            begun,
-            postponed: Vec::new(),
-        }
-    }
-}
-
-/// Runs the event loop to its end. Returns the exit code.
-fn run_loop(
-    runtime: &Runtime,
-    signals: SignalQueue,
-    control: Option<&ControlSocket>,
-    queue: UnboundedReceiver<Event>,
-    effects: Effects,
-    begun: Begun,
-) -> Result<u8, MasterError> {
-    runtime
-        .block_on(async {
-            let questions = control.map(ControlSocket::listen).transpose()?;
-            let questions = questions.unwrap_or_else(nobody);
-            serve(signals, queue, questions, effects, begun).await
-        })
-        .map_err(MasterError::System)
-}
-
-/// The runtime of the one event loop.
-fn runtime() -> Result<Runtime, MasterError> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build()
-        .map_err(MasterError::System)
 }
 
 fn set_umask(mask: u32) {
@@ -353,165 +305,4 @@ fn start_logging(
         );
     }
     Ok(logs)
-}
-
-/// Nobody who asks for the status.
-fn nobody() -> Receiver<Question> {
-    channel(1).1
-}
-
-/// The event loop.
-async fn serve(
-    signals: SignalQueue,
-    mut queue: UnboundedReceiver<Event>,
-    mut questions: Receiver<Question>,
-    mut effects: Effects,
-    begun: Begun,
-) -> io::Result<u8> {
-    let Begun {
-        begun: (mut state, actions),
-        postponed,
-    } = begun;
-    let signals = link::watch(signals)?;
-    let mut known = VecDeque::new();
-    let mut then = perform(&state, &mut effects, actions, &mut known);
-    known.extend(postponed.into_iter().map(Event::Command));
-    known.extend(arrived(&signals, &mut effects)?);
-    // A child may have ended before anybody was told, or during an upgrade.
-    known.extend(effects.reap());
-    loop {
-        match then {
-            Then::GoOn => {}
-            Then::Exit(code) => {
-                upgrade::candidate::last_words(&effects).await;
-                return Ok(code);
-            }
-            Then::HandOver | Then::Exec => {
-                effects.pause().await;
-                let held_back = HeldBack::start()?;
-                // All that was seen so far happens before.
-                while let Some(event) = at_hand(&signals, &mut queue, &effects, &mut known)? {
-                    let actions = state.step(Moment::now(), event);
-                    let next = perform(&state, &mut effects, actions, &mut known);
-                    if let Then::Exit(code) = next {
-                        return Ok(code);
-                    }
-                }
-                if let Then::HandOver = then {
-                    if let Some(code) = upgrade::candidate::hand_over(&state, &effects).await {
-                        return Ok(code);
-                    }
-                } else {
-                    let reason = effects.exec(&state).await;
-                    effects.resume();
-                    let event = UpgradeEvent::NotReplaced { reason };
-                    known.push_back(Event::Upgrade(event));
-                }
-                drop(held_back);
-                known.extend(arrived(&signals, &mut effects)?);
-                known.extend(effects.reap());
-            }
-        }
-        if known.is_empty() {
-            let deadline = state.next_deadline();
-            let pause = deadline.map(|deadline| deadline.since(Moment::now()));
-            let event = tokio::select! {
-                biased;
-                ready = signals.readable() => {
-                    ready?.clear_ready();
-                    None
-                }
-                // The sender lives in `effects`: the queue does not end.
-                event = queue.recv() => event,
-                Some(question) = questions.recv() => {
-                    question.answer(&effects.status(&state, Moment::now()));
-                    None
-                }
-                () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {
-                    Some(Event::Tick)
-                }
-            };
-            // Whatever it was, a signal may explain it.
-            known.extend(arrived(&signals, &mut effects)?);
-            known.extend(event);
-        }
-        then = Then::GoOn;
-        while let Some(event) = known.pop_front() {
-            tracing::trace!("event: {event:?}");
-            let actions = state.step(Moment::now(), event);
-            then = perform(&state, &mut effects, actions, &mut known);
-            if !matches!(then, Then::GoOn) {
-                break;
-            }
-        }
-    }
-}
-
-/// The signals that have come, and the children that have ended.
-fn arrived(signals: &AsyncFd<SignalQueue>, effects: &mut Effects) -> io::Result<Vec<Event>> {
-    let authority = effects.authority();
-    arrivals::take(authority, || signals.get_ref().next(), || effects.reap())
-}
-
-/// The next event that is there without waiting; children are left for the program that
-/// comes next, or for later.
-fn at_hand(
-    signals: &AsyncFd<SignalQueue>,
-    queue: &mut UnboundedReceiver<Event>,
-    effects: &Effects,
-    known: &mut VecDeque<Event>,
-) -> io::Result<Option<Event>> {
-    if let Some(event) = known.pop_front().or_else(|| queue.try_recv().ok()) {
-        return Ok(Some(event));
-    }
-    while let Some(arrived) = signals.get_ref().next()? {
-        if let Some(command) = arrivals::command(arrived, effects.authority()) {
-            return Ok(Some(Event::Command(command)));
-        }
-    }
-    Ok(None)
-}
-
-/// What follows when actions were carried out.
-#[derive(Debug, Clone, Copy)]
-enum Then {
-    GoOn,
-    /// End with this code.
-    Exit(u8),
-    /// Hand everything over to the master of this candidate.
-    HandOver,
-    /// Run another program in this process.
-    Exec,
-}
-
-/// Carries out actions; what is known at once about them is put in front of the other
-/// events.
-fn perform(
-    state: &State,
-    effects: &mut Effects,
-    actions: Vec<Action>,
-    known: &mut VecDeque<Event>,
-) -> Then {
-    let mut at_once = VecDeque::new();
-    let mut then = Then::GoOn;
-    for action in actions {
-        tracing::trace!("action: {action:?}");
-        match action {
-            Action::Exit { code } => return Then::Exit(code),
-            Action::HandOver => then = Then::HandOver,
-            Action::Exec => then = Then::Exec,
-            Action::StartCandidate { identity } => {
-                let record = StateRecord::of(state);
-                let event = match effects.start_candidate(&record, identity) {
-                    Ok(pid) => UpgradeEvent::Started { pid },
-                    Err(reason) => UpgradeEvent::NotStarted { reason },
-                };
-                at_once.push_back(Event::Upgrade(event));
-            }
-            other => at_once.extend(effects.perform(other)),
-        }
-    }
-    at_once.append(known);
-    *known = at_once;
-    then
 }

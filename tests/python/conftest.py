@@ -15,6 +15,15 @@ from harness.target import APPS, TARGET, binary, lay_out_package
 from harness.terminal import Terminal
 from harness.waiting import BOOT
 
+pytest_plugins = [
+    "harness.about",
+    "harness.conf",
+    "harness.hooks",
+    "harness.kinds",
+    "harness.upgrades",
+]
+"""Fixtures that belong to a subject are beside what else is known of it."""
+
 Serve = Callable[..., Server]
 
 SERVERS: pytest.StashKey[list[Server]] = pytest.StashKey()

@@ -10,12 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness.load import Load
+from harness.load import Load, nothing_lost, under_load, until
 from harness.server import Server, port_is_free
 from harness.sources import versioned
 from harness.target import rsgun_only
 from harness.waiting import eventually, wait_gone
-from test_load import nothing_lost, under_load, until
 
 pytestmark = rsgun_only
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 
-import httpx
 import pytest
 from harness.browser import Browser, Page, needs_browser
+from harness.clients import client_for
 from harness.server import Server
 from harness.target import rsgun_only
-from harness.waiting import DEADLINE
 
 pytestmark = [rsgun_only, pytest.mark.timeout(180)]
 
@@ -21,7 +20,7 @@ KINDS = pytest.mark.parametrize("name", ["app", "asgi"], ids=["flask", "fastapi"
 @KINDS
 def test_callbacks_and_files(shared: Serve, name: str) -> None:
     server = shared(f"dash_app:{name}")
-    with httpx.Client(base_url=server.url, timeout=DEADLINE, trust_env=False) as client:
+    with client_for(server) as client:
         assert "_dash-config" in client.get("/").text
         files = [
             line.split('"')[1] for line in client.get("/").text.split("<script") if "src=" in line

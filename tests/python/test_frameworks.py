@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,17 +11,14 @@ from pathlib import Path
 import httpx
 import pytest
 from harness import processes
+from harness.clients import client_for
 from harness.server import Server
-from harness.target import APPS, ROOT, differs, rsgun_only
+from harness.target import APPS, ROOT, rsgun_only
 from harness.waiting import DEADLINE, eventually
 
 Serve = Callable[..., Server]
 MEGABYTE = 1 << 20
 NUMBERS = "".join(f"{number};" for number in range(50))
-
-
-def client_for(server: Server) -> httpx.Client:
-    return httpx.Client(base_url=server.url, timeout=DEADLINE, trust_env=False)
 
 
 class TestFastAPI:
@@ -344,168 +338,6 @@ class TestLitestar:
         server.wait_for_line("^litestar started")
         server.stop()
         assert "litestar stopped" in server.lines("stdout")
-
-
-class TestDjango:
-    @pytest.fixture
-    def client(self, shared: Serve) -> Iterator[httpx.Client]:
-        self.server = shared("django_app:app")
-        with client_for(self.server) as client:
-            yield client
-
-    def test_views_of_both_kinds(self, client: httpx.Client) -> None:
-        assert client.get("/ping").text == "pong"
-        assert client.get("/sync").text == "from a thread"
-
-    def test_middleware(self, client: httpx.Client) -> None:
-        headers = client.get("/ping").headers
-        assert headers["x-frame-options"] == "DENY"
-        assert headers["x-content-type-options"] == "nosniff"
-
-    def test_template_and_session(self, client: httpx.Client) -> None:
-        assert client.get("/hello/Ada").text == "<p>Hello Ada, for the 1. time</p>"
-        assert client.get("/hello/Ada").text == "<p>Hello Ada, for the 2. time</p>"
-
-    def test_upload(self, client: httpx.Client) -> None:
-        data = b"x" * (5 * MEGABYTE)
-        assert client.post("/upload", files={"file": data}).text == str(len(data))
-
-    def test_cross_site_request_is_refused(self, client: httpx.Client) -> None:
-        assert client.post("/guarded").status_code == 403
-
-    def test_stream(self, client: httpx.Client) -> None:
-        assert client.get("/stream").text == NUMBERS
-
-    def test_view_is_cancelled_when_the_client_leaves(self, client: httpx.Client) -> None:
-        """Django listens for http.disconnect beside every view."""
-        since = self.server.output.mark()
-        connection = self.server.connect()
-        connection.request("/slow")
-        self.server.wait_for_line("^django waits", since=since)
-        connection.close()
-        self.server.wait_for_line("^django was cancelled", since=since)
-
-    def test_exception(self, client: httpx.Client) -> None:
-        self.server.tolerates_tracebacks = True
-        assert client.get("/error").status_code == 500
-        assert self.server.get("/ping").text == "pong"
-
-    def test_missing_page(self, client: httpx.Client) -> None:
-        assert client.get("/missing").status_code == 404
-
-
-@pytest.fixture(scope="module")
-def django_database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = str(tmp_path_factory.mktemp("django") / "database")
-    subprocess.run(
-        [sys.executable, str(APPS / "django_admin.py")],
-        env={**os.environ, "DJANGO_DATABASE": path},
-        check=True,
-        timeout=100,
-    )
-    return path
-
-
-class TestDjangoProject:
-    """Django with a database, users, the admin site, and static files."""
-
-    @pytest.fixture
-    def client(self, serve: Serve, django_database: str) -> Iterator[httpx.Client]:
-        self.server = serve("django_admin:app", environment={"DJANGO_DATABASE": django_database})
-        with client_for(self.server) as client:
-            yield client
-
-    def test_admin(self, client: httpx.Client) -> None:
-        response = client.get("/admin/", follow_redirects=True)
-        assert response.url.path == "/admin/login/"
-        form = {"username": "admin", "password": "wrong", "next": "/admin/"}
-        for password, status in (("wrong", 200), ("secret", 302)):
-            form |= {"password": password, "csrfmiddlewaretoken": client.cookies["csrftoken"]}
-            assert client.post("/admin/login/", data=form).status_code == status
-        assert "Site administration" in client.get("/admin/").text
-        users = client.get("/admin/auth/user/", params={"q": "admin"})
-        assert "admin@localhost" in users.text
-        form = {
-            "csrfmiddlewaretoken": client.cookies["csrftoken"],
-            "username": f"ada{os.getpid()}",
-            "usable_password": "true",
-            "password1": "Countess-1815",
-            "password2": "Countess-1815",
-        }
-        added = client.post("/admin/auth/user/add/", data=form)
-        assert (added.status_code, added.text) == (302, "")
-        assert "was added successfully" in client.get(added.headers["location"]).text
-        form = {"csrfmiddlewaretoken": client.cookies["csrftoken"]}
-        assert client.post("/admin/logout/", data=form).status_code == 200
-        assert client.get("/admin/").status_code == 302
-
-    def test_static_files(self, client: httpx.Client) -> None:
-        import django.contrib.admin
-
-        folder = Path(django.contrib.admin.__file__).parent / "static" / "admin"
-        for name, kind in (("css/base.css", "text/css"), ("img/search.svg", "image/svg+xml")):
-            response = client.get(f"/static/admin/{name}")
-            assert response.headers["content-type"].split(";")[0] == kind
-            assert response.content == (folder / name).read_bytes()
-            stamp = {"If-Modified-Since": response.headers["last-modified"]}
-            again = client.get(f"/static/admin/{name}", headers=stamp)
-            assert (again.status_code, again.content) == (304, b"")
-        assert client.get("/static/admin/css/missing.css").status_code == 404
-        assert client.get("/static/admin/../../secret").status_code == 404
-
-
-@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-class TestCurl:
-    def curl(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            ["curl", "--silent", "--show-error", "--max-time", "30", "--noproxy", "*", *arguments],
-            capture_output=True,
-            check=True,
-        )
-
-    def test_get(self, shared: Serve) -> None:
-        server = shared("fastapi_app:app")
-        assert self.curl(f"{server.url}/ping").stdout == b'{"message":"pong"}'
-
-    def test_two_requests_on_one_connection(self, shared: Serve) -> None:
-        server = shared("fastapi_app:app")
-        result = self.curl("-v", f"{server.url}/ping", f"{server.url}/ping-sync")
-        assert result.stdout == b'{"message":"pong"}' * 2
-        assert b"Re-using existing" in result.stderr
-
-    def test_head(self, shared: Serve) -> None:
-        server = shared("lab:app")
-        result = self.curl("-I", f"{server.url}/ping")
-        assert result.stdout.startswith(b"HTTP/1.1 200 OK\r\n")
-        assert b"content-length: 4\r\n" in result.stdout.lower()
-
-    def test_upload_with_expect(self, shared: Serve, tmp_path: Path) -> None:
-        """curl sends Expect: 100-continue for large bodies."""
-        server = shared("fastapi_app:app")
-        path = tmp_path / "big"
-        path.write_bytes(b"x" * (50 * MEGABYTE))
-        # By itself it waits for a second and sends the body then.
-        waits = ("-H", "Expect: 100-continue", "--expect100-timeout", "30")
-        result = self.curl("-v", *waits, "-T", str(path), f"{server.url}/raw")
-        assert result.stdout == str(50 * MEGABYTE).encode()
-        assert b"100 Continue" in result.stderr
-
-    def test_http_1_0(self, shared: Serve) -> None:
-        server = shared("fastapi_app:app")
-        assert self.curl("-0", f"{server.url}/ping").stdout == b'{"message":"pong"}'
-
-    @differs("uvicorn", "sends chunks to HTTP/1.0")
-    def test_stream_over_http_1_0(self, shared: Serve) -> None:
-        server = shared("starlette_app:app")
-        result = self.curl("-0", "-i", f"{server.url}/stream")
-        assert result.stdout.endswith(NUMBERS.encode())
-        assert b"transfer-encoding" not in result.stdout.lower()
-
-    def test_unix_socket(self, serve: Serve, tmp_path: Path) -> None:
-        path = str(tmp_path / "socket")
-        serve("fastapi_app:app", "--uds", path)
-        result = self.curl("--unix-socket", path, "http://localhost/ping")
-        assert result.stdout == b'{"message":"pong"}'
 
 
 def test_upload_of_50_mb_keeps_memory_flat(serve: Serve) -> None:

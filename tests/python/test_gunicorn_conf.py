@@ -1,66 +1,27 @@
-"""A gunicorn.conf.py: its settings, who they win over, and what is wrong with one."""
+"""A gunicorn.conf.py: what it is called, what it sets, and who wins over it."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness.server import Server, free_port
+from harness.about import ABOUT_ITSELF, about
+from harness.conf import Conf, Start, failing
+from harness.server import free_port
 from harness.sources import answer, versioned
-from harness.target import command, rsgun_only
+from harness.target import AS_ROOT, rsgun_only
 from harness.waiting import BOOT, DEADLINE, eventually, wait_gone
-from test_service import ABOUT_ITSELF, AS_ROOT, about, public, public_binary, public_python
 
-__all__ = ["public", "public_binary", "public_python"]
 pytestmark = rsgun_only
-
-Launch = Callable[..., Server]
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def conf(tmp_path: Path) -> Callable[[str], Path]:
-    """Writes the configuration file beside the application, and returns its path."""
-    (tmp_path / "main.py").write_text(versioned("first"))
-
-    def write(text: str) -> Path:
-        path = tmp_path / "gunicorn.conf.py"
-        path.write_text(text)
-        return path
-
-    return write
-
-
-@pytest.fixture
-def start(launch: Launch) -> Launch:
-    """Starts rsgun with exactly these arguments."""
-
-    def begin(
-        *arguments: str | Path, wait: bool = True, python: str | None = None, **more: object
-    ) -> Server:
-        server = launch(command(None, *map(str, arguments), python=python), **more)
-        return server.wait_until_running() if wait else server
-
-    return begin
-
-
-def failing(server: Server) -> str:
-    """What a server says that does not start, because of its configuration."""
-    server.tolerates_tracebacks = True
-    assert server.wait() == 1, server.report()
-    assert not server.leftovers()
-    return "\n".join(server.lines("stderr"))
 
 
 # === settings ===
 
 
-def test_settings_of_real_life(conf: Callable[[str], Path], start: Launch, tmp_path: Path) -> None:
+def test_settings_of_real_life(conf: Conf, rsgun: Start, tmp_path: Path) -> None:
     """A file with computed values, helpers, and names that gunicorn ignores."""
     path = conf("""
 import multiprocessing
@@ -94,7 +55,7 @@ rsgun_max_lifetime = 3600
 def helper(value):
     return value
 """)
-    server = start("-c", path)
+    server = rsgun("-c", path)
     server.wait_for_workers(2)
     assert answer(server.get().text)[0] == "first"
     assert server.titled(r"^rsgun: master \[shop\]$")
@@ -105,35 +66,33 @@ def helper(value):
     assert not (tmp_path / "__pycache__").exists()
 
 
-def test_command_line_and_environment_win(conf: Callable[[str], Path], start: Launch) -> None:
+def test_command_line_and_environment_win(conf: Conf, rsgun: Start) -> None:
     path = conf("bind = '127.0.0.1:1'\nworkers = 7\nproc_name = 'file'\nwsgi_app = 'none:app'\n")
-    server = start(
+    server = rsgun(
         "-c", path, "-w", "2", "-b", "127.0.0.1:0", "main:app", environment={"RSGUN_NAME": "env"}
     )
     server.wait_for_workers(2)
     assert server.titled(r"^rsgun: master \[env\]$")
 
 
-def test_defaults_hold_for_what_the_file_does_not_say(
-    conf: Callable[[str], Path], start: Launch
-) -> None:
+def test_defaults_hold_for_what_the_file_does_not_say(conf: Conf, rsgun: Start) -> None:
     port = free_port()
-    server = start("-c", conf("wsgi_app = 'main:app'"), environment={"PORT": str(port)})
+    server = rsgun("-c", conf("wsgi_app = 'main:app'"), environment={"PORT": str(port)})
     assert server.port == port
     server.wait_for_workers(1)
 
 
 def test_the_application_is_named_by_the_file_with_gunicorn_s_default(
-    conf: Callable[[str], Path], start: Launch, tmp_path: Path
+    conf: Conf, rsgun: Start, tmp_path: Path
 ) -> None:
     folder = tmp_path / "deep"
     folder.mkdir()
     (folder / "shop.py").write_text(versioned("deep") + "\napplication = app\n")
     path = conf(f"bind = '127.0.0.1:0'\nwsgi_app = 'shop'\nchdir = {str(folder)!r}")
-    assert answer(start("-c", path).get().text)[0] == "deep"
+    assert answer(rsgun("-c", path).get().text)[0] == "deep"
 
 
-def test_pythonpath(conf: Callable[[str], Path], start: Launch, tmp_path: Path) -> None:
+def test_pythonpath(conf: Conf, rsgun: Start, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     (tmp_path / "one" / "first_part.py").write_text("WORD = 'first'")
@@ -144,34 +103,34 @@ def test_pythonpath(conf: Callable[[str], Path], start: Launch, tmp_path: Path) 
         + versioned("both", top="VERSION = first_part.WORD + '-' + second_part.WORD")
     )
     path = conf("bind = '127.0.0.1:0'\nwsgi_app = 'main:app'\npythonpath = 'one,two'")
-    assert answer(start("-c", path).get().text)[0] == "first-second"
+    assert answer(rsgun("-c", path).get().text)[0] == "first-second"
 
 
 def test_the_file_can_import_what_is_beside_the_start(
-    conf: Callable[[str], Path], start: Launch, tmp_path: Path
+    conf: Conf, rsgun: Start, tmp_path: Path
 ) -> None:
     (tmp_path / "base_conf.py").write_text("bind = '127.0.0.1:0'\nworkers = 2\n")
-    server = start("-c", conf("from base_conf import *\nwsgi_app = 'main:app'\n"))
+    server = rsgun("-c", conf("from base_conf import *\nwsgi_app = 'main:app'\n"))
     server.wait_for_workers(2)
 
 
-def test_variables_of_the_file(conf: Callable[[str], Path], start: Launch, tmp_path: Path) -> None:
+def test_variables_of_the_file(conf: Conf, rsgun: Start, tmp_path: Path) -> None:
     path = conf("bind = '127.0.0.1:0'\nwsgi_app = 'main:app'\nraw_env = 'COLOUR=red'\numask = 0o27")
     (tmp_path / "main.py").write_text(ABOUT_ITSELF)
-    found = about(start("-c", path).port)
+    found = about(rsgun("-c", path).port)
     assert found["environment"]["COLOUR"] == "red"  # type: ignore[index]
     assert found["umask"] == 0o27
 
 
 @AS_ROOT
-def test_user_of_the_file(public: Path, public_python: str, start: Launch) -> None:
+def test_user_of_the_file(public: Path, public_python: str, rsgun: Start) -> None:
     """The file is evaluated as root, as gunicorn does; what serves is the user."""
     path = public / "gunicorn.conf.py"
     path.write_text(
         "import os\nassert os.geteuid() == 0\nbind = '127.0.0.1:0'\nwsgi_app = 'main:app'\n"
         "user = 'nobody'\ngroup = 65534\numask = '077'\n"
     )
-    server = start("-c", path, cwd=public, python=public_python)
+    server = rsgun("-c", path, cwd=public, python=public_python)
     found = about(server.port)
     assert found["uids"] == [65534] * 4
     assert found["gids"] == [65534] * 4
@@ -187,18 +146,18 @@ def test_user_of_the_file(public: Path, public_python: str, start: Launch) -> No
 
 @AS_ROOT
 def test_user_of_the_command_line_evaluates_the_file(
-    public: Path, public_python: str, start: Launch
+    public: Path, public_python: str, rsgun: Start
 ) -> None:
     path = public / "gunicorn.conf.py"
     path.write_text(
         "import os\nassert os.geteuid() == 65534\nbind = '127.0.0.1:0'\nwsgi_app = 'main:app'\n"
     )
     arguments = ("-c", path, "--user", "nobody")
-    server = start(*arguments, "--group", "65534", cwd=public, python=public_python)
+    server = rsgun(*arguments, "--group", "65534", cwd=public, python=public_python)
     assert about(server.port)["uids"] == [65534] * 4
     path.write_text(path.read_text() + "initgroups = True\ngroup = 1\nuser = 2\n")
     assert server.stop() == 0
-    server = start(*arguments, cwd=public, python=public_python, wait=False)
+    server = rsgun(*arguments, cwd=public, python=public_python, wait=False)
     assert "user, group and initgroups must all be given in" in failing(server)
 
 
@@ -206,7 +165,7 @@ def test_user_of_the_command_line_evaluates_the_file(
 
 
 @pytest.mark.parametrize("how", ["file", "flag"])
-def test_daemon(conf: Callable[[str], Path], start: Launch, tmp_path: Path, how: str) -> None:
+def test_daemon(conf: Conf, rsgun: Start, tmp_path: Path, how: str) -> None:
     """The file may say so; hooks are those of the master in the background."""
     port = free_port()
     path = conf(f"""
@@ -222,7 +181,7 @@ def on_starting(server):
     server.log.info("log of the hook")
 {"daemon = True" if how == "file" else ""}
 """)
-    launcher = start("-c", path, *(["-D"] if how == "flag" else []), wait=False)
+    launcher = rsgun("-c", path, *(["-D"] if how == "flag" else []), wait=False)
     assert launcher.wait() == 0, launcher.report()
     master = int((tmp_path / "app.pid").read_text())
     try:
@@ -240,89 +199,27 @@ def on_starting(server):
     assert not (tmp_path / "app.pid").exists()
 
 
-@pytest.mark.parametrize("how", ["file", "flag"])
-def test_a_daemon_tells_the_terminal_what_is_wrong(
-    conf: Callable[[str], Path], start: Launch, how: str
-) -> None:
-    path = conf("daemon = True\nraise KeyError('from the file')")
-    server = start("-c", path, *(["-D"] if how == "flag" else []), wait=False)
-    text = failing(server)
-    assert "KeyError: 'from the file'" in text
-    assert text.count("ERROR:") == 1
-
-
-# === what is wrong ===
-
-BAD = {
-    "raises": ("x = 1\nraise RuntimeError('no database')", ["line 2", "RuntimeError: no database"]),
-    "exits": ("import sys\nsys.exit(0)", ["SystemExit", "line 2"]),
-    "syntax": ("workers = (\n", ["is not valid Python", "SyntaxError", "gunicorn.conf.py"]),
-    "import": ("import no_such_module", ["No module named 'no_such_module'"]),
-    "value": ("x = 1\nworkers = 0", ["line 2: workers: `0` is not a whole number from 1"]),
-    "type": ("workers = {}", ["line 1: workers is an object of type dict"]),
-    "kind": ("preload_app = 'perhaps'", ["`perhaps` is neither `true` nor `false`"]),
-    "tls": ("certfile = '/etc/cert.pem'", ["certfile is a setting that rsgun does not have"]),
-    "tls hook": ("def ssl_context(config, factory): ...", ["ssl_context", "not encrypted by"]),
-    "spew": ("spew = True", ["spew", "python -m trace"]),
-    "worker class": ("worker_class = 'main.MyUvicornWorker'", ["leave `worker-class` out"]),
-    "own name": ("rsgun_max_rs = '1G'", ["rsgun_max_rs", "did you mean `max-rss`?"]),
-    "hook": ("post_fork = 5", ["post_fork is a hook", "not int"]),
-    "arity": (
-        "def post_fork(worker): ...",
-        ["line 1: post_fork is called with server, worker", "2 parameters, not 1"],
-    ),
-    "dotted": ("on_exit = 'no_such.place'", ["on_exit names 'no_such.place'"]),
-    "address": ("bind = '127.0.0.1:http'", ["line 1: bind"]),
-    "died": ("import os\nos._exit(7)", ["exited with code 7 while it evaluated"]),
-    "killed": ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", ["SIGSEGV"]),
-}
-
-
-@pytest.mark.parametrize("how", BAD)
-def test_bad_file(conf: Callable[[str], Path], start: Launch, how: str) -> None:
-    text, words = BAD[how]
-    message = failing(start("-c", conf(text), "main:app", wait=False))
-    for word in words:
-        assert word in message, message
-    assert "<rsgun/" not in message
-    assert message.count("ERROR:") == 1, message
-
-
-def test_missing_file(start: Launch, tmp_path: Path) -> None:
-    message = failing(start("-c", tmp_path / "nowhere.py", "main:app", wait=False))
-    assert f"cannot read the configuration file {tmp_path}/nowhere.py: No such file" in message
-
-
-def test_no_application_anywhere(conf: Callable[[str], Path], start: Launch) -> None:
-    server = start("-c", conf("workers = 2"), wait=False)
-    assert server.wait() == 2
-    assert "no application given" in "\n".join(server.lines("stderr"))
-
-
-def test_a_file_that_hangs(conf: Callable[[str], Path], start: Launch) -> None:
-    path = conf("import time\ntime.sleep(600)")
-    server = start("-c", path, "--boot-timeout", "1", "main:app", wait=False)
-    assert "was not evaluated within 1 s" in failing(server)
+# === while it is evaluated ===
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_the_file_is_evaluated(
-    conf: Callable[[str], Path], start: Launch, number: signal.Signals
+    conf: Conf, rsgun: Start, number: signal.Signals
 ) -> None:
     path = conf("import time\nprint('evaluating', flush=True)\ntime.sleep(600)")
-    server = start("-c", path, "main:app", wait=False)
+    server = rsgun("-c", path, "main:app", wait=False)
     server.wait_for_line("evaluating")
     assert server.stop(number, deadline=DEADLINE) == 0
     assert not server.leftovers()
 
 
 def test_other_signals_wait_for_the_end_of_the_evaluation(
-    conf: Callable[[str], Path], start: Launch, tmp_path: Path
+    conf: Conf, rsgun: Start, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     path = conf(f"print('evaluating', flush=True)\nopen({str(gate)!r}).read()\nworkers = 1")
-    server = start("-c", path, "-b", "127.0.0.1:0", "main:app", wait=False)
+    server = rsgun("-c", path, "-b", "127.0.0.1:0", "main:app", wait=False)
     server.wait_for_line("evaluating")
     server.send_signal(signal.SIGTTIN)
     with gate.open("w"):
@@ -331,12 +228,15 @@ def test_other_signals_wait_for_the_end_of_the_evaluation(
     server.wait_for_workers(2)
 
 
-def test_settings_without_effect_are_named(conf: Callable[[str], Path], start: Launch) -> None:
+# === its names, and its values ===
+
+
+def test_settings_without_effect_are_named(conf: Conf, rsgun: Start) -> None:
     path = conf(
         "bind = '127.0.0.1:0'\nstatsd_host = 'localhost:8125'\nsendfile = False\n"
         "forwarded_allow_ips = '127.0.0.1'\ntmp_upload_dir = '/data'\n"
     )
-    server = start("-c", path, "main:app")
+    server = rsgun("-c", path, "main:app")
     warnings = [line for line in server.lines("stderr") if line.startswith("WARNING")]
     expected = [
         ("line 2: statsd_host", "no statistics"),
@@ -347,12 +247,6 @@ def test_settings_without_effect_are_named(conf: Callable[[str], Path], start: L
     for warning, (setting, words) in zip(warnings, expected, strict=True):
         assert f"gunicorn.conf.py, {setting} is a setting of gunicorn" in warning
         assert words in warning
-
-
-def test_another_kind_of_file(start: Launch, tmp_path: Path) -> None:
-    (tmp_path / "settings.ini").write_text("[workers]\nnumber = 2\n")
-    text = failing(start("-c", tmp_path / "settings.ini", "main:app", wait=False))
-    assert "settings.ini, which is read as Python since its name does not end in .toml" in text
 
 
 # What the file may be called, and how it is named on the command line.
@@ -367,12 +261,12 @@ NAMES = {
 
 
 @pytest.mark.parametrize("how", NAMES)
-def test_names_of_the_file(conf: Callable[[str], Path], start: Launch, how: str) -> None:
+def test_names_of_the_file(conf: Conf, rsgun: Start, how: str) -> None:
     file, named = NAMES[how]
     path = conf("").parent / file
     path.parent.mkdir(exist_ok=True)
     path.write_text("bind = '127.0.0.1:0'\nwsgi_app = 'main:app'\nworkers = 2\nspew = False\n")
-    server = start("-c", named)
+    server = rsgun("-c", named)
     server.wait_for_workers(2)
     path.write_text("bind = '127.0.0.1:0'\nwsgi_app = 'main:app'\nworkers = 3\n")
     server.send_signal(signal.SIGHUP)
@@ -382,9 +276,7 @@ def test_names_of_the_file(conf: Callable[[str], Path], start: Launch, how: str)
     server.wait_for_line(f"{path}, line 2: keyfile is a setting that rsgun does not have")
 
 
-def test_a_module_is_imported_as_one(
-    conf: Callable[[str], Path], start: Launch, tmp_path: Path
-) -> None:
+def test_a_module_is_imported_as_one(conf: Conf, rsgun: Start, tmp_path: Path) -> None:
     """It may import its neighbours, and is found where the interpreter finds modules."""
     package = tmp_path / "elsewhere" / "deploy"
     package.mkdir(parents=True)
@@ -394,39 +286,11 @@ def test_a_module_is_imported_as_one(
     )
     conf("")
     environment = {"PYTHONPATH": str(tmp_path / "elsewhere"), "PYTHONUNBUFFERED": "1"}
-    server = start("-c", "python:deploy.conf", environment=environment)
+    server = rsgun("-c", "python:deploy.conf", environment=environment)
     assert "forked deploy.conf" in server.lines()
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (None, "there is no module 'deploy' for python:deploy.conf: name the file instead"),
-        ("workers = ", "the configuration module deploy.conf is not valid Python"),
-        ("1 / 0", "the configuration module deploy.conf raised ZeroDivisionError"),
-        ("import nowhere_at_all", "the configuration module deploy.conf raised ModuleNotFound"),
-    ],
-)
-def test_bad_module(start: Launch, tmp_path: Path, text: str | None, words: str) -> None:
-    if text is not None:
-        (tmp_path / "deploy").mkdir()
-        (tmp_path / "deploy" / "conf.py").write_text(text)
-    message = failing(start("-c", "python:deploy.conf", "main:app", wait=False))
-    assert words in message
-    assert "<rsgun/" not in message
-    assert "importlib" not in message
-
-
-def test_a_class_of_one_s_own_is_told_what_to_do(
-    conf: Callable[[str], Path], start: Launch
-) -> None:
-    path = conf("class Mine:\n    pass\n\nworker_class = Mine\n")
-    message = failing(start("-c", path, "main:app", wait=False))
-    assert f"{path}, line 4: worker_class: `__config__.Mine` is none that rsgun knows" in message
-    assert "leave `worker-class` out" in message
-
-
-def test_a_class_that_is_known(conf: Callable[[str], Path], start: Launch) -> None:
+def test_a_class_that_is_known(conf: Conf, rsgun: Start) -> None:
     path = conf(
         "from gunicorn.workers.sync import SyncWorker\nworker_class = SyncWorker\n"
         "bind = '127.0.0.1:0'\nwsgi_app = 'plain'\n"
@@ -440,69 +304,46 @@ def test_a_class_that_is_known(conf: Callable[[str], Path], start: Launch) -> No
     for file in (workers.parent / "__init__.py", workers / "__init__.py"):
         file.touch()
     (workers / "sync.py").write_text("class SyncWorker: ...\n")
-    assert start("-c", path).get().body == b"plain"
+    assert rsgun("-c", path).get().body == b"plain"
 
 
-def test_a_file_may_have_no_access_log(conf: Callable[[str], Path], start: Launch) -> None:
+def test_a_file_may_have_no_access_log(conf: Conf, rsgun: Start) -> None:
     text = "bind = '127.0.0.1:0'\nwsgi_app = 'main:app'\naccesslog = None\n"
     path = conf(text)
-    silent = start("-c", path)
+    silent = rsgun("-c", path)
     silent.get("/unheard")
     conf(text + "rsgun_access_log = True\n")
     silent.send_signal(signal.SIGHUP)
     silent.wait_for_generation(2, 1)
     silent.get("/heard")
     silent.wait_for_line("GET /heard")
-    named = start("-c", path, "--access-logfile", "-")
+    named = rsgun("-c", path, "--access-logfile", "-")
     named.get("/heard")
     named.wait_for_line("GET /heard")
     assert not [line for line in silent.lines() if "/unheard" in line]
 
 
-def test_what_gunicorn_starts_with(conf: Callable[[str], Path], start: Launch) -> None:
+def test_what_gunicorn_starts_with(conf: Conf, rsgun: Start) -> None:
     """Empty texts, directories that are not there, and what only a daemon would need."""
     path = conf(
         "bind = '127.0.0.1:0'\nwsgi_app = 'main:app'\npythonpath = '/nowhere,.'\n"
         "loglevel = 'WARN'\npidfile = ''\nproc_name = ''\nchdir = ''\n"
         "enable_stdio_inheritance = True\n"
     )
-    server = start("-c", path, "-R", wait=False)
+    server = rsgun("-c", path, "-R", wait=False)
     server.wait_for_line(f"WARNING: +{path}, line 3: pythonpath: /nowhere is not there")
     eventually(lambda: server.titled("worker 1"), "a worker", BOOT)
-
-
-@pytest.mark.parametrize("place", ["file", "flag"])
-def test_a_daemon_cannot_keep_the_terminal(
-    conf: Callable[[str], Path], start: Launch, place: str
-) -> None:
-    path = conf(f"wsgi_app = 'main:app'\nenable_stdio_inheritance = {place == 'file'}\n")
-    flags = ["-R"] if place == "flag" else []
-    message = failing(start("-c", path, "--daemon", *flags, wait=False))
-    origin = f"{path}, line 2: enable_stdio_inheritance"
-    origin = origin if place == "file" else "--enable-stdio-inheritance"
-    assert f"{origin}: a daemon holds on to no terminal: name a file with --error-log" in message
-
-
-def test_a_log_file_that_cannot_be_opened(conf: Callable[[str], Path], start: Launch) -> None:
-    path = conf("bind = '127.0.0.1:0'\nwsgi_app = 'main:app'\nerrorlog = '/nowhere/e.log'\n")
-    message = failing(start("-c", path, wait=False))
-    assert f"{path}, line 3: errorlog: cannot open the log file /nowhere/e.log: No such" in message
-    conf("bind = '127.0.0.1:0'\nwsgi_app = 'main:app'\n")
-    server = start("-c", path)
-    conf("bind = '127.0.0.1:0'\nwsgi_app = 'main:app'\n\naccesslog = '/nowhere/a.log'\n")
-    server.send_signal(signal.SIGHUP)
-    server.wait_for_line(f"{path}, line 4: accesslog: cannot open the log file /nowhere/a.log")
 
 
 # === reload ===
 
 
-def test_reload_applies_the_file(conf: Callable[[str], Path], start: Launch) -> None:
+def test_reload_applies_the_file(conf: Conf, rsgun: Start) -> None:
     port = free_port()
     path = conf("bind = '127.0.0.1:0'\nworkers = 1\nwsgi_app = 'main:app'\nraw_env = ['A=1']")
     source = versioned("first", top="print('A is', os.environ['A'], flush=True)")
     (path.parent / "main.py").write_text(source)
-    server = start("-c", path)
+    server = rsgun("-c", path)
     assert "A is 1" in server.lines()
     since = server.output.mark()
     conf(
@@ -520,32 +361,7 @@ def test_reload_applies_the_file(conf: Callable[[str], Path], start: Launch) -> 
         server.connect()
 
 
-@pytest.mark.parametrize("how", [name for name in BAD if name not in ("died", "killed")])
-def test_bad_file_at_a_reload(conf: Callable[[str], Path], start: Launch, how: str) -> None:
-    """The old ones serve on, and a good file is taken afterwards."""
-    good = "bind = '127.0.0.1:0'\nwsgi_app = 'main:app'\nworkers = 2"
-    server = start("-c", conf(good))
-    server.tolerates_tracebacks = True
-    before = {worker.pid for worker in server.wait_for_workers(2)}
-    text, words = BAD[how]
-    conf(text)
-    since = server.output.mark()
-    server.send_signal(signal.SIGHUP)
-    server.wait_for_line("Reload failed, generation 1 stays", since=since)
-    for word in words:
-        server.wait_for_line(word.replace("(", r"\(").replace("?", r"\?"), since=since)
-    server.wait_for_generation(1, 2)
-    assert {worker.pid for worker in server.workers()} == before
-    assert server.get().status == 200
-    conf(good + "\nproc_name = 'mended'")
-    server.send_signal(signal.SIGHUP)
-    eventually(
-        lambda: len(server.titled(r"worker \d \[mended, gen 3\]")) == 2, "the good file", BOOT
-    )
-    assert server.get().status == 200
-
-
-def test_worker_that_is_started_by_exec(conf: Callable[[str], Path], start: Launch) -> None:
+def test_worker_that_is_started_by_exec(conf: Conf, rsgun: Start) -> None:
     """A thread of the file keeps workers from being forked: they evaluate it themselves."""
     path = conf("""
 import os, threading, time
@@ -557,7 +373,7 @@ raw_env = ["COLOUR=red"]
 def post_fork(server, worker):
     print("post_fork", worker.pid == os.getpid(), server.pid == os.getppid(), flush=True)
 """)
-    server = start("-c", path)
+    server = rsgun("-c", path)
     server.wait_for_line("post_fork True True")
     assert answer(server.get().text)[2] == server.pid
     assert json.dumps(server.lines("stderr")).count("threads besides") <= 1

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Callable
 
 import pytest
+from harness.hooks import RECORDS, Hooked
 from harness.target import rsgun_only
-from test_hooks import RECORDS, Recorded, start
 
-__all__ = ["start"]
 pytestmark = rsgun_only
 
 WSGI = """
@@ -48,20 +46,18 @@ app = App()
 kinds = pytest.mark.parametrize("app", [WSGI, ASGI], ids=["wsgi", "asgi"])
 both = pytest.mark.parametrize("arguments", [(), ("--preload",)], ids=["plain", "preload"])
 
-Start = Callable[..., Recorded]
-
 
 @kinds
 @both
 def test_post_worker_init_changes_the_application(
-    start: Start, app: str, arguments: tuple[str, ...]
+    hooked: Hooked, app: str, arguments: tuple[str, ...]
 ) -> None:
     conf = "\ndef post_worker_init(worker):\n    worker.wsgi.login = True\n"
-    assert start(*arguments, base=RECORDS, conf=conf, app=app).server.get().status == 401
+    assert hooked(*arguments, base=RECORDS, conf=conf, app=app).server.get().status == 401
 
 
 @both
-def test_it_is_the_same_everywhere(start: Start, arguments: tuple[str, ...]) -> None:
+def test_it_is_the_same_everywhere(hooked: Hooked, arguments: tuple[str, ...]) -> None:
     conf = """
 def look(hook, worker):
     app = worker.app
@@ -79,7 +75,7 @@ def worker_int(worker):
 def worker_exit(server, worker):
     look("worker_exit", worker)
 """
-    recorded = start(*arguments, base=RECORDS, conf=conf, app=WSGI)
+    recorded = hooked(*arguments, base=RECORDS, conf=conf, app=WSGI)
     assert recorded.server.stop(signal.SIGINT) == 0
     (fork,) = recorded.records("post_fork")
     assert (fork["same"], fork["early"]) == (True, False)
@@ -89,9 +85,9 @@ def worker_exit(server, worker):
 
 
 @pytest.mark.parametrize("hook", ["on_starting(server)", "pre_fork(server, worker)"])
-def test_hook_that_imports_it_in_the_fork_server(start: Start, hook: str) -> None:
+def test_hook_that_imports_it_in_the_fork_server(hooked: Hooked, hook: str) -> None:
     conf = f"\ndef {hook}:\n    server.app.wsgi().login = True\n"
-    recorded = start("-w", "2", base=RECORDS, conf=conf, app=WSGI)
+    recorded = hooked("-w", "2", base=RECORDS, conf=conf, app=WSGI)
     recorded.server.wait_for_workers(2)
     response = recorded.server.get()
     assert response.status == 401
@@ -123,28 +119,30 @@ async def asgi(scope, receive, send):
     ],
     ids=["wsgi", "asgi", "post_fork", "on_starting"],
 )
-def test_another_application_is_served(start: Start, hook: str, arguments: tuple[str, ...]) -> None:
-    recorded = start(*arguments, base=RECORDS, conf=f"{OTHER}\ndef {hook}\n", app=WSGI)
+def test_another_application_is_served(
+    hooked: Hooked, hook: str, arguments: tuple[str, ...]
+) -> None:
+    recorded = hooked(*arguments, base=RECORDS, conf=f"{OTHER}\ndef {hook}\n", app=WSGI)
     assert recorded.server.get().text == "other"
 
 
-def test_callable_is_not_looked_at_again(start: Start) -> None:
+def test_callable_is_not_looked_at_again(hooked: Hooked) -> None:
     """In gunicorn neither: the worker has its application when post_worker_init is called."""
     conf = f"{OTHER}\ndef post_worker_init(worker):\n    worker.app.callable = other\n"
-    assert start(base=RECORDS, conf=conf, app=WSGI).server.get().text != "other"
+    assert hooked(base=RECORDS, conf=conf, app=WSGI).server.get().text != "other"
 
 
-def test_what_is_no_application_is_refused(start: Start) -> None:
+def test_what_is_no_application_is_refused(hooked: Hooked) -> None:
     conf = "\ndef post_worker_init(worker):\n    worker.wsgi = 42\n"
-    server = start(base=RECORDS, conf=conf, app=WSGI, wait=False).server
+    server = hooked(base=RECORDS, conf=conf, app=WSGI, wait=False).server
     assert server.wait() == 3
     server.wait_for_line("worker.wsgi of the hook post_worker_init is not recognised")
 
 
-def test_application_that_cannot_be_imported(start: Start) -> None:
+def test_application_that_cannot_be_imported(hooked: Hooked) -> None:
     """The hook fails in the words of the import, and the start as it would without."""
     conf = "\ndef on_starting(server):\n    server.app.wsgi()\n"
-    server = start(base=RECORDS, conf=conf, app="import nothing_of_the_kind\n", wait=False).server
+    server = hooked(base=RECORDS, conf=conf, app="import nothing_of_the_kind\n", wait=False).server
     server.tolerates_tracebacks = True
     assert server.wait() == 3
     server.wait_for_line("the hook on_starting has raised")
@@ -167,7 +165,7 @@ def test_application_that_cannot_be_imported(start: Start) -> None:
 )
 @both
 def test_on_starting_ends_the_start(
-    start: Start, arguments: tuple[str, ...], decision: str, code: int, words: str
+    hooked: Hooked, arguments: tuple[str, ...], decision: str, code: int, words: str
 ) -> None:
     conf = f"""
 import sys
@@ -182,7 +180,7 @@ def pre_fork(server, worker):
 def on_exit(server):
     record("on_exit")
 """
-    recorded = start(*arguments, base=RECORDS, conf=conf, wait=False)
+    recorded = hooked(*arguments, base=RECORDS, conf=conf, wait=False)
     server = recorded.server
     assert server.wait() == code
     server.wait_for_line(f"the hook on_starting has ended the start: {re.escape(words)}$")
@@ -192,16 +190,16 @@ def on_exit(server):
 
 
 @pytest.mark.parametrize("hook", ["post_fork(server, worker)", "post_worker_init(worker)"])
-def test_hook_of_a_worker_ends_its_start(start: Start, hook: str) -> None:
+def test_hook_of_a_worker_ends_its_start(hooked: Hooked, hook: str) -> None:
     conf = f"\nimport sys\n\ndef {hook}:\n    sys.exit('no GPU is left')\n"
-    server = start(base=RECORDS, conf=conf, wait=False).server
+    server = hooked(base=RECORDS, conf=conf, wait=False).server
     assert server.wait() == 3
     name = hook.partition("(")[0]
     server.wait_for_line(f"the hook {name} has ended the worker: no GPU is left")
     assert not server.leftovers()
 
 
-def test_hook_ends_the_start_of_a_later_worker(start: Start) -> None:
+def test_hook_ends_the_start_of_a_later_worker(hooked: Hooked) -> None:
     conf = """
 import sys
 
@@ -209,7 +207,7 @@ def post_fork(server, worker):
     if os.path.exists("full"):
         sys.exit(1)
 """
-    recorded = start("-w", "2", base=RECORDS, conf=conf)
+    recorded = hooked("-w", "2", base=RECORDS, conf=conf)
     server = recorded.server
     victim, other = server.wait_for_workers(2)
     (recorded.folder / "full").touch()

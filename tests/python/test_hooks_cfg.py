@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 
 from gunicorn.config import Config
+from harness.hooks import RECORDS, Hooked
 from harness.target import rsgun_only
-from test_hooks import RECORDS, Recorded, start
 
-__all__ = ["start"]
 pytestmark = rsgun_only
-
-Start = Callable[..., Recorded]
 
 DUMP = """
 def on_starting(server):
@@ -31,8 +27,8 @@ OWN = {
 }  # fmt: skip
 
 
-def test_all_settings_are_there_with_the_defaults_of_gunicorn(start: Start) -> None:
-    recorded = start(base=RECORDS, conf=DUMP)
+def test_all_settings_are_there_with_the_defaults_of_gunicorn(hooked: Hooked) -> None:
+    recorded = hooked(base=RECORDS, conf=DUMP)
     (record,) = recorded.wait("all")
     seen = record["settings"]
     assert isinstance(seen, dict)
@@ -48,7 +44,7 @@ def test_all_settings_are_there_with_the_defaults_of_gunicorn(start: Start) -> N
     assert (seen["user"], seen["group"]) == (os.geteuid(), os.getegid())
 
 
-def test_values_in_force(start: Start) -> None:
+def test_values_in_force(hooked: Hooked) -> None:
     conf = """
 def look(hook, cfg):
     record(hook, threads=cfg.settings["threads"].value, get=cfg.settings["timeout"].get(),
@@ -74,7 +70,7 @@ pythonpath = "..,."
 rsgun_boot_timeout = 77
 """
     arguments = ("--threads", "3", "--timeout", "7", "--no-access-log", "--name", "shop")
-    recorded = start(*arguments, base=RECORDS, conf=conf, app="def app(environ, start): pass\n")
+    recorded = hooked(*arguments, base=RECORDS, conf=conf, app="def app(environ, start): pass\n")
     for hook in ("on_starting", "post_fork"):
         (seen,) = recorded.wait(hook)
         assert (seen["threads"], seen["get"]) == (3, 7)
@@ -89,7 +85,7 @@ rsgun_boot_timeout = 77
     assert recorded.records("listeners")[0]["found"] == []
 
 
-def test_changes(start: Start) -> None:
+def test_changes(hooked: Hooked) -> None:
     """They are seen by hooks alone, which is said; what is no setting can be anything."""
     conf = """
 def on_starting(server):
@@ -105,7 +101,7 @@ def on_starting(server):
     record("changed", timeout=cfg.timeout, http=cfg.http, refused=refused)
     cfg.nothing
 """
-    recorded = start(base=RECORDS, conf=conf)
+    recorded = hooked(base=RECORDS, conf=conf)
     recorded.server.tolerates_tracebacks = True
     (seen,) = recorded.wait("changed")
     assert (seen["timeout"], seen["http"]) == (99, "httptools")

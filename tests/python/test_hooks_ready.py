@@ -5,18 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable
 
 import pytest
+from harness.hooks import RECORDS, Hooked, Recorded
 from harness.server import free_port
 from harness.target import rsgun_only
 from harness.waiting import eventually
-from test_hooks import RECORDS, Recorded, start
 
-__all__ = ["start"]
 pytestmark = rsgun_only
-
-Start = Callable[..., Recorded]
 
 EXPORTER = """
 import socket, threading
@@ -48,10 +44,10 @@ def answered_by(port: int) -> int | None:
 
 
 @pytest.fixture
-def exporter(start: Start) -> tuple[Recorded, int]:
+def exporter(hooked: Hooked) -> tuple[Recorded, int]:
     """A server whose fork server has a server of its own, and the port of that."""
     port = free_port()
-    recorded = start("-w", "2", base=RECORDS, conf=EXPORTER.replace("PORT", str(port)))
+    recorded = hooked("-w", "2", base=RECORDS, conf=EXPORTER.replace("PORT", str(port)))
     (fork_server,) = recorded.server.fork_servers()
     assert answered_by(port) == fork_server.pid
     return recorded, port
@@ -113,7 +109,7 @@ def test_reload_that_fails_calls_nothing(exporter: tuple[Recorded, int]) -> None
     assert len(recorded.records("when_ready")) == 1
 
 
-def test_threads_of_a_hook_cost_the_state_of_hooks_which_is_said(start: Start) -> None:
+def test_threads_of_a_hook_cost_the_state_of_hooks_which_is_said(hooked: Hooked) -> None:
     conf = (
         EXPORTER.replace("PORT", "0")
         + """
@@ -124,7 +120,7 @@ def post_fork(server, worker):
     record("post_fork", token=getattr(server, "token", None))
 """
     )
-    recorded = start(base=RECORDS, conf=conf)
+    recorded = hooked(base=RECORDS, conf=conf)
     assert recorded.wait("post_fork")[0]["token"] is None
     recorded.server.wait_for_line(
         r"1 thread besides the main one \(.*exporter.*\); so workers are started afresh .* what "

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 
 import pytest
+from harness.hooks import RECORDS, Hooked, Recorded
 from harness.target import rsgun_only
 from harness.waiting import eventually
-from test_hooks import RECORDS, Recorded, start
 
-__all__ = ["start"]
 pytestmark = rsgun_only
-
-Start = Callable[..., Recorded]
 
 NUMBERED = """
 def on_starting(server):
@@ -55,9 +51,9 @@ threading.Thread(target=threading.Event().wait, daemon=True).start()
 
 
 @pytest.mark.parametrize("more", ["", THREAD], ids=["plain", "threads"])
-def test_numbers_of_workers(start: Start, more: str) -> None:
+def test_numbers_of_workers(hooked: Hooked, more: str) -> None:
     """Also where the fork server has a thread, and forks in another way."""
-    recorded = start("-w", "3", "--preload", base=RECORDS, conf=NUMBERED + more)
+    recorded = hooked("-w", "3", "--preload", base=RECORDS, conf=NUMBERED + more)
     server = recorded.server
     assert ids(recorded, 3) == [1, 2, 3]
     for _ in range(2):
@@ -82,8 +78,8 @@ def test_numbers_of_workers(start: Start, more: str) -> None:
     assert "has raised" not in "\n".join(server.lines())
 
 
-def test_number_of_a_worker_that_is_recycled(start: Start) -> None:
-    recorded = start("--max-requests", "2", base=RECORDS, conf=NUMBERED)
+def test_number_of_a_worker_that_is_recycled(hooked: Hooked) -> None:
+    recorded = hooked("--max-requests", "2", base=RECORDS, conf=NUMBERED)
     for count in (2, 3):
         recorded.server.get()
         recorded.server.get()
@@ -111,9 +107,9 @@ def pre_fork(server, worker):
     ids=["forked", "by exec", "forked twice"],
 )
 def test_siblings_are_known_by_their_pids(
-    start: Start, conf: str, arguments: tuple[str, ...]
+    hooked: Hooked, conf: str, arguments: tuple[str, ...]
 ) -> None:
-    recorded = start("-w", "3", *arguments, base=RECORDS, conf=LOOKING + conf)
+    recorded = hooked("-w", "3", *arguments, base=RECORDS, conf=LOOKING + conf)
     server = recorded.server
     workers = sorted(worker.pid for worker in server.wait_for_workers(3))
     seen = recorded.records("pre_fork")
@@ -123,8 +119,8 @@ def test_siblings_are_known_by_their_pids(
     assert recorded.wait("pre_fork")[0]["known"] == workers
 
 
-def test_dead_workers_are_forgotten_without_a_hook(start: Start) -> None:
-    recorded = start("-w", "2", base=RECORDS, conf=LOOKING)
+def test_dead_workers_are_forgotten_without_a_hook(hooked: Hooked) -> None:
+    recorded = hooked("-w", "2", base=RECORDS, conf=LOOKING)
     victim, other = (worker.pid for worker in recorded.server.wait_for_workers(2))
     recorded.forget()
     os.kill(victim, signal.SIGKILL)
@@ -152,9 +148,9 @@ def nworkers_changed(server, new_value, old_value):
 """
 
 
-def test_soft_start_ends_after_a_reload_too(start: Start) -> None:
+def test_soft_start_ends_after_a_reload_too(hooked: Hooked) -> None:
     """Each worker asks for the next one until the hook sees that there are enough."""
-    recorded = start(base=RECORDS, conf=SOFT_START)
+    recorded = hooked(base=RECORDS, conf=SOFT_START)
     server = recorded.server
     server.wait_for_workers(3)
     changes = [(one["old"], one["new"]) for one in recorded.wait("changed", 3)]
@@ -169,8 +165,8 @@ def test_soft_start_ends_after_a_reload_too(start: Start) -> None:
     assert len(recorded.records("changed")) == 1
 
 
-def test_fork_server_that_replaces_a_dead_one_knows_the_number(start: Start) -> None:
-    recorded = start("-w", "2", base=RECORDS, conf=SOFT_START.replace("3", "2"))
+def test_fork_server_that_replaces_a_dead_one_knows_the_number(hooked: Hooked) -> None:
+    recorded = hooked("-w", "2", base=RECORDS, conf=SOFT_START.replace("3", "2"))
     server = recorded.server
     server.wait_for_workers(2)
     recorded.forget()
@@ -179,9 +175,9 @@ def test_fork_server_that_replaces_a_dead_one_knows_the_number(start: Start) -> 
     assert [(one["old"], one["new"]) for one in recorded.wait("changed")] == [(2, 2)]
 
 
-def test_number_that_changes_during_a_reload(start: Start) -> None:
+def test_number_that_changes_during_a_reload(hooked: Hooked) -> None:
     """The new fork server hears of what the old one was told meanwhile."""
-    recorded = start(
+    recorded = hooked(
         "--reload-probation",
         "2",
         base=RECORDS,

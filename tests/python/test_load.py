@@ -5,60 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness.load import Account, Load
+from harness.load import SLOWEST, Load, nothing_lost, under_load, until
 from harness.server import Server
 from harness.sources import versioned
 from harness.target import rsgun_only
-from harness.waiting import DEADLINE, PATIENCE
+from harness.waiting import PATIENCE
 
 pytestmark = [rsgun_only, pytest.mark.slow]
 
-SLOWEST = 12 * PATIENCE
-"""Seconds within which every answer must have come. One that waits for a worker that is
-gone takes longer; the machine may stand still for some."""
-
 Serve = Callable[..., Server]
 Module = Callable[[str, str], Path]
-
-
-async def until(check: Callable[[], bool], what: str, deadline: float = DEADLINE) -> None:
-    """As ``eventually``, while the load goes on."""
-    try:
-        async with asyncio.timeout(deadline):
-            while not check():
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        pytest.fail(f"not within {deadline:.0f} s: {what}")
-
-
-def under_load(
-    load: Load, story: Callable[[], Awaitable[None]], *, account: Account | None = None
-) -> None:
-    """Runs the load while the story happens, which begins when ``account`` fills."""
-    account = account or load.keep_alive
-
-    async def both() -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(load.run())
-            try:
-                await until(lambda: account.answered > 100, "the load has begun")
-                await story()
-                answered = load.one_shot.answered
-                await until(lambda: load.one_shot.answered > answered + 50, "the load goes on")
-            finally:
-                load.stop()
-
-    asyncio.run(both())
-    print(f"keep-alive: {load.keep_alive}\none-shot: {load.one_shot}")
-
-
-def nothing_lost(load: Load) -> None:
-    assert not load.keep_alive.lost, str(load.keep_alive)
-    assert not load.one_shot.lost, str(load.one_shot)
 
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["plain", "preload"])

@@ -132,10 +132,15 @@ SITUATIONS = [
     *(("wsgi", what) for what in ("idle", "computes", "streams")),
 ]
 
+versions = pytest.mark.parametrize(
+    "version", supported(), ids=lambda version: f"python{version[1]}"
+)
+ways = pytest.mark.parametrize("way", ["run", "serve"])
+
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("version", supported(), ids=lambda version: f"python{version[1]}")
-@pytest.mark.parametrize("way", ["run", "serve"])
+@versions
+@ways
 @pytest.mark.parametrize(("app", "what"), SITUATIONS)
 def test_servers_on_daemon_threads(
     program: Program,
@@ -155,8 +160,8 @@ def test_servers_on_daemon_threads(
     assert "the exit handlers have run" in server.lines("stdout")
 
 
-@pytest.mark.parametrize("version", supported(), ids=lambda version: f"python{version[1]}")
-@pytest.mark.parametrize("way", ["run", "serve"])
+@versions
+@ways
 @pytest.mark.parametrize(("app", "what"), [("asgi", "idle"), ("asgi", "computes")])
 def test_a_worker_with_a_server_on_a_daemon_thread(
     serve: Callable[..., Server],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -13,6 +13,7 @@ import pytest
 import socketio
 import websockets.asyncio.client as websockets
 from harness.browser import Browser, needs_browser
+from harness.clients import client_for, run
 from harness.server import Server
 from harness.target import rsgun_only
 from harness.waiting import DEADLINE, eventually
@@ -21,14 +22,6 @@ from socketio.exceptions import ConnectionError as Refused
 pytestmark = rsgun_only
 
 Serve = Callable[..., Server]
-
-
-def run(work: Awaitable[None]) -> None:
-    asyncio.run(asyncio.wait_for(work, 2 * DEADLINE))  # type: ignore[arg-type]
-
-
-def client_for(server: Server) -> httpx.Client:
-    return httpx.Client(base_url=server.url, timeout=DEADLINE, trust_env=False)
 
 
 async def leave(server: Server, client: socketio.AsyncClient) -> None:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.load import Load
+from harness.load import SLOWEST, Load, nothing_lost, under_load, until
 from harness.server import Server
 from harness.sources import answer, versioned
 from harness.target import rsgun_only
 from harness.waiting import PATIENCE, eventually, wait_gone
 from harness.wire import Connection
-from test_load import SLOWEST, nothing_lost, under_load, until
 
 pytestmark = rsgun_only
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import httpx
 import pytest
+from harness.clients import client_for
 from harness.server import Server
 from harness.target import APPS, add_package, environment_for, rsgun_only, supported
 from harness.waiting import DEADLINE
@@ -27,7 +27,7 @@ def server(request: pytest.FixtureRequest, serve: Serve) -> Server:
 
 def test_emmett(server: Server) -> None:
     server.tolerates_tracebacks = True
-    with httpx.Client(base_url=server.url, timeout=DEADLINE, trust_env=False) as client:
+    with client_for(server) as client:
         assert client.get("/").text == "hello"
         assert client.get("/greet/you?q=1").text == "hello you, GET 1"
         assert client.post("/json", json={"a": 1}).json() == {"got": {"a": 1}}

@@ -81,7 +81,7 @@ def test_term_answers_the_request_in_flight(serve: Serve) -> None:
 
 @rsgun_only
 class TestTerm:
-    def test_answer_says_that_the_connection_closes(
+    def test_new_connections_are_refused_and_the_last_answer_says_that_it_is_one(
         self, serve: Serve, module: Module, tmp_path: Path
     ) -> None:
         module("main", versioned("1"))
@@ -92,7 +92,9 @@ class TestTerm:
             server.send_signal(signal.SIGTERM)
             server.wait_until_refusing()
             (tmp_path / "released").touch()
-            assert connection.response().closes
+            response = connection.response()
+            assert response.text.startswith("1 ")
+            assert response.closes
             assert connection.ended()
         assert server.wait() == 0
 
@@ -173,20 +175,6 @@ async def app(scope, receive, send):
             assert server.wait(10) == 0
             assert idle.ended()
             assert used.ended()
-
-    def test_new_connections_are_refused(
-        self, serve: Serve, module: Module, tmp_path: Path
-    ) -> None:
-        module("main", versioned("1"))
-        server = serve("main:app", "--app-dir", str(tmp_path))
-        with server.connect() as connection:
-            connection.request("/wait")
-            server.wait_for_line("^waiting in 1")
-            server.send_signal(signal.SIGTERM)
-            server.wait_until_refusing()
-            (tmp_path / "released").touch()
-            assert connection.response().text.startswith("1 ")
-        assert server.wait() == 0
 
     def test_limit_of_the_graceful_end(self, serve: Serve) -> None:
         server = serve("lab:app", "--graceful-timeout", "1")

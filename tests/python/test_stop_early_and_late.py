@@ -14,24 +14,7 @@ from harness.waiting import eventually
 Serve = Callable[..., Server]
 Module = Callable[[str, str], Path]
 
-BACKGROUND = """
-import asyncio
-
-async def app(scope, receive, send):
-    if scope["type"] == "lifespan":
-        await receive()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        print("lifespan over", flush=True)
-        await send({"type": "lifespan.shutdown.complete"})
-        return
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"ok"})
-    await asyncio.sleep(1.0)
-    print("background done", flush=True)
-"""
-
-ANSWERED = """
+LIFESPAN = """
 import asyncio
 import os
 
@@ -43,6 +26,22 @@ async def app(scope, receive, send):
         print("lifespan over", flush=True)
         await send({"type": "lifespan.shutdown.complete"})
         return
+"""
+"""The beginning of an application that says when its lifespan is over."""
+
+BACKGROUND = (
+    LIFESPAN
+    + """
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"ok"})
+    await asyncio.sleep(1.0)
+    print("background done", flush=True)
+"""
+)
+
+ANSWERED = (
+    LIFESPAN
+    + """
     print("working", flush=True)
     while not os.path.exists("released"):
         await asyncio.sleep(0.02)
@@ -50,6 +49,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": b"ok"})
     print("answered", flush=True)
 """
+)
 
 
 def test_work_after_the_response_is_finished_at_a_stop(

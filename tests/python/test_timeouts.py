@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import signal
 from collections.abc import Callable, Iterator
@@ -11,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.load import Load
+from harness.entries import shows
 from harness.server import Server
 from harness.sources import versioned
 from harness.target import rsgun_only
-from harness.waiting import eventually, wait_gone
+from harness.waiting import wait_gone
 from harness.wire import Truncated
 
 pytestmark = rsgun_only
@@ -64,10 +63,6 @@ async def wait_in_the_background():
     await asyncio.sleep(1000)
 
 
-async def slow(scope):
-    await asyncio.sleep(1000)
-
-
 async def answer(send, text):
     headers = [(b"content-length", str(len(text)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -88,75 +83,11 @@ async def app(scope, receive, send):
         await asyncio.sleep(1000)
     elif path == "/blocking":
         time.sleep(1000)
-    elif path == "/slow":
-        await slow(scope)
-    elif path == "/stream":
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"some", "more_body": True})
-        await asyncio.sleep(1000)
-    elif path == "/stubborn":
-        for _ in range(3):
-            try:
-                await asyncio.sleep(1000)
-            except asyncio.CancelledError:
-                print("swallowed", flush=True)
-        await answer(send, "too late")
-        print("stubborn ends", flush=True)
-    elif path == "/cleans-up":
-        try:
-            await asyncio.sleep(1000)
-        finally:
-            print("cleaned up", flush=True)
-    elif path == "/raises":
-        try:
-            await asyncio.sleep(1000)
-        except asyncio.CancelledError:
-            raise RuntimeError("in the clean-up")
-    elif path == "/afterwards":
-        await answer(send, "answered")
-        await asyncio.sleep(1.5)
-        print("background work done", flush=True)
-    elif path == "/extended":
-        scope["extensions"]["rsgun.timeout"]["extend"](30)
-        await asyncio.sleep(2.5)
-        await answer(send, "extended")
-    elif path == "/extended-in-a-thread":
-        extend = scope["extensions"]["rsgun.timeout"]["extend"]
-        await asyncio.to_thread(extend, 30.5)
-        await asyncio.sleep(2.5)
-        await answer(send, "extended")
-    elif path == "/extended-wrongly":
-        try:
-            scope["extensions"]["rsgun.timeout"]["extend"](float(scope["query_string"]))
-        except ValueError as error:
-            await answer(send, f"refused: {error}")
-    elif path == "/extensions":
-        await answer(send, ",".join(scope["extensions"]))
     else:
         globals()[path[1:].replace("-", "_")]()
 
 
 TASKS = []
-"""
-
-
-FRAMEWORK = """
-import time
-from fastapi import FastAPI, Request
-
-app = FastAPI()
-
-
-@app.get("/thread")
-def thread():
-    time.sleep(6)
-
-
-@app.get("/extended")
-def extended(request: Request):
-    request.scope["extensions"]["rsgun.timeout"]["extend"](30)
-    time.sleep(3.5)
-    return "extended"
 """
 
 
@@ -167,24 +98,6 @@ def hangs(serve: Serve, module: Module, tmp_path: Path) -> Callable[..., Server]
         return serve("hangs:app", "--app-dir", str(tmp_path), *arguments, **more)
 
     return start
-
-
-def shows(server: Server, first: str, *wanted: str) -> None:
-    """Waits for a log entry that begins with a line like the first, and for such lines in it."""
-    server.wait_for_line(first, stream="stderr")
-
-    def entry() -> list[str]:
-        lines = server.lines("stderr")
-        start = next(number for number, line in enumerate(lines) if re.search(first, line))
-        rest = lines[start + 1 :]
-        ends = (number for number, line in enumerate(rest) if re.match(r"[A-Z]+: ", line))
-        return lines[start : start + 1 + next(ends, len(rest))]
-
-    for pattern in wanted:
-        eventually(
-            lambda pattern=pattern: any(re.search(pattern, line) for line in entry()),
-            f"{pattern!r} in the entry {first!r}",
-        )
 
 
 STUCK = r"Worker \d \[pid (\d+)\] has been stuck for [\d.]+ s \(--timeout\) and is killed"
@@ -419,116 +332,3 @@ def test_reload_to_code_that_hangs(hangs: Callable[..., Server], module: Module)
     server.send_signal(signal.SIGHUP)
     shows(server, "Reload failed, generation 1 stays", "in spin$")
     assert server.get("/pid").text == pid
-
-
-class TestRequestTimeout:
-    """``--request-timeout``."""
-
-    TOOK = r"GET \S+ took longer than --request-timeout allows, cancelled after [\d.]+ s"
-
-    def test_504(self, hangs: Callable[..., Server]) -> None:
-        server = hangs("--request-timeout", "1")
-        with server.connect() as connection:
-            response = connection.get("/slow?secret=1")
-            assert (response.status, response.text) == (504, "Gateway Timeout")
-            assert connection.get("/pid").status == 200
-        shows(server, self.TOOK, "GET /slow took", "in slow", r"await asyncio\.sleep\(1000\)")
-        server.wait_for_line(r'"GET /slow\?secret=1 HTTP/1.1" 504', stream="stdout")
-
-    def test_answer_that_has_begun_is_cut_off(self, hangs: Callable[..., Server]) -> None:
-        server = hangs("--request-timeout", "1")
-        with server.connect() as connection:
-            connection.request("/stream")
-            with pytest.raises(Truncated):
-                connection.response()
-        server.wait_for_line("GET /stream took longer")
-        assert server.get("/pid").status == 200
-
-    def test_application_cleans_up(self, hangs: Callable[..., Server]) -> None:
-        server = hangs("--request-timeout", "1")
-        assert server.get("/cleans-up").status == 504
-        server.wait_for_line("cleaned up", stream="stdout")
-
-    def test_error_of_the_clean_up_is_logged(self, hangs: Callable[..., Server]) -> None:
-        server = hangs("--request-timeout", "1")
-        server.tolerates_tracebacks = True
-        assert server.get("/raises").status == 504
-        server.wait_for_line("RuntimeError: in the clean-up")
-
-    def test_task_that_swallows_its_cancellation(self, hangs: Callable[..., Server]) -> None:
-        """The client has its answer; the task is cancelled again and again."""
-        server = hangs("--request-timeout", "1")
-        with server.connect() as connection:
-            assert connection.get("/stubborn").status == 504
-            server.wait_for_line("GET /stubborn has been cancelled and goes on")
-            server.wait_for_line("stubborn ends", stream="stdout")
-            assert connection.get("/pid").status == 200
-        eventually(lambda: server.lines("stdout").count("swallowed") == 3, "three cancellations")
-
-    def test_client_that_has_left_changes_nothing(self, hangs: Callable[..., Server]) -> None:
-        server = hangs("--request-timeout", "1")
-        with server.connect() as connection:
-            connection.request("/cleans-up")
-        server.wait_for_line("cleaned up", stream="stdout")
-
-    def test_work_after_the_answer_is_not_limited(self, hangs: Callable[..., Server]) -> None:
-        server = hangs("--request-timeout", "1")
-        assert server.get("/afterwards").text == "answered"
-        server.wait_for_line("background work done", stream="stdout")
-        assert not [line for line in server.lines("stderr") if "took longer" in line]
-
-    @pytest.mark.parametrize("path", ["/extended", "/extended-in-a-thread"])
-    def test_extension(self, hangs: Callable[..., Server], path: str) -> None:
-        """More time for one request, and no more for the next one."""
-        server = hangs("--request-timeout", "2")
-        with server.connect() as connection, server.connect() as other:
-            connection.request(path)
-            assert other.get("/slow").status == 504
-            assert connection.response().text == "extended"
-
-    @pytest.mark.parametrize("seconds", ["-1", "nan", "inf"])
-    def test_extension_by_nonsense(self, hangs: Callable[..., Server], seconds: str) -> None:
-        server = hangs("--request-timeout", "1")
-        assert server.get(f"/extended-wrongly?{seconds}").text.startswith("refused: ")
-
-    def test_no_extension_without_a_limit(self, hangs: Callable[..., Server]) -> None:
-        assert "rsgun.timeout" not in hangs().get("/extensions").text
-
-    def test_many_at_once(self, hangs: Callable[..., Server]) -> None:
-        server = hangs("--request-timeout", "1")
-        with server.connections(40) as connections:
-            for connection in connections:
-                connection.request("/slow")
-            assert {connection.response().status for connection in connections} == {504}
-        eventually(
-            lambda: sum("GET /slow took" in line for line in server.lines("stderr")) == 40,
-            "each is in the log",
-        )
-
-    def test_endpoint_in_a_thread(self, hangs: Callable[..., Server]) -> None:
-        """The thread runs on, but its client has an answer."""
-        pytest.importorskip("fastapi")
-        server = hangs("--request-timeout", "3", source=FRAMEWORK)
-        with server.connect() as connection, server.connect() as other:
-            connection.request("/extended")
-            assert other.get("/thread").status == 504
-            assert connection.response().text == '"extended"'
-            assert other.get("/openapi.json").status == 200
-
-    @pytest.mark.slow
-    def test_under_load(self, hangs: Callable[..., Server]) -> None:
-        """Requests that are fast enough notice nothing."""
-        server = hangs("--request-timeout", "5", "--no-access-log")
-        load = Load(server.port, "/pid", keep_alive=8, one_shot=8)
-
-        async def both() -> None:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(load.run())
-                asked = [asyncio.to_thread(server.get, "/slow") for _ in range(3)]
-                assert {answer.status for answer in await asyncio.gather(*asked)} == {504}
-                load.stop()
-
-        asyncio.run(both())
-        assert not load.keep_alive.lost and not load.one_shot.lost
-        assert load.keep_alive.answered > 100
-        eventually(lambda: sum("GET /slow took" in line for line in server.lines()) == 3, "logged")

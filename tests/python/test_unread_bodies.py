@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
-import httpx
 import pytest
 import requests
+from harness.clients import client_for
 from harness.server import Server
 from harness.target import differs, rsgun_only
 from harness.waiting import DEADLINE, QUIET
@@ -291,7 +291,7 @@ def with_requests(server: Server, path: str, body: Iterator[bytes]) -> Iterator[
 
 
 def with_httpx(server: Server, path: str, body: Iterator[bytes]) -> Iterator[int]:
-    with httpx.Client(base_url=server.url, timeout=DEADLINE, trust_env=False) as session:
+    with client_for(server) as session:
         length = {"Content-Length": "40000"}
         yield session.post(path, content=body, headers=length).status_code
         yield session.post("/orders", json=ORDER).status_code

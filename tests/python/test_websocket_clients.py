@@ -1,7 +1,4 @@
-"""Clients that people use, on the far side of the wire: npm's ws, and a browser.
-
-Those of Python are in test_websocket.py.
-"""
+"""Clients that people use: those of Python, npm's ws, and a browser."""
 
 from __future__ import annotations
 
@@ -9,20 +6,84 @@ import json
 import signal
 from collections.abc import Callable
 
+import aiohttp
 import pytest
+import wsproto
 from harness import node
 from harness.browser import Browser, needs_browser
+from harness.clients import connect, run, url
 from harness.server import Server
 from harness.target import rsgun_only
 from harness.waiting import DEADLINE
+from wsproto import events
 
 pytestmark = rsgun_only
 
 Serve = Callable[..., Server]
 
 
-def url(server: Server, path: str = "/") -> str:
-    return server.url.replace("http", "ws", 1) + path
+@pytest.fixture
+def server(shared: Serve) -> Server:
+    return shared("sockets:app")
+
+
+# --- Python -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+def test_websockets_client(server: Server, compression: str | None) -> None:
+    async def work() -> None:
+        async with connect(server, compression=compression, max_size=None) as socket:
+            for message in ("text", "grün 🦀", b"bytes", "", b"", "long" * 100_000, bytes(1 << 20)):
+                await socket.send(message)
+                assert await socket.recv() == message
+            await (await socket.ping(b"are you there"))
+            await socket.send(["frag", "ment", "s"])
+            assert await socket.recv() == "fragments"
+            await socket.close(4321, "enough")
+        assert (socket.close_code, socket.close_reason) == (4321, "")
+
+    since = server.output.mark()
+    run(work())
+    server.wait_for_line("noted disconnect 4321 enough", since=since)
+
+
+@pytest.mark.parametrize("compress", [0, 15])
+def test_aiohttp_client(server: Server, compress: int) -> None:
+    async def work() -> None:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(url(server), compress=compress, max_msg_size=0) as socket,
+        ):
+            for text in ("text", "long" * 100_000):
+                await socket.send_str(text)
+                assert await socket.receive_str() == text
+            await socket.send_bytes(b"bytes" * 1000)
+            assert await socket.receive_bytes() == b"bytes" * 1000
+            await socket.close(code=4000)
+            assert socket.close_code == 4000
+
+    run(work())
+
+
+def test_wsproto_client(server: Server) -> None:
+    client = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
+    found: list[events.Event] = []
+    with server.connect() as connection:
+
+        def until(kind: type[events.Event]) -> events.Event:
+            while not found or not isinstance(found[-1], kind):
+                client.receive_data(connection.receive() or None)
+                found.extend(client.events())
+            return found[-1]
+
+        connection.send(client.send(events.Request(host="test", target="/")))
+        until(events.AcceptConnection)
+        connection.send(client.send(events.TextMessage("hello")))
+        assert until(events.TextMessage).data == "hello"
+        connection.send(client.send(events.CloseConnection(1000)))
+        assert until(events.CloseConnection).code == 1000
+        assert connection.ended()
 
 
 # --- ws ---------------------------------------------------------------------------

@@ -154,16 +154,6 @@ fn distance(before: u64, after: u64) -> usize {
 mod tests {
     use super::*;
 
-    fn agreement(bits: u8, no_takeover: bool) -> Agreement {
-        Agreement {
-            server_no_context_takeover: no_takeover,
-            client_no_context_takeover: no_takeover,
-            server_window_bits: bits,
-            client_window_bits: bits,
-            names_client_window: true,
-        }
-    }
-
     #[test]
     fn messages_survive_with_every_window() {
         let text: Vec<u8> = (0..60_000_u32)
@@ -171,8 +161,8 @@ mod tests {
             .collect();
         for bits in 9..=15 {
             for no_takeover in [false, true] {
-                let mut deflater = Deflater::new(agreement(bits, no_takeover));
-                let mut inflater = Inflater::new(agreement(bits, no_takeover));
+                let mut deflater = Deflater::new(Agreement::alike(bits, no_takeover));
+                let mut inflater = Inflater::new(Agreement::alike(bits, no_takeover));
                 for part in [&text[..], b"", b"x", &text[..STEP], &text[1..]] {
                     let packed = deflater.message(part).unwrap();
                     let mut message = Vec::new();
@@ -186,12 +176,12 @@ mod tests {
 
     #[test]
     fn a_bomb_stops_at_the_limit() {
-        let bomb = Deflater::new(agreement(15, true))
+        let bomb = Deflater::new(Agreement::alike(15, true))
             .message(&vec![0; 50 << 20])
             .unwrap();
         assert!(bomb.len() < 100_000);
         let mut message = Vec::new();
-        let mut inflater = Inflater::new(agreement(15, true));
+        let mut inflater = Inflater::new(Agreement::alike(15, true));
         assert_eq!(
             inflater.part(&bomb, &mut message, 1 << 20),
             Err(Violation::BIG)
@@ -201,7 +191,7 @@ mod tests {
 
     #[test]
     fn garbage_is_refused() {
-        let mut inflater = Inflater::new(agreement(15, false));
+        let mut inflater = Inflater::new(Agreement::alike(15, false));
         let refused = inflater.part(&[0xff; 20], &mut Vec::new(), 1000);
         assert_eq!(refused, Err(Violation::COMPRESSED));
     }
@@ -210,7 +200,7 @@ mod tests {
     fn a_client_may_end_the_stream_with_each_message() {
         // The example of RFC 7692, 7.2.3.5.
         let packed = [0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x00];
-        let mut inflater = Inflater::new(agreement(15, false));
+        let mut inflater = Inflater::new(Agreement::alike(15, false));
         for _ in 0..2 {
             let mut message = Vec::new();
             inflater.part(&packed, &mut message, 100).unwrap();

@@ -21,6 +21,20 @@ pub struct Agreement {
     pub names_client_window: bool,
 }
 
+#[cfg(test)]
+impl Agreement {
+    /// One that binds both sides to the same.
+    pub(crate) fn alike(window_bits: u8, no_context_takeover: bool) -> Self {
+        Self {
+            server_no_context_takeover: no_context_takeover,
+            client_no_context_takeover: no_context_takeover,
+            server_window_bits: window_bits,
+            client_window_bits: window_bits,
+            names_client_window: true,
+        }
+    }
+}
+
 /// The field is not what RFC 6455, 9.1 describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed Sec-WebSocket-Extensions")]

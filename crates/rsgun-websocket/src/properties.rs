@@ -9,16 +9,6 @@ use crate::deflate::Deflater;
 use crate::extension::Agreement;
 use crate::frame::unmask;
 
-fn agreement(bits: u8, no_takeover: bool) -> Agreement {
-    Agreement {
-        server_no_context_takeover: no_takeover,
-        client_no_context_takeover: no_takeover,
-        server_window_bits: bits,
-        client_window_bits: bits,
-        names_client_window: true,
-    }
-}
-
 /// A frame of a client.
 fn masked(first: u8, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
     let mut out = vec![first];
@@ -67,7 +57,7 @@ proptest! {
         bits in 9_u8..=15,
         no_takeover in any::<bool>(),
     ) {
-        let mut deflater = Deflater::new(agreement(bits, no_takeover));
+        let mut deflater = Deflater::new(Agreement::alike(bits, no_takeover));
         let mut input = Vec::new();
         let mut expected = Vec::new();
         for (data, is_compressed) in messages {
@@ -94,7 +84,7 @@ proptest! {
             }
             expected.push(Event::Message(Kind::Binary, Bytes::from(data)));
         }
-        let mut decoder = Decoder::new(Some(agreement(bits, no_takeover)), 3000);
+        let mut decoder = Decoder::new(Some(Agreement::alike(bits, no_takeover)), 3000);
         let mut events = decode(&mut decoder, &mut input, piece);
         events.retain(|event| !matches!(event, Event::Ping(_)));
         prop_assert_eq!(events, expected);
@@ -122,7 +112,7 @@ proptest! {
         compression in prop::option::of(9_u8..=15),
         piece in 1_usize..600,
     ) {
-        let compression = compression.map(|bits| agreement(bits, false));
+        let compression = compression.map(|bits| Agreement::alike(bits, false));
         let mut decoder = Decoder::new(compression, 200);
         for event in decode(&mut decoder, &mut input, piece) {
             if let Event::Message(_, data) = event {

@@ -159,7 +159,7 @@ pub(crate) fn conf(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     )
 }
 
-/// `hooks.py`: what hooks are called with. Needs [`conf`].
+/// `hooks.py`: calls hooks. Needs [`conf`].
 pub(crate) fn hooks(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     module(
         py,
@@ -169,9 +169,25 @@ pub(crate) fn hooks(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     )?;
     module(
         py,
+        include_str!("python/arbiter.py"),
+        c"<rsgun/arbiter.py>",
+        c"rsgun._arbiter",
+    )?;
+    module(
+        py,
         include_str!("python/hooks.py"),
         c"<rsgun/hooks.py>",
         c"rsgun._hooks",
+    )
+}
+
+/// `request_hooks.py`: calls hooks around requests. Needs [`hooks`].
+pub(crate) fn request_hooks(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    module(
+        py,
+        include_str!("python/request_hooks.py"),
+        c"<rsgun/request_hooks.py>",
+        c"rsgun._request_hooks",
     )
 }
 

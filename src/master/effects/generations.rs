@@ -1,4 +1,4 @@
-//! What a generation is made of: read, bound, started, and taken over or given up.
+//! The course of a generation: read, bound, started, and taken over or given up.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -13,7 +13,8 @@ use rsgun_core::log::output::{self, Files};
 use rsgun_core::sys::signals::HeldBack;
 use rsgun_core::sys::stacks::Report;
 
-use super::{Effects, Resources, logs, manner, urls};
+use super::words::urls;
+use super::{Effects, Resources, logs, manner};
 use crate::master::MasterError;
 use crate::master::evaluation::Early;
 use crate::master::event::{ConfigurationFile, Event, Policy};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rsgun_core::ipc::WorkerId;
 use rsgun_core::scoreboard::{Scoreboard, now_ms};
 
-use super::Effects;
+use super::{Effects, words};
 use crate::control::document::{Request, Status, Threads, Totals};
 use crate::master::event::Reading;
 use crate::master::memory;
@@ -60,8 +60,8 @@ impl Effects {
     #[must_use]
     pub(in crate::master) fn status(&self, state: &State, now: Moment) -> Status {
         let mut status = state.status(now, |id, pid| self.observe(id, pid, now));
-        super::shown_name(&self.own).clone_into(&mut status.name);
-        status.listeners = super::urls(&self.listeners);
+        words::shown_name(&self.own).clone_into(&mut status.name);
+        status.listeners = words::urls(&self.listeners);
         let mut totals = self.dead.clone();
         for worker in self.workers.values() {
             add(&mut totals, &worker.scoreboard);

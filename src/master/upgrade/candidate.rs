@@ -34,7 +34,7 @@ use crate::master::generation::Cause;
 use crate::master::link::Link;
 use crate::master::moment::Moment;
 use crate::master::state::State;
-use crate::master::{MasterError, run_loop, runtime};
+use crate::master::{MasterError, event_loop, set_umask};
 use crate::python::Surroundings;
 
 /// How long the first order may take, milliseconds.
@@ -73,7 +73,7 @@ pub(in crate::master) fn run(
             return Ok(1);
         }
     };
-    let runtime = runtime()?;
+    let runtime = event_loop::runtime()?;
     let entered = runtime.enter();
     let link = Link::open(
         master,
@@ -94,7 +94,7 @@ pub(in crate::master) fn run(
     effects.role = Role::Candidate(link);
     drop(entered);
     let begun = State::prove(Moment::now(), policy, identity);
-    run_loop(&runtime, signals, None, queue, effects, begun.into())
+    event_loop::run(&runtime, signals, None, queue, effects, begun.into())
 }
 
 /// Takes what the master gives, and everything of the boot that can fail at once.
@@ -128,7 +128,7 @@ fn prepare(
     } = *prepared;
     let directory = invocation.directory().to_owned();
     if let Some(mask) = settings.umask {
-        crate::master::set_umask(mask);
+        set_umask(mask);
     }
     let logs = Files::open(&settings, &directory).map_err(|error| {
         let file = early.as_ref().map(|early| &early.file);

@@ -40,7 +40,7 @@ use crate::master::moment::Moment;
 use crate::master::pidfile::PidFile;
 use crate::master::spawn::{Interpreter, WorkerHandle};
 use crate::master::state::State;
-use crate::master::{MasterError, run_loop, runtime, set_umask};
+use crate::master::{MasterError, event_loop, set_umask};
 use crate::python::Surroundings;
 use crate::signals;
 
@@ -72,7 +72,7 @@ pub(in crate::master) fn run(
     let unreadable = |error: serde_json::Error| MasterError::System(error.into());
     let value: Value = serde_json::from_str(&text).map_err(unreadable)?;
     let luggage = luggage(&value).map_err(MasterError::System)?;
-    let runtime = runtime()?;
+    let runtime = event_loop::runtime()?;
     let entered = runtime.enter();
     let (sender, queue) = unbounded_channel();
     let arguments = invocation.clone();
@@ -88,7 +88,7 @@ pub(in crate::master) fn run(
     drop(entered);
     let control = effects.open_control_socket();
     let_signals_in().map_err(MasterError::System)?;
-    run_loop(
+    event_loop::run(
         &runtime,
         signals,
         control.as_ref(),

@@ -11,7 +11,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+
+import pytest
+
+from harness.waiting import DEADLINE, PATIENCE
 
 KEPT = 1.0
 """Seconds after its last request for which a connection is used again. A worker that drains
@@ -19,6 +24,10 @@ closes one that is idle for two, and a machine that stands still lets it be idle
 PAUSE = 0.01
 """Seconds before a client whose request was lost comes again. A refusal comes at once, so
 that a client without patience would let nobody else run."""
+
+SLOWEST = 12 * PATIENCE
+"""Seconds within which every answer must have come. One that waits for a worker that is
+gone takes longer; the machine may stand still for some."""
 
 
 @dataclass
@@ -137,3 +146,40 @@ def describe(error: BaseException) -> str:
     if isinstance(error, ValueError):
         return str(error)
     return type(error).__name__
+
+
+async def until(check: Callable[[], bool], what: str, deadline: float = DEADLINE) -> None:
+    """As ``eventually``, while the load goes on."""
+    try:
+        async with asyncio.timeout(deadline):
+            while not check():
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        pytest.fail(f"not within {deadline:.0f} s: {what}")
+
+
+def under_load(
+    load: Load, story: Callable[[], Awaitable[None]], *, account: Account | None = None
+) -> None:
+    """Runs the load while the story happens, which begins when ``account`` fills."""
+    account = account or load.keep_alive
+
+    async def both() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(load.run())
+            try:
+                await until(lambda: account.answered > 100, "the load has begun")
+                await story()
+                answered = load.one_shot.answered
+                await until(lambda: load.one_shot.answered > answered + 50, "the load goes on")
+            finally:
+                load.stop()
+
+    asyncio.run(both())
+    print(f"keep-alive: {load.keep_alive}\none-shot: {load.one_shot}")
+
+
+def nothing_lost(load: Load) -> None:
+    """Every request was answered."""
+    assert not load.keep_alive.lost, str(load.keep_alive)
+    assert not load.one_shot.lost, str(load.one_shot)

@@ -66,3 +66,12 @@ def answer(text: str) -> tuple[str, int, int]:
     """The version, pid and parent in an answer of :func:`versioned`."""
     version, pid, parent = text.split()
     return version, int(pid), int(parent)
+
+
+FAILING = """
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        raise RuntimeError("the application")
+    raise NotImplementedError
+"""
+"""One that raises for each request, and has no lifespan."""

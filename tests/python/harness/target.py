@@ -30,6 +30,8 @@ INSTALLED = ("fastapi", "uvloop", "sniffio")
 
 rsgun_only = pytest.mark.skipif(TARGET != "rsgun", reason="about rsgun, not about the protocol")
 
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+
 
 def differs(server: str, reason: str) -> pytest.MarkDecorator:
     """Expects the test to fail on ``server``, and fails when it passes there."""

@@ -137,3 +137,56 @@ pub(super) fn layer(environment: &dyn Environment) -> Result<Layer, ConfigError>
     }
     Ok(layer)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::os::unix::ffi::OsStringExt;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::config::case::{APP, case, resolve};
+    use crate::config::{Source, WorkerCount};
+
+    #[test]
+    fn supervisord_shortens_the_graceful_end_that_nobody_has_chosen() {
+        let supervised = [("SUPERVISOR_ENABLED", "1")];
+        assert_eq!(case([APP], [], None).settings().graceful_timeout, 30);
+        assert_eq!(case([APP], supervised, None).settings().graceful_timeout, 8);
+        let file = Some("app = \"filed:app\"\ngraceful-timeout = 20\n");
+        assert_eq!(case([], supervised, file).settings().graceful_timeout, 20);
+    }
+
+    #[test]
+    fn gunicorn_s_variables_count_after_our_own() {
+        assert_eq!(
+            case([APP], [("WEB_CONCURRENCY", "5")], None)
+                .settings()
+                .workers,
+            WorkerCount::Fixed(5)
+        );
+        let both = [("WEB_CONCURRENCY", "5"), ("RSGUN_WORKERS", "6")];
+        assert_eq!(
+            case([APP], both, None).settings().workers,
+            WorkerCount::Fixed(6)
+        );
+        assert_eq!(
+            case([APP], [("WEB_CONCURRENCY", "")], None)
+                .settings()
+                .workers,
+            WorkerCount::Fixed(1)
+        );
+    }
+
+    #[test]
+    fn a_variable_that_is_not_text_is_named() {
+        let mut variables = BTreeMap::new();
+        variables.insert("RSGUN_APP".to_owned(), OsString::from_vec(vec![0xff]));
+        let source = Source::new(Layer::default(), variables, PathBuf::from("."));
+        let error = resolve(&source).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "the environment variable RSGUN_APP is not valid UTF-8"
+        );
+    }
+}

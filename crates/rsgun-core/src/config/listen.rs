@@ -119,3 +119,112 @@ fn otherwise(environment: &dyn Environment) -> Result<Vec<Address>, ConfigError>
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::ffi::OsString;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::config::Source;
+    use crate::config::case::{APP, case, command_line, resolve};
+
+    #[test]
+    fn without_any_address_it_is_this_machine_or_the_platform_s_port() {
+        assert_eq!(case([APP], [], None).bind(), ["127.0.0.1:8000"]);
+        assert_eq!(
+            case([APP], [("PORT", "5000")], None).bind(),
+            ["0.0.0.0:5000"]
+        );
+        assert_eq!(case([APP], [("PORT", "")], None).bind(), ["127.0.0.1:8000"]);
+        let error = case([APP], [("PORT", "http")], None).error();
+        assert_eq!(
+            error,
+            "the environment variable PORT: `http` is not a whole number from 0 to 65535"
+        );
+        let port = [("PORT", "5000")];
+        assert_eq!(
+            case([APP, ("host", "::")], port, None).bind(),
+            ["[::]:8000"]
+        );
+        assert_eq!(case([APP], port, Some("bind = \":1\"")).bind(), [":1"]);
+    }
+
+    /// No variables, but sockets that were opened for this process.
+    #[derive(Debug)]
+    struct Activated(BTreeMap<String, OsString>);
+
+    impl Environment for Activated {
+        fn get(&self, name: &str) -> Option<OsString> {
+            Environment::get(&self.0, name)
+        }
+
+        fn names(&self) -> Vec<String> {
+            self.0.names()
+        }
+
+        fn sockets(&self) -> u16 {
+            2
+        }
+    }
+
+    #[test]
+    fn sockets_of_systemd_are_taken_when_no_setting_names_an_address() {
+        let bind = |flags: &[(&str, &str)]| {
+            let environment = Activated([("PORT".to_owned(), "5000".into())].into());
+            let source = Source::new(command_line(flags), environment, PathBuf::from("/"));
+            resolve(&source).unwrap().bind
+        };
+        assert_eq!(bind(&[APP]), [Address::Fd(3), Address::Fd(4)]);
+        assert_eq!(bind(&[APP, ("fd", "4")]), [Address::Fd(4)]);
+    }
+
+    #[test]
+    fn the_strongest_layer_alone_says_where_to_listen() {
+        let file = Some("bind = [\":1\", \"unix:/x\"]");
+        assert_eq!(case([APP], [], file).bind(), [":1", "unix:/x"]);
+        assert_eq!(case([APP, ("uds", "/y")], [], file).bind(), ["unix:/y"]);
+        assert_eq!(case([APP, ("fd", "0")], [], file).bind(), ["fd://0"]);
+        assert_eq!(case([APP, ("port", "0")], [], file).bind(), ["127.0.0.1:0"]);
+        let variable = [("RSGUN_BIND", ":2, unix:@z")];
+        assert_eq!(case([APP], variable, file).bind(), [":2", "unix:@z"]);
+        let twice = [APP, ("bind", ":3"), ("bind", "[::1]:4")];
+        assert_eq!(case(twice, variable, file).bind(), [":3", "[::1]:4"]);
+    }
+
+    #[test]
+    fn host_and_port_complete_each_other() {
+        let host = Some("host = \"0.0.0.0\"\nport = 80");
+        assert_eq!(case([APP], [], host).bind(), ["0.0.0.0:80"]);
+        assert_eq!(
+            case([APP, ("port", "9000")], [], host).bind(),
+            ["0.0.0.0:9000"]
+        );
+        assert_eq!(
+            case([APP], [("RSGUN_HOST", "::1")], host).bind(),
+            ["[::1]:80"]
+        );
+        let between = [("RSGUN_UDS", "/x")];
+        assert_eq!(
+            case([APP, ("port", "9")], between, host).bind(),
+            ["127.0.0.1:9"]
+        );
+    }
+
+    #[test]
+    fn one_layer_must_not_say_it_in_two_ways() {
+        let error = case([APP, ("bind", ":1"), ("port", "2")], [], None).error();
+        assert!(
+            error.starts_with("--bind and --port contradict each other"),
+            "{error}"
+        );
+        let error = case([APP], [], Some("uds = \"/x\"\n\nfd = 3")).error();
+        assert!(
+            error.contains("line 1: uds and ") && error.contains("line 3: fd"),
+            "{error}"
+        );
+        let error = case([APP], [], Some("bind = []")).error();
+        assert!(error.contains("line 1: bind: is an empty list"), "{error}");
+    }
+}

@@ -12,17 +12,21 @@
 //! file, default. Only then is the text read, so that an error can name where it
 //! stands. The addresses are one question with several answers (`--bind`, `--host`
 //! and `--port`, `--uds`, `--fd`) and are merged by [`listen`]; user and group become
-//! numbers in [`run_as`].
+//! numbers in [`run_as`]; what settings mean only together is found in [`agreement`].
 //!
 //! A [`Source`] keeps the command line and reads the other layers anew each time it
 //! is resolved, which is what a reload needs. A file that is Python is evaluated by a fork
 //! server in between: [`Source::look`] tells what is known without it, and
 //! [`Source::complete`] adds what it has set.
 
+mod agreement;
 mod bystanders;
+#[cfg(test)]
+mod case;
 mod choice;
 mod declaration;
 mod declare;
+mod directories;
 #[cfg(test)]
 mod document;
 mod environment;

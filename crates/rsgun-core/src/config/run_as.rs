@@ -180,17 +180,10 @@ fn value_error(text: &str, reason: &str) -> ValueError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Declaration, Layer};
+    use crate::config::case::command_line;
 
     fn resolve(flags: &[(&str, &str)]) -> Result<Option<Credentials>, ConfigError> {
-        let mut layer = Layer::default();
-        for (name, text) in flags {
-            let option = format!("--{name}");
-            let declaration = Declaration::find(name).unwrap();
-            let origin = Origin::CommandLine { option };
-            layer.set(declaration, vec![(*text).to_owned()], origin);
-        }
-        credentials(Layers(&[&layer]))
+        credentials(Layers(&[&command_line(flags)]))
     }
 
     fn error(flags: &[(&str, &str)]) -> String {

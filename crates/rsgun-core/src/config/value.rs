@@ -3,18 +3,21 @@
 //! Each function takes the texts given for a setting: none when neither a source nor
 //! the default has one, several for a list.
 
+mod app;
+
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::python_file::{MODULE, PythonSource};
-use super::{
-    ConfigFile, Interface, Lifespan, LogTarget, Milliseconds, ReloadStrategy, Size, WebSockets,
-    WorkerCount,
-};
+use super::{ConfigFile, LogTarget, Milliseconds, ReloadStrategy, Size, WebSockets, WorkerCount};
 use crate::listeners::{Address, AddressError};
 use crate::log::Level;
+
+pub(super) use self::app::{
+    application, event_loop, interface, is_without_lifespan, lifespan, optional_worker_class,
+};
 
 /// A text that is not a value of its setting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -300,146 +303,6 @@ pub(super) fn optional_host(texts: &[String]) -> Read<Option<String>> {
     })
 }
 
-/// `MODULE`, `MODULE:ATTRIBUTE`, or a path to a file in the place of the module. No
-/// text gives an empty one, which [`super::Source::resolve`] refuses, since it knows
-/// whether a file was read.
-pub(super) fn application(texts: &[String]) -> Read<String> {
-    let text = first(texts);
-    if texts.is_empty() {
-        return Ok(String::new());
-    }
-    let has_attribute = text.contains(':');
-    let (module, attribute) = text.split_once(':').unwrap_or((text, ""));
-    if module.is_empty() || (has_attribute && attribute.is_empty()) || text.contains('\0') {
-        return Err(ValueError::new(
-            text,
-            "is not MODULE:ATTRIBUTE, such as `main:app`",
-        ));
-    }
-    if module.contains('/') && !has_python_suffix(module) {
-        return Err(ValueError::new(
-            text,
-            "is neither a module, such as `main:app`, nor a path to a file that ends in `.py`",
-        ));
-    }
-    Ok(text.to_owned())
-}
-
-fn has_python_suffix(module: &str) -> bool {
-    std::path::Path::new(module)
-        .extension()
-        .is_some_and(|suffix| suffix == "py")
-}
-
-/// What granian calls ASGI if no lifespan is asked for.
-const WITHOUT_LIFESPAN: &str = "asginl";
-
-/// Whether `--interface` says that there is no lifespan.
-pub(super) fn is_without_lifespan(texts: &[String]) -> bool {
-    first(texts).trim().eq_ignore_ascii_case(WITHOUT_LIFESPAN)
-}
-
-/// `--interface`.
-pub(super) fn interface(texts: &[String]) -> Read<Interface> {
-    choice(
-        texts,
-        &[
-            ("auto", Interface::Auto),
-            ("asgi", Interface::Asgi),
-            (WITHOUT_LIFESPAN, Interface::Asgi),
-            ("asgi3", Interface::Asgi3),
-            ("asgi2", Interface::Asgi2),
-            ("rsgi", Interface::Rsgi),
-            ("wsgi", Interface::Wsgi),
-        ],
-    )
-}
-
-/// `--worker-class`, or nothing.
-pub(super) fn optional_worker_class(texts: &[String]) -> Read<Option<Interface>> {
-    optional(texts, |text| {
-        let class = text.trim();
-        match class.strip_prefix("egg:gunicorn#").unwrap_or(class) {
-            "sync" | "gthread" => return Ok(Interface::Wsgi),
-            "asgi" => return Ok(Interface::Asgi),
-            _ => {}
-        }
-        if let Some((module, name)) = class.rsplit_once('.') {
-            match (module, name) {
-                (
-                    "uvicorn.workers"
-                    | "uvicorn_worker"
-                    | "uvicorn_worker._workers"
-                    | "gunicorn.workers.gasgi",
-                    _,
-                ) => return Ok(Interface::Asgi),
-                ("gunicorn.workers.sync" | "gunicorn.workers.gthread", _) => {
-                    return Ok(Interface::Wsgi);
-                }
-                _ => {}
-            }
-        }
-        let advice = if class.contains("gevent") || class.contains("eventlet") {
-            "is not served: use `--interface wsgi --threads N`, where each thread waits for one \
-             request's I/O as a greenlet would, or an ASGI application"
-        } else if class.contains("tornado") {
-            "is not served: use Tornado's own server, or an ASGI application; a WSGI application \
-             needs `--interface wsgi --threads N`"
-        } else if class.contains("meinheld") {
-            "is not served: use `--interface wsgi`; connections are handled by native code here, \
-             too"
-        } else if class.contains("aiohttp") {
-            "is not served: an aiohttp application is neither ASGI nor WSGI; use aiohttp's own \
-             server"
-        } else if class.contains(['.', ':']) {
-            "is none that rsgun knows, and there is one kind of worker: leave `worker-class` out, \
-             and say elsewhere what a class of your own sets: `loop`, `lifespan` and `ws` by the \
-             settings of these names; `http` not at all; `proxy_headers` and `headers` by a \
-             middleware of the application; and what it does besides by the hooks of a \
-             gunicorn.conf.py"
-        } else {
-            "is none of `sync`, `gthread`, `asgi`, `uvicorn.workers.UvicornWorker`, \
-             `uvicorn.workers.UvicornH11Worker`, `uvicorn_worker.UvicornWorker`; there is one \
-             kind of worker, and `--interface` tells it what the application is"
-        };
-        Err(ValueError::new(text, advice))
-    })
-}
-
-/// The name of an event loop, or `MODULE:FACTORY`.
-pub(super) fn event_loop(texts: &[String]) -> Read<String> {
-    const NAMES: [(&str, &str); 4] = [
-        ("auto", "auto"),
-        ("asyncio", "asyncio"),
-        ("uvloop", "uvloop"),
-        ("rloop", "rloop"),
-    ];
-    let text = first(texts);
-    match text.split_once(':') {
-        Some((module, factory)) if !module.is_empty() && !factory.is_empty() => Ok(text.to_owned()),
-        _ => choice(texts, &NAMES)
-            .map(str::to_owned)
-            .map_err(|mut error| {
-                error
-                    .reason
-                    .push_str(", or MODULE:FACTORY for a loop of your own");
-                error
-            }),
-    }
-}
-
-/// `--lifespan`.
-pub(super) fn lifespan(texts: &[String]) -> Read<Lifespan> {
-    choice(
-        texts,
-        &[
-            ("auto", Lifespan::Auto),
-            ("on", Lifespan::On),
-            ("off", Lifespan::Off),
-        ],
-    )
-}
-
 /// `--reload-strategy`.
 pub(super) fn reload_strategy(texts: &[String]) -> Read<ReloadStrategy> {
     choice(
@@ -493,4 +356,34 @@ fn choice<T: Copy>(texts: &[String], words: &[(&str, T)]) -> Read<T> {
         text,
         format_args!("is none of {}", all.join(", ")),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::case::{APP, case};
+
+    #[test]
+    fn gunicorn_s_ways_to_say_nothing_and_warning_are_understood() {
+        let nothing = [
+            APP,
+            ("pid", ""),
+            ("chdir", ""),
+            ("name", ""),
+            ("config", ""),
+        ];
+        let settings = case(nothing, [], None).settings();
+        assert_eq!(
+            (settings.pid, settings.chdir, settings.name),
+            (None, None, None)
+        );
+        for text in ["warn", "WARN", "Warning"] {
+            let settings = case([APP, ("log-level", text)], [], None).settings();
+            assert_eq!(settings.log_level, crate::log::Level::Warning, "{text}");
+        }
+        // Whoever means a user and names none must not serve as root.
+        for name in ["user", "group"] {
+            let error = case([APP, (name, "")], [], None).error();
+            assert!(error.contains("neither a name nor a number"), "{error}");
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! The hooks of a configuration file, in the process that runs them.
 //!
-//! What is Python about them is in `conf.py` and `hooks.py`; here stands when each of
-//! them is called. Without such a file there are none, and nothing is called.
+//! What is Python about them is in `conf.py`, `arbiter.py`, `hooks.py` and
+//! `request_hooks.py`; here stands when each of them is called. Without such a file there
+//! are none, and nothing is called.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -18,11 +19,15 @@ use rsgun_core::sys::credentials;
 use rsgun_core::sys::shared::Shared;
 use serde_json::Value;
 
+use super::application;
 use crate::glue;
 
 /// The hooks of an evaluated file.
 pub(crate) struct Hooks {
+    /// `hooks.py`.
     module: Py<PyModule>,
+    /// `request_hooks.py`, if there are any.
+    requests: Option<Py<PyModule>>,
     native: Py<Native>,
     /// What was evaluated, for a worker that is started by exec.
     pub(crate) source: PythonSource,
@@ -65,7 +70,7 @@ impl Native {
             let text = "the application is not known before the server is configured";
             PyRuntimeError::new_err(text)
         })?;
-        let (app, name) = super::import(source.loader.bind(py), &source.settings)?;
+        let (app, name) = application::import(source.loader.bind(py), &source.settings)?;
         // Imported once more it has the same name.
         let _ = source.name.set(name);
         Ok(app)
@@ -116,8 +121,17 @@ pub(crate) fn evaluate(py: Python<'_>, source: &PythonSource) -> PyResult<(Pytho
         assigned,
         hooks: set,
     };
+    let module = glue::hooks(py)?.unbind();
+    // In the fork server, so that not each worker has to compile it.
+    let around_requests = [Hook::PreRequest, Hook::PostRequest];
+    let requests = if around_requests.into_iter().any(|hook| set.contains(hook)) {
+        Some(glue::request_hooks(py)?.unbind())
+    } else {
+        None
+    };
     let hooks = Hooks {
-        module: glue::hooks(py)?.unbind(),
+        module,
+        requests,
         native: Py::new(
             py,
             Native {
@@ -287,13 +301,10 @@ impl Hooks {
     }
 
     fn around(&self, py: Python<'_>, wrapper: &str, inner: Py<PyAny>) -> PyResult<Py<PyAny>> {
-        let any = [Hook::PreRequest, Hook::PostRequest]
-            .into_iter()
-            .any(|hook| self.set.contains(hook));
-        if any {
-            return self.module.call_method1(py, wrapper, (inner,));
+        match &self.requests {
+            Some(module) => module.call_method1(py, wrapper, (inner,)),
+            None => Ok(inner),
         }
-        Ok(inner)
     }
 
     /// Calls a function of hooks.py, which lets nothing out that a hook raises.

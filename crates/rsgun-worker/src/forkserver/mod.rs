@@ -6,6 +6,7 @@
 //! loop and no runtime, since all of these would be lost or broken in a fork. When
 //! its channel ends, so does it; one that hangs in an import is ended by the kernel.
 
+mod application;
 pub(crate) mod hooks;
 mod spawn;
 
@@ -25,6 +26,7 @@ use rsgun_core::sys::fork::Forked;
 use rsgun_core::sys::{parent_death, process, title};
 use rsgun_core::{VERSION, log};
 
+pub(crate) use self::application::{Application, Served, load};
 use self::hooks::Hooks;
 use crate::{glue, worker};
 
@@ -33,25 +35,6 @@ type Master = Channel<FromForkServer, ToForkServer>;
 
 /// How long a fork server may go on after the death of its master: it has nothing to lose.
 const ORPHAN_LIMIT: Duration = Duration::from_secs(1);
-
-/// The application, and what it is.
-pub(crate) struct Application {
-    /// As it was found.
-    pub(crate) found: Py<PyAny>,
-    /// As it is called.
-    pub(crate) callable: Py<PyAny>,
-    pub(crate) interface: Served,
-}
-
-/// The kinds of application as they are called in a worker: ASGI 2 is made to look like
-/// ASGI 3 when it is loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Served {
-    /// Version 3 or 2, as the scope is to say.
-    Asgi(&'static str),
-    Rsgi,
-    Wsgi,
-}
 
 /// What a worker inherits from its fork server.
 pub(crate) struct Loaded {
@@ -422,68 +405,6 @@ fn bracketed(name: Option<&str>, generation: u32) -> String {
     match name {
         Some(name) => format!("{name}, gen {generation}"),
         None => format!("gen {generation}"),
-    }
-}
-
-/// Has the application imported, unless a hook has done that, and finds out what it is.
-pub(crate) fn load(
-    loader: &Bound<'_, PyModule>,
-    settings: &Settings,
-    hooks: Option<&Hooks>,
-) -> PyResult<Application> {
-    let (app, name) = match hooks {
-        Some(hooks) => hooks.application(loader.py())?,
-        None => import(loader, settings)?,
-    };
-    Application::new(&app, &name, settings)
-}
-
-/// Imports the application; returns it and what errors call it.
-fn import<'py>(
-    loader: &Bound<'py, PyModule>,
-    settings: &Settings,
-) -> PyResult<(Bound<'py, PyAny>, String)> {
-    let target = match settings.django_settings() {
-        Some(module) => {
-            let arguments = (module, &settings.app_dir, settings.interface.name());
-            let target: String = glue::django(loader.py())?
-                .call_method1("application", arguments)?
-                .extract()?;
-            tracing::debug!("the application of {module} is {target}");
-            target
-        }
-        None => settings.app.clone(),
-    };
-    let app = loader.call_method1("load", (&target, &settings.app_dir, settings.factory))?;
-    let modules = loader.py().import("sys")?.getattr("modules")?;
-    // Not at the start of every other application, which has no need of that module.
-    if modules.contains("django")? {
-        glue::django(loader.py())?.call_method1("import_views", (&settings.app_dir,))?;
-    }
-    Ok((app, format!("\"{target}\"")))
-}
-
-impl Application {
-    /// Finds out what an application is, which errors call by its `name`.
-    ///
-    /// # Errors
-    /// `InterfaceError` of interface.py.
-    pub(crate) fn new(app: &Bound<'_, PyAny>, name: &str, settings: &Settings) -> PyResult<Self> {
-        let arguments = (app, name, settings.interface.name(), settings.factory);
-        let (callable, interface) = glue::interface(app.py())?
-            .call_method1("classify", arguments)?
-            .extract::<(Py<PyAny>, String)>()?;
-        let interface = match interface.as_str() {
-            "wsgi" => Served::Wsgi,
-            "rsgi" => Served::Rsgi,
-            "asgi2" => Served::Asgi("2.0"),
-            _ => Served::Asgi("3.0"),
-        };
-        Ok(Self {
-            found: app.clone().unbind(),
-            callable,
-            interface,
-        })
     }
 }
 

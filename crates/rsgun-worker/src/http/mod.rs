@@ -7,6 +7,7 @@ pub(crate) mod file_part;
 pub(crate) mod io;
 pub(crate) mod rest;
 mod service;
+pub(crate) mod shared;
 pub(crate) mod spool;
 pub(crate) mod tap;
 pub(crate) mod websocket;

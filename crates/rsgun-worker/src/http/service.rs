@@ -18,8 +18,8 @@ use rsgun_websocket::handshake::{self, Handshake, Refusal};
 
 use super::access_log;
 use super::body::ResponseBody;
-use super::connection::Shared;
 use super::io::Io;
+use super::shared::Shared;
 use crate::asgi::exchange::{Aborted, Exchange, RequestBody, SharedExchange, Unread};
 use crate::asgi::session::Session;
 use crate::reactor::clock;

@@ -33,7 +33,7 @@ use socket2::{SockAddr, Socket};
 use super::engine::Engine;
 use super::queue::{Peer, ServerAddress};
 use super::{Reactor, clock};
-use crate::http::connection::Use;
+use crate::http::shared::Use;
 use crate::worker::keeper::Keeper;
 
 /// How long a worker looks away in favour of a sibling.

@@ -28,8 +28,9 @@ use super::pending::Pending;
 use super::queue::{self, Peer};
 use super::{clock, deadlines, descriptor};
 use crate::http::access_log;
-use crate::http::connection::{Common, Connection, Shared, Use};
+use crate::http::connection::Connection;
 use crate::http::io::{self as traffic, Io};
+use crate::http::shared::{Common, Shared, Use};
 use crate::http::websocket::{Farewell, Limits};
 
 /// Times that the connections are polled at once, before others get their share.

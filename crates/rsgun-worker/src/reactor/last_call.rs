@@ -28,7 +28,7 @@ use rsgun_core::sys::handshakes;
 use super::Reactor;
 use super::accept::Listener;
 use super::engine::Engine;
-use crate::http::connection::Use;
+use crate::http::shared::Use;
 
 /// How long the last packet of a handshake may be on its way.
 pub(crate) const HANDSHAKE: Duration = Duration::from_millis(50);

@@ -18,7 +18,7 @@ use pyo3::{Py, PyAny};
 use crate::asgi::exchange::SharedExchange;
 use crate::asgi::session::Session;
 use crate::http::access_log;
-use crate::http::connection::Shared;
+use crate::http::shared::Shared;
 
 thread_local! {
     static WORK: RefCell<VecDeque<Work>> = const { RefCell::new(VecDeque::new()) };

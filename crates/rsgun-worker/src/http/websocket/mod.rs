@@ -27,8 +27,8 @@ use rsgun_websocket::decoder::Decoder;
 use rsgun_websocket::encoder::Encoder;
 
 use self::backlog::Backlog;
-use super::connection::Common;
 use super::io::Io;
+use super::shared::Common;
 use crate::asgi::session::Session;
 use crate::reactor::clock;
 use crate::reactor::deadlines::Alarm;

@@ -1,9 +1,9 @@
-//! The native side of a worker: what `serve.py` calls, and the orders of the master.
+//! The native side of a worker: what `serve.py` calls.
 
+mod orders;
 mod start;
 
-use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,12 +11,11 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rsgun_core::config::Settings;
-use rsgun_core::ipc::{BEREFT, ChannelError, DRAIN_MARGIN_MS, DrainReason, FromWorker, ToWorker};
+use rsgun_core::ipc::FromWorker;
 use rsgun_core::scoreboard::{Phase, Scoreboard};
-use rsgun_core::sys::parent_death;
 use rsgun_core::sys::shared::Shared;
-use rsgun_websocket::close;
 
+use self::orders::Order;
 use super::keeper::Keeper;
 use crate::forkserver::hooks::Hooks;
 use crate::forkserver::{Application, Served};
@@ -27,29 +26,6 @@ use crate::wsgi::service::Service;
 
 /// Seconds that a worker with a signal of its own waits for an order of the master.
 const HEARSAY: f64 = 0.3;
-/// Seconds after the end of its channel in which a worker comes to know whether the master
-/// is gone: a process closes its channels before its children get another parent. If it is
-/// there still, it has given up this worker alone, or was only a candidate.
-const INHERITANCE: f64 = 0.1;
-
-/// Seconds until a worker asks again for log files for which it had no descriptors.
-const ANOTHER_TRY: f64 = 1.0;
-
-fn carry_out_wsgi(service: &Bound<'_, Service>, order: Order) -> PyResult<()> {
-    match order {
-        Order::Drain {
-            within_ms,
-            sweep,
-            orphaned,
-        } => {
-            if Service::drain(service, within_ms, sweep, orphaned)? {
-                service.get().board().set_phase(Phase::Draining);
-            }
-            Ok(())
-        }
-        Order::Quit => Service::quit(service),
-    }
-}
 
 /// The native side of a worker, as `serve.py` sees it.
 #[pyclass(frozen, module = "rsgun._rsgun")]
@@ -80,17 +56,6 @@ pub(super) struct State {
     quits: bool,
     /// New log files could not be received.
     lacks_logs: bool,
-}
-
-/// What makes a worker stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
-    Drain {
-        within_ms: u64,
-        sweep: bool,
-        orphaned: bool,
-    },
-    Quit,
 }
 
 #[pymethods]
@@ -135,8 +100,8 @@ impl Worker {
         }
     }
 
-    /// Starts listening to the master, if there is one, on the running event loop. `stopped` is resolved
-    /// when serving is over.
+    /// Starts listening to the master, if there is one, on the running event loop. `stopped`
+    /// is resolved when serving is over.
     fn attach(slf: &Bound<'_, Self>, event_loop: Py<PyAny>, stopped: Py<PyAny>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
@@ -255,74 +220,9 @@ impl Worker {
         self.carry_out(py, order);
     }
 
-    /// Reads what the master has sent.
+    /// The master has sent something.
     fn _on_message(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let (py, this) = (slf.py(), slf.get());
-        let Keeper::Master(master) = &*this.keeper else {
-            return Ok(());
-        };
-        loop {
-            let order = match master.try_recv() {
-                Ok(Some(message)) => match message.body {
-                    ToWorker::Acknowledge => continue,
-                    ToWorker::ChangeLogs if message.bereft => {
-                        if !mem::replace(&mut this.lock().lacks_logs, true) {
-                            tracing::warn!("the log files stay as they are for now: {BEREFT}");
-                        }
-                        Self::call_later(slf, ANOTHER_TRY, "reopen_logs")?;
-                        continue;
-                    }
-                    ToWorker::ChangeLogs => {
-                        crate::worker::change_logs(message.fds);
-                        this.lock().lacks_logs = false;
-                        continue;
-                    }
-                    ToWorker::LastCall if message.bereft => {
-                        tracing::warn!("clients of a former address may be lost: {BEREFT}");
-                        continue;
-                    }
-                    ToWorker::LastCall => {
-                        if let Some(service) = this.service(py) {
-                            service.get().last_call_at(message.fds);
-                        } else if let Ok(reactor) = this.reactor() {
-                            reactor.last_call_at(py, message.fds);
-                        }
-                        continue;
-                    }
-                    ToWorker::StopsSoon => {
-                        if let Some(service) = this.service(py) {
-                            service.get().announce_stop();
-                        } else if let Ok(reactor) = this.reactor() {
-                            reactor.engine.announce_stop();
-                        }
-                        continue;
-                    }
-                    ToWorker::Quit => Order::Quit,
-                    ToWorker::Drain { within_ms, reason } => Order::Drain {
-                        within_ms,
-                        sweep: reason == DrainReason::Stop,
-                        orphaned: false,
-                    },
-                },
-                Ok(None) => {
-                    this.stop_listening(py, master.as_fd());
-                    return Self::call_later(slf, INHERITANCE, "_drain_abandoned");
-                }
-                Err(ChannelError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    return Ok(());
-                }
-                Err(error @ (ChannelError::Format(_) | ChannelError::Damaged(_))) => {
-                    tracing::error!("ignoring what the master has sent: {error}");
-                    continue;
-                }
-                Err(ChannelError::Io(error)) => {
-                    tracing::error!("the channel to the master is broken: {error}");
-                    this.stop_listening(py, master.as_fd());
-                    return Ok(());
-                }
-            };
-            this.carry_out(py, order);
-        }
+        Self::receive(slf)
     }
 
     /// The channel has ended a moment ago.
@@ -343,23 +243,6 @@ impl Worker {
             event_loop.call_method1(py, "call_later", (seconds, method))?;
         }
         Ok(())
-    }
-
-    /// Finishes what is left: nobody is there any more who could give orders. Unless the
-    /// whole server has lost its master, others go on with the listeners.
-    fn drain_abandoned(&self, py: Python<'_>) {
-        let orphaned = !parent_death::is_provided_for();
-        if orphaned {
-            tracing::warn!("the master is gone: finishing what is left, then leaving");
-        }
-        self.carry_out(
-            py,
-            Order::Drain {
-                within_ms: orphan_drain_ms(self.graceful_ms),
-                sweep: false,
-                orphaned,
-            },
-        );
     }
 
     /// A worker that serves `app` as soon as serve.py says so.
@@ -419,78 +302,4 @@ impl Worker {
             .as_ref()
             .map(|service| service.bind(py).clone())
     }
-
-    fn carry_out(&self, py: Python<'_>, order: Order) {
-        let service = self.service(py);
-        if order == Order::Quit
-            && !mem::replace(&mut self.lock().quits, true)
-            && (service.is_some() || self.reactor().is_ok())
-            && let Some(hooks) = &self.hooks
-        {
-            hooks.interrupted(py);
-        }
-        if let Some(service) = service {
-            if let Err(error) = carry_out_wsgi(&service, order) {
-                tracing::error!("an order of the master failed: {}", error.value(py));
-            }
-            return;
-        }
-        let Ok(reactor) = self.reactor() else {
-            let mut state = self.lock();
-            state.order = Some(order);
-            let stopped = state
-                .ends
-                .as_ref()
-                .map(|(_, stopped)| stopped.clone_ref(py));
-            drop(state);
-            if let Some(stopped) = stopped
-                && let Err(error) = stopped.call_method1(py, "set_result", (py.None(),))
-            {
-                tracing::debug!("the worker was told to stop twice: {}", error.value(py));
-            }
-            return;
-        };
-        match order {
-            Order::Drain {
-                within_ms,
-                sweep,
-                orphaned,
-            } => {
-                let code = if sweep {
-                    close::GOING_AWAY
-                } else {
-                    close::SERVICE_RESTART
-                };
-                if reactor.drain(py, within_ms, code, sweep || orphaned) {
-                    reactor.engine.board.set_phase(Phase::Draining);
-                }
-                if orphaned {
-                    reactor.engine.let_go();
-                }
-            }
-            Order::Quit => reactor.quit(py),
-        }
-    }
-
-    fn stop_listening(&self, py: Python<'_>, fd: BorrowedFd<'_>) {
-        let event_loop = self
-            .lock()
-            .ends
-            .as_ref()
-            .map(|(event_loop, _)| event_loop.clone_ref(py));
-        if let Some(event_loop) = event_loop
-            && let Err(error) = event_loop.call_method1(py, "remove_reader", (fd.as_raw_fd(),))
-        {
-            tracing::debug!("the channel could not be taken off: {}", error.value(py));
-        }
-    }
-}
-
-/// How long an orphan drains: the kernel ends it after the whole graceful time-out, so
-/// that cleaning up and the lifespan shutdown must fit in as well.
-fn orphan_drain_ms(graceful_ms: u64) -> u64 {
-    graceful_ms
-        .checked_sub(DRAIN_MARGIN_MS)
-        .filter(|rest| *rest >= DRAIN_MARGIN_MS)
-        .unwrap_or(graceful_ms / 2)
 }

@@ -69,14 +69,7 @@ impl Worker {
         )?;
         let parts = Parts {
             number: self.number,
-            engine: engine::Parts {
-                board,
-                gate,
-                keep_alive_ms: u64::from(settings.keep_alive) * 1000,
-                client_timeout_ms: u64::from(settings.client_timeout) * 1000,
-                body_max: settings.limit_request_body.map(Size::bytes),
-                websocket: Limits::of(settings),
-            },
+            engine: engine_parts(settings, board, gate, Limits::of(settings)),
             bridge,
             access_log: logs_requests(settings),
             quota: self.quota(settings),
@@ -145,14 +138,7 @@ impl Worker {
             None => app,
         };
         let parts = wsgi::Parts {
-            engine: engine::Parts {
-                board,
-                gate,
-                keep_alive_ms: u64::from(settings.keep_alive) * 1000,
-                client_timeout_ms: u64::from(settings.client_timeout) * 1000,
-                body_max: settings.limit_request_body.map(Size::bytes),
-                websocket: None,
-            },
+            engine: engine_parts(settings, board, gate, None),
             quota: self.quota(settings),
             access_log: logs_requests(settings),
             request_timeout_ms: u64::from(settings.request_timeout) * 1000,
@@ -191,6 +177,23 @@ impl Worker {
             settings.max_requests_jitter,
             Arc::clone(&self.keeper),
         )
+    }
+}
+
+/// What the connections need, whatever the application is.
+fn engine_parts(
+    settings: &Settings,
+    board: Shared<Scoreboard>,
+    gate: Gate,
+    websocket: Option<Limits>,
+) -> engine::Parts {
+    engine::Parts {
+        board,
+        gate,
+        keep_alive_ms: u64::from(settings.keep_alive) * 1000,
+        client_timeout_ms: u64::from(settings.client_timeout) * 1000,
+        body_max: settings.limit_request_body.map(Size::bytes),
+        websocket,
     }
 }
 
