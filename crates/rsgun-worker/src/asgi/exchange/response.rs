@@ -75,7 +75,7 @@ enum End {
 #[derive(Debug)]
 enum Disk {
     Empty,
-    Holds(Spool),
+    Holds(Box<Spool>),
     /// A thread writes: it has the spool for itself, so that nobody waits for the disk who
     /// wants something else of the exchange.
     Writing,
@@ -83,10 +83,10 @@ enum Disk {
 
 impl Disk {
     /// Adds bytes at the end.
-    fn append(self, bytes: &[u8]) -> io::Result<Spool> {
+    fn append(self, bytes: &[u8]) -> io::Result<Box<Spool>> {
         let mut spool = match self {
             Self::Holds(spool) => spool,
-            Self::Empty | Self::Writing => Spool::new()?,
+            Self::Empty | Self::Writing => Box::default(),
         };
         spool.append(bytes)?;
         Ok(spool)
@@ -279,12 +279,17 @@ impl Exchange {
             Disk::Empty => {}
             Disk::Writing => is_read = false,
             Disk::Holds(spool) => {
-                let piece = spool.next();
+                let piece = spool.poll_next(cx);
                 self.unblock(&mut state);
                 match piece {
-                    Ok(Some(piece)) => return (Poll::Ready(Some(Ok(piece))), false),
-                    Ok(None) => {}
-                    Err(error) => {
+                    Poll::Pending => {
+                        // A thread that writes more takes what is being read along with it.
+                        state.park(cx);
+                        return (Poll::Pending, false);
+                    }
+                    Poll::Ready(Ok(Some(piece))) => return (Poll::Ready(Some(Ok(piece))), false),
+                    Poll::Ready(Ok(None)) => {}
+                    Poll::Ready(Err(error)) => {
                         tracing::error!("a response that was kept on disk cannot be read: {error}");
                         return (Poll::Ready(Some(Err(Aborted))), false);
                     }
@@ -323,7 +328,7 @@ impl State {
 
     /// Takes the spool again that [`ResponseState::take_disk`] has given. Returns it if
     /// nobody wants it any more.
-    fn put_back(&mut self, written: io::Result<Spool>) -> Option<Spool> {
+    fn put_back(&mut self, written: io::Result<Box<Spool>>) -> Option<Box<Spool>> {
         self.response.disk = Disk::Empty;
         match written {
             Ok(spool) if self.is_unwanted() => return Some(spool),
@@ -470,7 +475,7 @@ impl ResponseState {
     fn take_disk(&mut self, length: usize) -> Option<Disk> {
         let has_room = match &self.disk {
             Disk::Empty => true,
-            Disk::Holds(spool) => spool.size() == 0 || spool.size() + length as u64 <= SPOOL_MAX,
+            Disk::Holds(spool) => spool.has_room(length as u64, SPOOL_MAX),
             Disk::Writing => false,
         };
         has_room.then(|| std::mem::replace(&mut self.disk, Disk::Writing))
