@@ -25,6 +25,7 @@ Start = Callable[..., Server]
 
 CONTENT = os.urandom(1 << 20) * 3
 STREAM = b"".join(b"%07d\n" % number * 8192 for number in range(512))
+SMALL = b"".join(b"%07d\n" % number * 128 for number in range(4096))
 
 APP = """
     import pathlib, select
@@ -53,6 +54,8 @@ APP = """
             return [environ["wsgi.input"].read()]
         if path == "/stream":
             return pieces(path, 8192, 512)
+        if path == "/small":
+            return pieces(path, 128, 4096)
         if path == "/again":
             return again(pathlib.Path(query))
         print(path, flush=True)
@@ -326,6 +329,14 @@ class TestAnswersForSlowClients:
                 eventually(lambda: server.get("/over?/second").text == "True", "all is written")
             disk.release(operation)
             assert connection.rest() == first
+
+    def test_small_parts_go_to_disk_together(self, start: Start, disk: Disk) -> None:
+        server = start()
+        with Connection.open(server.address, receive_buffer=4096) as connection:
+            connection.request("/small", version="1.0")
+            eventually(lambda: server.get("/over?/small").text == "True", "all is written")
+            assert connection.rest().partition(b"\r\n\r\n")[2] == SMALL
+        assert 0 < disk.count("write") <= len(SMALL) // (64 << 10)
 
     def test_a_client_that_leaves_meanwhile(self, start: Start, disk: Disk) -> None:
         server = start()
