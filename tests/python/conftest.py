@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness.browser import Browser
+from harness.disk import Disk, compile_disk
 from harness.server import Server, serving
 from harness.target import APPS, TARGET, binary, lay_out_package
 from harness.terminal import Terminal
@@ -205,6 +206,17 @@ def module(tmp_path: Path) -> Callable[[str, str], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def _disk_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_disk(tmp_path_factory.mktemp("disk"))
+
+
+@pytest.fixture
+def disk(_disk_library: Path, tmp_path: Path) -> Disk:
+    """A disk that is as slow as the test wants."""
+    return Disk(_disk_library, tmp_path / "disk")
 
 
 @pytest.fixture(scope="session")

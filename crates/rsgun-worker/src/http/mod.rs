@@ -3,6 +3,7 @@
 pub(crate) mod access_log;
 pub(crate) mod body;
 pub(crate) mod connection;
+pub(crate) mod disk;
 pub(crate) mod file_part;
 pub(crate) mod io;
 pub(crate) mod rest;

@@ -1,65 +1,93 @@
 //! Bytes on disk that are too many for memory.
+//!
+//! A thread that may wait for the disk writes them; the thread of the connections, which may
+//! not, reads them back, and only lets others do what takes as long as the disk does:
+//!
+//! * To read what is not in memory any more is for the pool ([`super::disk`]).
+//! * So is giving back to the disk what was read, while there is more: the file system may
+//!   have to wait for its journal, and for what is being written of the file.
+//! * To begin anew when everything was read is left to whoever writes next: most spools are
+//!   closed then.
+//! * To close the file frees all of it, which may take the longest.
 
 use std::fs::File;
-use std::io::{self, Seek};
+use std::io;
 use std::os::unix::fs::FileExt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use nix::fcntl::{FallocateFlags, fallocate};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
-use crate::ffi::{self, Wait};
+use super::disk::{self, Reader};
 
-/// Bytes that are read from a file at a time.
-const PIECE: usize = 64 * 1024;
 /// Bytes that were read and are given back to the disk at a time.
 const HOLE: u64 = 4 * 1024 * 1024;
 
 /// A file without a name, in the directory for temporary files (`TMPDIR`), that is
 /// written at the end and read from the start.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Spool {
-    file: File,
+    /// `None`: nothing was written yet.
+    reader: Option<Reader>,
     written: u64,
-    read: u64,
     /// Up to here the file has been given back to the disk.
     freed: u64,
+    /// Up to where it is being given back, and whether that works.
+    freeing: Option<(u64, JoinHandle<bool>)>,
     /// The file system cannot do that.
     keeps_all: bool,
 }
 
 impl Spool {
-    /// An empty one.
+    /// Adds bytes at the end. Waits for the disk.
     ///
     /// # Errors
-    /// What the system returns when the file cannot be made.
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self {
-            file: tempfile::tempfile()?,
-            written: 0,
-            read: 0,
-            freed: 0,
-            keeps_all: false,
-        })
-    }
-
-    /// Adds bytes at the end.
-    ///
-    /// # Errors
-    /// What `pwrite(2)` returns, such as that the disk is full.
+    /// What the system returns when the file cannot be made, and what `pwrite(2)` does, such
+    /// as that the disk is full.
     pub(crate) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, self.written)?;
+        self.begin_anew()?;
+        let reader = match &mut self.reader {
+            Some(reader) => reader,
+            None => self.reader.insert(Reader::new(tempfile::tempfile()?, 0)),
+        };
+        reader.file().write_all_at(bytes, self.written)?;
         self.written += bytes.len() as u64;
         Ok(())
     }
 
-    /// How many bytes have not been read yet.
-    pub(crate) fn unread(&self) -> u64 {
-        self.written - self.read
+    /// Makes the file empty, if all of it was read and that is worth it.
+    fn begin_anew(&mut self) -> io::Result<()> {
+        if self.written < HOLE {
+            return Ok(());
+        }
+        let is_being_freed = |(_, freeing): &(u64, JoinHandle<bool>)| !freeing.is_finished();
+        if self.unread() > 0 || self.freeing.as_ref().is_some_and(is_being_freed) {
+            return Ok(());
+        }
+        if let Some(reader) = &mut self.reader {
+            reader.file().set_len(0)?;
+            reader.seek(0);
+            (self.written, self.freed, self.freeing) = (0, 0, None);
+        }
+        Ok(())
     }
 
-    /// How many bytes it takes of the disk.
-    pub(crate) fn size(&self) -> u64 {
-        self.written - self.freed
+    fn read(&self) -> u64 {
+        self.reader.as_ref().map_or(0, Reader::offset)
+    }
+
+    /// How many bytes have not been read yet.
+    pub(crate) fn unread(&self) -> u64 {
+        self.written - self.read()
+    }
+
+    /// Whether so many bytes more take no more than `most` of the disk.
+    pub(crate) fn has_room(&self, more: u64, most: u64) -> bool {
+        self.unread() == 0 || self.written - self.freed + more <= most
     }
 
     /// How many bytes were written.
@@ -70,45 +98,67 @@ impl Spool {
     /// Reads on; `None` at the end of what was written.
     ///
     /// # Errors
-    /// What `pread(2)` returns.
-    pub(crate) fn next(&mut self) -> io::Result<Option<Bytes>> {
-        let length = usize::try_from(self.unread()).unwrap_or(PIECE).min(PIECE);
-        let piece = ffi::read_at(&self.file, length, self.read, Wait::Disk)?.freeze();
-        self.read += piece.len() as u64;
-        if self.unread() == 0 {
-            // The space can be used again.
-            self.file.set_len(0)?;
-            (self.read, self.written, self.freed) = (0, 0, 0);
-        } else if self.read - self.freed >= HOLE && !self.keeps_all {
-            self.free();
-        }
-        Ok((!piece.is_empty()).then_some(piece))
+    /// What `preadv2(2)` returns.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        let unread = self.unread();
+        let Some(reader) = self.reader.as_mut().filter(|_| unread > 0) else {
+            return Poll::Ready(Ok(None));
+        };
+        let piece = ready!(reader.poll_next(unread, cx))?;
+        self.free(cx);
+        Poll::Ready(Ok(Some(piece)))
     }
 
     /// Gives what was read back to the disk.
-    fn free(&mut self) {
-        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        let hole = (
-            i64::try_from(self.freed),
-            i64::try_from(self.read - self.freed),
-        );
-        let done = match hole {
-            (Ok(start), Ok(length)) => fallocate(&self.file, flags, start, length).is_ok(),
-            _ => false,
-        };
-        if done {
-            self.freed = self.read;
-        } else {
-            self.keeps_all = true;
+    fn free(&mut self, cx: &mut Context<'_>) {
+        if let Some((until, freeing)) = &mut self.freeing {
+            let Poll::Ready(done) = Pin::new(freeing).poll(cx) else {
+                return;
+            };
+            if matches!(done, Ok(true)) {
+                self.freed = *until;
+            } else {
+                self.keeps_all = true;
+            }
+            self.freeing = None;
+        }
+        let until = self.read();
+        let hole = self.freed..until;
+        if self.keeps_all || hole.end - hole.start < HOLE {
+            return;
+        }
+        if let Some(reader) = &self.reader {
+            let file = Arc::clone(reader.file());
+            // What has no thread now is tried again.
+            let freeing = disk::apart(move || punch(&file, hole.start, hole.end - hole.start));
+            self.freeing = freeing.ok().map(|freeing| (until, freeing));
         }
     }
 
-    /// The file, at its start.
-    ///
-    /// # Errors
-    /// What `lseek(2)` returns.
-    pub(crate) fn into_file(mut self) -> io::Result<File> {
-        self.file.rewind()?;
-        Ok(self.file)
+    /// The file, at its start, and its length; `None` if nothing was written.
+    pub(crate) fn into_file(mut self) -> Option<(File, u64)> {
+        let file = self.reader.take().and_then(Reader::into_file)?;
+        Some((file, self.written))
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        // Only where there is no pool may anybody wait.
+        if let Some(reader) = self.reader.take()
+            && Handle::try_current().is_ok()
+        {
+            // Without a thread it is for the next one that there is.
+            let _ = disk::apart(move || drop(reader));
+        }
+    }
+}
+
+/// Makes a part of a file a hole. Returns whether that was possible.
+fn punch(file: &File, start: u64, length: u64) -> bool {
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    match (i64::try_from(start), i64::try_from(length)) {
+        (Ok(start), Ok(length)) => fallocate(file, flags, start, length).is_ok(),
+        _ => false,
     }
 }

@@ -20,10 +20,12 @@ use crate::ffi;
 /// How often it is tried.
 const TRIES: usize = 100;
 
-/// Threads that read files at the same time, of those that are not in memory.
-const READERS: usize = 32;
+/// Threads that wait for disks at the same time.
+const THREADS: usize = 32;
+/// As many of them may write request bodies: the others are there for other disks.
+pub(crate) const WRITERS: usize = THREADS / 2;
 
-/// A runtime whose end waits for no file that is being read: the disk may never answer.
+/// A runtime whose end waits for nothing that such a thread does: the disk may never answer.
 pub(super) struct Driver(Option<Runtime>);
 
 impl Driver {
@@ -59,7 +61,7 @@ pub(super) fn build() -> io::Result<(Driver, OwnedFd)> {
         let runtime = Builder::new_current_thread()
             .enable_io()
             .thread_name("rsgun-files")
-            .max_blocking_threads(READERS)
+            .max_blocking_threads(THREADS)
             .build()?;
         if is_epoll_of(&runtime, number)? {
             return Ok((Driver(Some(runtime)), ffi::duplicate(number)?.into()));

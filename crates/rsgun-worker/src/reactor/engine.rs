@@ -20,7 +20,8 @@ use std::task::{Context, Poll, Waker};
 use http::StatusCode;
 use rsgun_core::scoreboard::Scoreboard;
 use rsgun_core::sys::shared::Shared as SharedMemory;
-use tokio::task::LocalSet;
+use tokio::runtime::EnterGuard;
+use tokio::task::{AbortHandle, LocalSet};
 
 use super::accept::Gate;
 use super::descriptor::Driver;
@@ -129,6 +130,17 @@ impl Engine {
                 engine.closed();
             }
         });
+    }
+
+    /// While the value that is returned lives, whatever is called finds the runtime, and its
+    /// pool of threads.
+    pub(crate) fn enter(&self) -> Option<EnterGuard<'_>> {
+        self.driver.enter()
+    }
+
+    /// Runs something beside the connections.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) -> AbortHandle {
+        self.connections.borrow().spawn_local(task).abort_handle()
     }
 
     fn opened(&self, shared: &Rc<Shared>) {

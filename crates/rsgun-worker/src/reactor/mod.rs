@@ -22,7 +22,7 @@ pub(crate) mod accept;
 pub(crate) mod bridge;
 pub(crate) mod clock;
 pub(crate) mod deadlines;
-mod descriptor;
+pub(crate) mod descriptor;
 pub(crate) mod engine;
 pub(crate) mod last_call;
 pub(crate) mod pending;
@@ -283,6 +283,8 @@ impl Reactor {
                     self.cancel_orphan(py, &exchange);
                 }
                 Some(Work::Session(session)) => self.wake_session(py, &session),
+                // Nobody collects bodies here: the application takes them as they come.
+                Some(Work::Kept(_)) => {}
                 None => return,
             }
             if self.unwritten.get() >= BATCH_BYTES || clock::refresh() >= until {

@@ -19,6 +19,7 @@ use crate::asgi::exchange::SharedExchange;
 use crate::asgi::session::Session;
 use crate::http::access_log;
 use crate::http::shared::Shared;
+use crate::wsgi::collecting::Kept;
 
 thread_local! {
     static WORK: RefCell<VecDeque<Work>> = const { RefCell::new(VecDeque::new()) };
@@ -49,6 +50,8 @@ pub(crate) enum Work {
     Receive(SharedExchange),
     /// The same for a WebSocket.
     Session(Arc<Session>),
+    /// A part of a request body was written to disk.
+    Kept(Box<Kept>),
 }
 
 /// A request whose head has arrived.

@@ -6,23 +6,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use rsgun_core::log::access::escape;
 use rsgun_core::scoreboard;
+use tokio::sync::Semaphore;
 
+use super::collecting::{Collecting, Kept, Progress};
 use super::pool::{Body, Finished, Job, Pool};
 use super::post::{Outbox, Overdue};
-use crate::asgi::exchange::{Exchange, Received, SharedExchange, Stage};
+use crate::asgi::exchange::{Exchange, SharedExchange, Stage};
 use crate::http::access_log;
-use crate::http::spool::Spool;
 use crate::reactor::clock;
+use crate::reactor::descriptor::WRITERS;
 use crate::reactor::engine::Engine;
 use crate::reactor::queue::{self, NewRequest, Work};
 use crate::reactor::quota::Quota;
-
-/// Bytes of a request body that stay in memory; a larger one is kept on disk.
-const MEMORY_MAX: usize = 512 * 1024;
 
 /// What the I/O thread knows about requests.
 pub(crate) struct Intake {
@@ -35,6 +33,8 @@ pub(crate) struct Intake {
     limit_ms: u64,
     /// Bodies that have not arrived completely, by the address of their exchange.
     collecting: HashMap<*const Exchange, Collecting>,
+    /// What may be written to disk at the same time.
+    writers: Arc<Semaphore>,
     /// Complete requests that are about to be queued.
     jobs: Vec<Job>,
     running: Vec<Option<Running>>,
@@ -45,33 +45,12 @@ pub(crate) struct Intake {
     next_look_ms: Option<u64>,
 }
 
-struct Collecting {
-    request: Box<NewRequest>,
-    collected: Collected,
-}
-
-/// The part of a body that has arrived.
-#[derive(Default)]
-struct Collected {
-    first: Bytes,
-    memory: BytesMut,
-    disk: Option<Spool>,
-}
-
 struct Running {
     exchange: SharedExchange,
     log: Option<access_log::Entry>,
     request: String,
     since_ms: u64,
     abandoned: bool,
-}
-
-/// Whether a body is there.
-enum Progress {
-    Complete,
-    Waiting,
-    /// The client has left.
-    Gone,
 }
 
 impl Intake {
@@ -91,6 +70,7 @@ impl Intake {
             access_log,
             limit_ms,
             collecting: HashMap::new(),
+            writers: Arc::new(Semaphore::new(WRITERS)),
             jobs: Vec::new(),
             running: Vec::new(),
             free: Vec::new(),
@@ -126,6 +106,7 @@ impl Intake {
                     self.engine.count_refused(refused.status, log);
                 }
                 Work::Receive(exchange) => self.take_more(&exchange),
+                Work::Kept(kept) => self.take_kept(*kept),
                 // WebSockets are not served here: a handshake is a request like others.
                 Work::Session(_) => {}
             }
@@ -148,10 +129,7 @@ impl Intake {
             return self.engine.count_refused(status, log.as_ref());
         }
         if !is_closed {
-            self.collect(Collecting {
-                request,
-                collected: Collected::default(),
-            });
+            self.collect(Collecting::new(request));
         }
     }
 
@@ -161,29 +139,43 @@ impl Intake {
         }
     }
 
+    /// A part of a body is on disk, or cannot be kept there.
+    fn take_kept(&mut self, kept: Kept) {
+        // Otherwise its client has left meanwhile.
+        if let Some(mut collecting) = self.collecting.remove(&Arc::as_ptr(&kept.exchange)) {
+            match collecting.go_on(kept) {
+                Ok(()) => self.collect(collecting),
+                Err(error) => self.cannot_keep(collecting.request(), &error),
+            }
+        }
+    }
+
     /// Takes what has arrived of a body; queues the request if that is all of it.
     fn collect(&mut self, mut collecting: Collecting) {
-        let exchange = Arc::clone(&collecting.request.exchange);
-        match collecting.collected.take(&exchange) {
-            Ok(Progress::Complete) => {
-                exchange.lock().stop_collecting();
-                match collecting.collected.into_body() {
-                    Ok(body) => self.queue(*collecting.request, body),
-                    Err(error) => self.cannot_keep(&collecting.request, &error),
-                }
+        match collecting.take() {
+            Progress::Complete => {
+                collecting.exchange().lock().stop_collecting();
+                let (request, body) = collecting.into_parts();
+                self.queue(*request, body);
             }
-            Ok(Progress::Waiting) => {
-                self.collecting.insert(Arc::as_ptr(&exchange), collecting);
+            Progress::Full => {
+                collecting.write(&self.engine, &self.writers);
+                self.wait_for(collecting);
             }
-            Ok(Progress::Gone) => {
-                let refused = exchange.lock().refused();
+            Progress::Waiting => self.wait_for(collecting),
+            Progress::Gone => {
+                let refused = collecting.exchange().lock().refused();
                 if let Some(status) = refused {
-                    let log = self.log_entry(&collecting.request);
+                    let log = self.log_entry(collecting.request());
                     self.engine.count_refused(status, log.as_ref());
                 }
             }
-            Err(error) => self.cannot_keep(&collecting.request, &error),
         }
+    }
+
+    fn wait_for(&mut self, collecting: Collecting) {
+        let exchange = Arc::as_ptr(collecting.exchange());
+        self.collecting.insert(exchange, collecting);
     }
 
     fn cannot_keep(&self, request: &NewRequest, error: &io::Error) {
@@ -336,56 +328,5 @@ impl Intake {
         board.queued.store(count(standing.queued), Relaxed);
         board.threads.store(count(standing.threads), Relaxed);
         board.idle_threads.store(count(standing.idle), Relaxed);
-    }
-}
-
-impl Collected {
-    /// Takes all that has arrived.
-    fn take(&mut self, exchange: &Exchange) -> io::Result<Progress> {
-        loop {
-            let received = exchange.lock().receive();
-            match received {
-                Received::Body(data, more) => {
-                    self.add(data)?;
-                    if !more {
-                        return Ok(Progress::Complete);
-                    }
-                }
-                Received::Pending => return Ok(Progress::Waiting),
-                Received::Disconnect => return Ok(Progress::Gone),
-            }
-        }
-    }
-
-    fn add(&mut self, data: Bytes) -> io::Result<()> {
-        if let Some(disk) = &mut self.disk {
-            return disk.append(&data);
-        }
-        if self.first.is_empty() && self.memory.is_empty() {
-            // Most bodies arrive in one piece.
-            self.first = data;
-            return Ok(());
-        }
-        let first = std::mem::take(&mut self.first);
-        self.memory.extend_from_slice(&first);
-        self.memory.extend_from_slice(&data);
-        if self.memory.len() > MEMORY_MAX {
-            let mut disk = Spool::new()?;
-            disk.append(&self.memory)?;
-            self.memory = BytesMut::new();
-            self.disk = Some(disk);
-        }
-        Ok(())
-    }
-
-    fn into_body(self) -> io::Result<Body> {
-        match self.disk {
-            Some(disk) => {
-                let length = disk.length();
-                Ok(Body::Disk(disk.into_file()?, length))
-            }
-            None if self.memory.is_empty() => Ok(Body::Memory(self.first)),
-            None => Ok(Body::Memory(self.memory.freeze())),
-        }
     }
 }

@@ -1,4 +1,5 @@
-//! The thread that does all input and output of a WSGI worker, without Python.
+//! The thread of the connections of a WSGI worker, without Python. It waits for sockets only,
+//! never for a disk.
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
@@ -94,6 +95,9 @@ impl IoThread {
     /// Serves until it is told to close.
     pub(crate) fn run(mut self) {
         leave_signals_to_others();
+        let engine = Rc::clone(&self.engine);
+        // Files that are done with are closed by the pool, wherever that turns out.
+        let _context = engine.enter();
         while self.stage < Stage::Closing {
             clock::refresh();
             self.engine.poll_driver();
@@ -114,7 +118,8 @@ impl IoThread {
             self.settle_stop();
             self.sleep(&standing);
         }
-        self.engine.close_connections();
+        engine.close_connections();
+        drop(self);
     }
 
     /// Whoever was on the way has arrived.

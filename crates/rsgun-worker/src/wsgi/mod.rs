@@ -24,6 +24,7 @@
 //! signals, the heartbeat, and the wish for more threads ([`service`]).
 
 mod body;
+pub(crate) mod collecting;
 pub(crate) mod environ;
 mod file_wrapper;
 mod head;

@@ -72,6 +72,9 @@ fn serve(py: Python<'_>, shop: &Shop, maker: &mut EnvironMaker, gone: &Py<PyAny>
             tracing::error!("a request could not be started: {error}");
             exchange.give_up(StatusCode::INTERNAL_SERVER_ERROR);
         }
+    } else {
+        // To close the file of a large body takes as long as the disk does.
+        py.detach(|| drop(job));
     }
     let status = exchange.lock().response.status;
     shop.pool.finish(entry, status, queued_us, called_us);

@@ -6,6 +6,7 @@
 //! gives the response. Both sides lock it for a few instructions. Python objects
 //! that wait here are only ever created, resolved and dropped by the run phase.
 
+mod overflow;
 mod request;
 mod response;
 

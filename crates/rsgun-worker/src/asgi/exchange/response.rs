@@ -11,6 +11,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use pyo3::{Py, PyAny};
 
+use super::overflow::Overflow;
 use super::{Exchange, PART_COST, State};
 use crate::http::body::ResponseBody;
 use crate::http::file_part::FilePart;
@@ -21,8 +22,6 @@ const SEND_HIGH_WATER: usize = 64 * 1024;
 
 /// Of a streamed response that no thread waits for, this much stays in memory.
 const MEMORY_MAX: usize = 256 * 1024;
-/// And this much goes to disk, before the thread waits after all.
-const SPOOL_MAX: u64 = 1024 * 1024 * 1024;
 
 /// The response on its way to the client.
 #[derive(Debug)]
@@ -43,7 +42,7 @@ pub(crate) struct ResponseState {
     /// What the chunks count.
     buffered: usize,
     /// What follows the chunks, and was too much for memory.
-    disk: Disk,
+    overflow: Overflow,
     /// A thread waits for room on the disk.
     is_blocked: bool,
     end: End,
@@ -69,28 +68,6 @@ enum End {
     Open,
     Clean,
     Aborted,
-}
-
-/// The part of a streamed response that is kept on disk.
-#[derive(Debug)]
-enum Disk {
-    Empty,
-    Holds(Spool),
-    /// A thread writes: it has the spool for itself, so that nobody waits for the disk who
-    /// wants something else of the exchange.
-    Writing,
-}
-
-impl Disk {
-    /// Adds bytes at the end.
-    fn append(self, bytes: &[u8]) -> io::Result<Spool> {
-        let mut spool = match self {
-            Self::Holds(spool) => spool,
-            Self::Empty | Self::Writing => Spool::new()?,
-        };
-        spool.append(bytes)?;
-        Ok(spool)
-    }
 }
 
 /// How much of the request's body has not arrived when its answer begins.
@@ -207,12 +184,12 @@ impl Exchange {
     /// there that nothing more may be, for the client.
     pub(crate) fn spool(&self, chunk: &Bytes) {
         let mut state = self.lock();
-        let disk = loop {
+        let portion = loop {
             if state.is_unwanted() || state.hold(chunk) {
                 return;
             }
-            if let Some(disk) = state.response.take_disk(chunk.len()) {
-                break disk;
+            if let Some(portion) = state.response.overflow.take(chunk.len()) {
+                break portion;
             }
             state.response.is_blocked = true;
             state = self
@@ -221,7 +198,7 @@ impl Exchange {
                 .unwrap_or_else(PoisonError::into_inner);
         };
         drop(state);
-        let written = disk.append(chunk);
+        let written = portion.write(chunk);
         let mut state = self.lock();
         let left_over = state.put_back(written);
         self.unblock(&mut state);
@@ -274,31 +251,27 @@ impl Exchange {
             let resume = !state.senders.is_empty() && state.response.buffered < SEND_HIGH_WATER / 2;
             return (Poll::Ready(Some(Ok(chunk))), resume);
         }
-        let mut is_read = true;
-        match &mut state.response.disk {
-            Disk::Empty => {}
-            Disk::Writing => is_read = false,
-            Disk::Holds(spool) => {
-                let piece = spool.next();
-                self.unblock(&mut state);
-                match piece {
-                    Ok(Some(piece)) => return (Poll::Ready(Some(Ok(piece))), false),
-                    Ok(None) => {}
-                    Err(error) => {
-                        tracing::error!("a response that was kept on disk cannot be read: {error}");
-                        return (Poll::Ready(Some(Err(Aborted))), false);
-                    }
-                }
+        let next = state.response.overflow.poll_next(cx);
+        self.unblock(&mut state);
+        let response = &state.response;
+        let end = match (next, response.end) {
+            (Poll::Ready(Ok(Some(piece))), _) => Some(Ok(piece)),
+            (Poll::Ready(Ok(None)), End::Clean) => None,
+            (Poll::Ready(Ok(None)), End::Aborted) => Some(Err(Aborted)),
+            // Nobody waits for what is still being written then.
+            (Poll::Pending, End::Aborted) if response.overflow.is_being_written() => {
+                Some(Err(Aborted))
             }
-        }
-        match state.response.end {
-            End::Clean if is_read => (Poll::Ready(None), false),
-            End::Aborted => (Poll::Ready(Some(Err(Aborted))), false),
-            End::Clean | End::Open => {
+            (Poll::Ready(Err(error)), _) => {
+                tracing::error!("a response that was kept on disk cannot be read: {error}");
+                Some(Err(Aborted))
+            }
+            (Poll::Ready(Ok(None)), End::Open) | (Poll::Pending, _) => {
                 state.park(cx);
-                (Poll::Pending, false)
+                return (Poll::Pending, false);
             }
-        }
+        };
+        (Poll::Ready(end), false)
     }
 }
 
@@ -308,31 +281,33 @@ impl State {
         self.closed || matches!(self.response.stage, Stage::Failed)
     }
 
-    /// Adds a part to what is in memory; `false` when that is too much, or when something
-    /// on disk comes before it.
+    /// Adds a part to what is in memory; `false` when that is too much.
     fn hold(&mut self, chunk: &Bytes) -> bool {
         let response = &mut self.response;
-        if response.has_disk() || response.buffered >= MEMORY_MAX {
+        if response.overflow.is_empty() && response.buffered < MEMORY_MAX {
+            response.buffered += chunk.len() + PART_COST;
+            response.chunks.push_back(chunk.clone());
+        } else if !response.overflow.add(chunk) {
             return false;
         }
-        response.buffered += chunk.len() + PART_COST;
-        response.chunks.push_back(chunk.clone());
         self.wake_connection();
         true
     }
 
-    /// Takes the spool again that [`ResponseState::take_disk`] has given. Returns it if
-    /// nobody wants it any more.
-    fn put_back(&mut self, written: io::Result<Spool>) -> Option<Spool> {
-        self.response.disk = Disk::Empty;
+    /// Takes the spool again that was written to. Returns it if nobody wants it any more.
+    fn put_back(&mut self, written: io::Result<Box<Spool>>) -> Option<Box<Spool>> {
         match written {
-            Ok(spool) if self.is_unwanted() => return Some(spool),
-            Ok(spool) => self.response.disk = Disk::Holds(spool),
+            Ok(spool) if self.is_unwanted() => {
+                self.response.overflow = Overflow::default();
+                return Some(spool);
+            }
+            Ok(spool) => self.response.overflow.put_back(spool),
             Err(error) => {
                 tracing::error!(
                     "a response for a slow client cannot be kept on disk: {error}; its connection \
                      is closed"
                 );
+                self.response.overflow = Overflow::default();
                 self.response.stage = Stage::Failed;
                 self.response.end = End::Aborted;
             }
@@ -442,7 +417,7 @@ impl ResponseState {
             bodiless: false,
             chunks: VecDeque::new(),
             buffered: 0,
-            disk: Disk::Empty,
+            overflow: Overflow::default(),
             is_blocked: false,
             end: End::Open,
         }
@@ -453,26 +428,6 @@ impl ResponseState {
         self.ready = None;
         self.chunks.clear();
         self.buffered = 0;
-        self.disk = Disk::Empty;
-    }
-
-    /// Whether anything is on disk that has not been read.
-    fn has_disk(&self) -> bool {
-        match &self.disk {
-            Disk::Empty => false,
-            Disk::Holds(spool) => spool.unread() > 0,
-            Disk::Writing => true,
-        }
-    }
-
-    /// Hands out what is on disk, to be written to. `None`: somebody writes already, or so
-    /// much would be too much.
-    fn take_disk(&mut self, length: usize) -> Option<Disk> {
-        let has_room = match &self.disk {
-            Disk::Empty => true,
-            Disk::Holds(spool) => spool.size() == 0 || spool.size() + length as u64 <= SPOOL_MAX,
-            Disk::Writing => false,
-        };
-        has_room.then(|| std::mem::replace(&mut self.disk, Disk::Writing))
+        self.overflow = Overflow::default();
     }
 }
