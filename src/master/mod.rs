@@ -172,7 +172,7 @@ impl MasterError {
 /// # Errors
 /// [`MasterError`] before anything was started; it has not been logged.
 pub fn run(source: Source, invocation: Invocation, purpose: Purpose) -> Result<u8, MasterError> {
-    log::put::never_wait();
+    log::put::hurry();
     match purpose.kind() {
         Kind::Serve => boot(source, invocation),
         Kind::Prove(channel) => upgrade::candidate::run(source, invocation, channel),
