@@ -55,6 +55,8 @@ pub(super) struct Effects {
     /// How this program was called.
     pub(super) invocation: Invocation,
     directory: PathBuf,
+    /// What was last warned of in the configuration.
+    warned: Vec<String>,
     pub(super) events: UnboundedSender<Event>,
     /// What the master listens on.
     pub(super) listeners: Vec<Listener>,
@@ -101,6 +103,8 @@ pub(super) struct Foundation {
     pub(super) terminal: Option<Terminal>,
     /// The fork server that has evaluated the configuration.
     pub(super) early: Option<Box<Early>>,
+    /// What was warned of in the configuration.
+    pub(super) warned: Vec<String>,
 }
 
 impl Foundation {
@@ -123,6 +127,7 @@ impl Foundation {
             pidfile: None,
             terminal: None,
             early: None,
+            warned: Vec::new(),
         }
     }
 }
@@ -205,6 +210,7 @@ impl Effects {
             pidfile,
             terminal,
             early,
+            warned,
         } = foundation;
         let (interpreter, file) = match &early {
             Some(early) => (early.interpreter.clone(), Some(&early.file)),
@@ -249,6 +255,7 @@ impl Effects {
             heir: None,
             companion: None,
             early,
+            warned,
             belated_umask,
         };
         Ok((effects, policy))

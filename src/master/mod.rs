@@ -242,7 +242,7 @@ fn boot(source: Source, invocation: Invocation) -> Result<u8, MasterError> {
     }
     let overlooked = activation::overlooked(source.sockets(), &settings.bind);
     let unread = source.unread().into_iter();
-    for warning in unread.chain(warnings).chain(overlooked) {
+    for warning in unread.chain(warnings.iter().cloned()).chain(overlooked) {
         tracing::warn!("{warning}");
     }
     title::set(&own_title(&settings));
@@ -261,6 +261,7 @@ fn boot(source: Source, invocation: Invocation) -> Result<u8, MasterError> {
         pidfile,
         terminal,
         early,
+        warned: warnings,
         ..Foundation::new(surroundings, invocation, settings, logs, listeners)
     };
     let (effects, policy) = Effects::new(source, foundation, 1, sender)?;
