@@ -9,10 +9,11 @@ mod foreign;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command as Parser};
 use rsgun_core::config::{
     DECLARATIONS, Declaration, Environment, Foreign, Kind, Layer, Origin, Section, Source,
+    are_alike,
 };
 
 /// What the command line asks for.
@@ -55,13 +56,28 @@ pub fn parse(
         Ok((notes, matches)) => Ok(Command::Serve(
             Source::new(layer(&matches), environment, directory).with_notes(notes),
         )),
-        Err(error) => {
+        Err(mut error) => {
+            leave_out_far_fetched(&mut error);
             let text = error.render().to_string();
             match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Command::Print(text)),
                 _ => Err(CliError { text }),
             }
         }
+    }
+}
+
+/// Suggests no flag that has little in common with what was given.
+fn leave_out_far_fetched(error: &mut clap::Error) {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.trim_start_matches('-')),
+        _ => None,
+    };
+    if let Some(given) = text(ContextKind::InvalidArg)
+        && let Some(suggested) = text(ContextKind::SuggestedArg)
+        && !are_alike(given, suggested)
+    {
+        error.remove(ContextKind::SuggestedArg);
     }
 }
 

@@ -37,8 +37,11 @@ pub fn text(status: &Status) -> String {
     let totals = &status.totals;
     let _ = writeln!(
         text,
-        "  {} requests answered, {} with 5xx; {} workers lost of {} started",
-        totals.requests, totals.status[4], totals.restarts, totals.workers_started
+        "  {} answered, {} with 5xx; {} lost of {} started",
+        counted(totals.requests, "request"),
+        totals.status[4],
+        counted(totals.restarts, "worker"),
+        totals.workers_started
     );
     if let Some(line) = threads_text(status) {
         text.push_str(&line);
@@ -86,10 +89,16 @@ fn readiness(status: &Status) -> &'static str {
 }
 
 fn workers(status: &Status) -> String {
-    format!(
-        "{} of {} workers serve",
-        status.workers_serving, status.workers_wanted
-    )
+    let serving = status.workers_serving;
+    let verb = if serving == 1 { "serves" } else { "serve" };
+    let wanted = counted(status.workers_wanted.into(), "worker");
+    format!("{serving} of {wanted} {verb}")
+}
+
+/// A number of things, of which one has this name.
+fn counted(number: u64, name: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {name}{plural}")
 }
 
 /// How busy the threads of WSGI workers are, and how long requests wait for one.
@@ -362,7 +371,7 @@ mod tests {
             text(&status()),
             "\
 rsgun 1.2.3, master 4711 [main:app]: degraded, ready, up 1 h 2 min
-  1 of 2 workers serve, generation 1
+  1 of 2 workers serves, generation 1
   listens on http://127.0.0.1:8000
   120500 requests answered, 1 with 5xx; 12 workers lost of 14 started
   last reload: generation 2 FAILED, 2 min 10 s ago: importing \"main\" failed
@@ -435,6 +444,8 @@ Slot 2: the last worker that was lost was killed by SIGSEGV, 3.0 s ago; the next
             ready(&status),
             "not ready: stopping, 2 of 2 workers serve\n"
         );
+        (status.workers_wanted, status.workers_serving) = (1, 1);
+        assert_eq!(workers(&status), "1 of 1 worker serves");
     }
 
     #[test]

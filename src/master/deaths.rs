@@ -141,12 +141,7 @@ impl State {
                 self.kill_worker(now, id);
             }
             // It has lost its channel and so drains by itself.
-            Stage::Serving { .. } if stray => {
-                self.leave(now, id);
-                if !self.is_stopping() {
-                    self.notify(Notice::WorkerLeaves { worker: label });
-                }
-            }
+            Stage::Serving { .. } if stray => self.leaves_unasked(now, id),
             Stage::Serving { .. } | Stage::Leaving { .. } if worker.silent_since.is_some() => {
                 self.give_up_on(now, id);
             }

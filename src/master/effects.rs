@@ -51,6 +51,8 @@ pub(super) struct Effects {
     /// How this program was called.
     pub(super) invocation: Invocation,
     directory: PathBuf,
+    /// What was last warned of in the configuration.
+    warned: Vec<String>,
     pub(super) events: UnboundedSender<Event>,
     /// What the master listens on.
     pub(super) listeners: Vec<Listener>,
@@ -97,6 +99,8 @@ pub(super) struct Foundation {
     pub(super) terminal: Option<Terminal>,
     /// The fork server that has evaluated the configuration.
     pub(super) early: Option<Box<Early>>,
+    /// What was warned of in the configuration.
+    pub(super) warned: Vec<String>,
 }
 
 impl Foundation {
@@ -119,6 +123,7 @@ impl Foundation {
             pidfile: None,
             terminal: None,
             early: None,
+            warned: Vec::new(),
         }
     }
 }
@@ -154,6 +159,7 @@ impl Effects {
             pidfile,
             terminal,
             early,
+            warned,
         } = foundation;
         let (interpreter, file) = match &early {
             Some(early) => (early.interpreter.clone(), Some(&early.file)),
@@ -198,6 +204,7 @@ impl Effects {
             heir: None,
             companion: None,
             early,
+            warned,
             belated_umask,
         };
         Ok((effects, policy))

@@ -168,7 +168,7 @@ impl MasterError {
 /// # Errors
 /// [`MasterError`] before anything was started; it has not been logged.
 pub fn run(source: Source, invocation: Invocation, purpose: Purpose) -> Result<u8, MasterError> {
-    log::put::never_wait();
+    log::put::hurry();
     match purpose.kind() {
         Kind::Serve => boot(source, invocation),
         Kind::Prove(channel) => upgrade::candidate::run(source, invocation, channel),
@@ -238,7 +238,7 @@ fn boot(source: Source, invocation: Invocation) -> Result<u8, MasterError> {
     }
     let overlooked = activation::overlooked(source.sockets(), &settings.bind);
     let unread = source.unread().into_iter();
-    for warning in unread.chain(warnings).chain(overlooked) {
+    for warning in unread.chain(warnings.iter().cloned()).chain(overlooked) {
         tracing::warn!("{warning}");
     }
     title::set(&own_title(&settings));
@@ -257,6 +257,7 @@ fn boot(source: Source, invocation: Invocation) -> Result<u8, MasterError> {
         pidfile,
         terminal,
         early,
+        warned: warnings,
         ..Foundation::new(surroundings, invocation, settings, logs, listeners)
     };
     let (effects, policy) = Effects::new(source, foundation, 1, sender)?;

@@ -203,9 +203,7 @@ impl State {
             FromWorker::Draining => {
                 worker.stopped_accepting = true;
                 if worker.is_serving() {
-                    let label = worker.label();
-                    self.leave(now, id);
-                    self.notify(Notice::WorkerLeaves { worker: label });
+                    self.leaves_unasked(now, id);
                 }
             }
             FromWorker::Failed(failure) => worker.failure = Some(failure),

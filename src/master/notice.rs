@@ -65,6 +65,8 @@ pub(super) enum Notice {
     WorkerLeaves {
         /// Which one.
         worker: Label,
+        /// When the next one is started; `None` if none is.
+        retry_in: Option<Duration>,
     },
     /// A worker did not end in time and is killed.
     WorkerOverdue {

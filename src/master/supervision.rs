@@ -159,6 +159,26 @@ impl State {
         }
     }
 
+    /// A worker leaves that nobody has told to. What makes it do so may make the next one do
+    /// the same as soon as it is ready, so its slot backs off as after a death.
+    pub(super) fn leaves_unasked(&mut self, now: Moment, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        let (label, served) = (worker.label(), worker.served(now));
+        let retry_in = (self.slots.get_mut(&label.identity.slot))
+            .filter(|slot| slot.current == Some(id))
+            .map(|slot| slot.backoff.fail(now, served));
+        self.leave(now, id);
+        if !self.is_stopping() {
+            self.notify(Notice::WorkerLeaves {
+                worker: label,
+                retry_in,
+            });
+            self.worker_lost(now, label, "left without having been told to", None);
+        }
+    }
+
     pub(super) fn graceful_timeout(&self, worker: &Worker) -> Duration {
         self.generations
             .get(&worker.identity.generation)

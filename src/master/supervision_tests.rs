@@ -68,6 +68,24 @@ fn a_worker_that_drains_by_itself_is_replaced() {
 }
 
 #[test]
+fn workers_that_drain_as_soon_as_they_are_ready_are_replaced_ever_later() {
+    let mut world = World::booted(1, false);
+    let mut delays = Vec::new();
+    for _ in 0..5 {
+        let id = world.serving()[0];
+        world.worker_draining(id);
+        let mut delay = 0;
+        while world.starting().is_empty() {
+            world.pass(Duration::from_millis(50));
+            delay += 50;
+        }
+        delays.push(delay);
+        world.cooperate();
+    }
+    assert_eq!(delays, [0, 100, 200, 400, 800]);
+}
+
+#[test]
 fn a_fork_server_that_dies_gets_a_successor_and_the_workers_stay() {
     let mut world = World::booted(2, true);
     world.server_dies(1, KILLED);

@@ -736,3 +736,10 @@ class TestInterpreter:
 
     def test_every_supported_version_is_found(self) -> None:
         assert environment_for(sys.version_info[:2]) == sys.executable
+
+
+def test_an_unknown_flag_suggests_only_what_is_near(run: Run) -> None:
+    assert "'--workers'" in refused(run("lab:app", "--wokers", "2"), 2, "'--wokers'")
+    errors = refused(run("lab:app", "--foo"), 2, "unexpected argument '--foo' found")
+    assert "--loop" not in errors
+    assert "similar" not in errors

@@ -13,7 +13,7 @@ import pytest
 from harness.processes import Process
 from harness.server import Server
 from harness.sources import versioned
-from harness.target import rsgun_only
+from harness.target import APPS, rsgun_only
 from harness.waiting import eventually, wait_gone
 from harness.wire import Truncated
 
@@ -352,3 +352,22 @@ def test_ttou_lets_requests_finish(serve: Serve) -> None:
         server.send_signal(signal.SIGTTOU)
         assert {connection.response().text for connection in connections} == {"slept 400"}
     server.wait_for_workers(1)
+
+
+def test_workers_that_leave_at_once_are_replaced_ever_later(serve: Serve, tmp_path: Path) -> None:
+    """An application that tells its worker to end is followed by another one like it."""
+    (tmp_path / "leaves.py").write_text(
+        "import asyncio, lab, os, signal\n"
+        "async def app(scope, receive, send):\n"
+        "    if scope['type'] == 'lifespan':\n"
+        "        loop = asyncio.get_running_loop()\n"
+        "        loop.call_later(0.05, os.kill, os.getpid(), signal.SIGTERM)\n"
+        "    await lab.app(scope, receive, send)\n"
+    )
+    place = ("--app-dir", str(tmp_path), "--pythonpath", str(APPS))
+    server = serve("leaves:app", *place, "--lifespan", "on")
+    server.wait_for_line("leaves, without having been told to; replacing it$")
+    server.wait_for_line("leaves, without having been told to; replacing it in 0.1 s")
+    server.wait_for_line("leaves, without having been told to; replacing it in 0.4 s")
+    server.wait_for_line("Degraded")
+    assert server.stop() == 0

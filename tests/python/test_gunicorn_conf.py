@@ -377,3 +377,25 @@ def post_fork(server, worker):
     server.wait_for_line("post_fork True True")
     assert answer(server.get().text)[2] == server.pid
     assert json.dumps(server.lines("stderr")).count("threads besides") <= 1
+
+
+def test_reload_repeats_no_warning(
+    conf: Callable[[str], Path], start: Launch, tmp_path: Path
+) -> None:
+    warned_of = "statsd_host = 'localhost:8125'\nbind = '127.0.0.1:0'\n"
+    path = conf(warned_of)
+    server = start("-c", path, "main:app", "--app-dir", tmp_path)
+
+    def warnings() -> int:
+        return sum(line.startswith("WARNING") for line in server.lines("stderr"))
+
+    assert warnings() == 1
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_generation(2, 1)
+    assert warnings() == 1
+    conf(warned_of + "tmp_upload_dir = '/data'\n")
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_generation(3, 1)
+    # What holds now stands together.
+    assert warnings() == 3
+    assert server.stop() == 0

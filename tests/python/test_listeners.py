@@ -378,3 +378,17 @@ def test_slow_name_server_does_not_stop_the_master(
     name_server.answer_until(lambda: any("Reload " in each for each in server.lines(None, since)))
     server.wait_for_line("Reload complete")
     server.wait_for_line("running on .* from now on")
+
+
+@rsgun_only
+def test_more_listeners_than_a_message_carries_descriptors(serve: Serve, tmp_path: Path) -> None:
+    """The kernel passes 253 at a time on."""
+    paths = [tmp_path / str(number) for number in range(300)]
+    server = serve("lab:app", *(f"--bind=unix:{path}" for path in paths))
+    for path in paths:
+        assert server.get("/ping", address=str(path)).body == b"pong"
+    server.send_signal(signal.SIGHUP)
+    server.wait_for_generation(2, 1)
+    for path in (paths[0], paths[-1]):
+        assert server.get("/ping", address=str(path)).body == b"pong"
+    assert server.stop() == 0

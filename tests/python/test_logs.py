@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import re
 import signal
@@ -13,10 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import processes
-from harness.server import Server, clean_environment, free_port, serving
+from harness.server import Server, free_port
 from harness.target import rsgun_only
-from harness.waiting import DEADLINE, eventually
+from harness.waiting import eventually
 
 pytestmark = rsgun_only
 
@@ -317,47 +314,6 @@ class TestCaptureOutput:
         server.get("/")
         server.wait_for_line("to standard error", stream="stderr")
         assert "to standard error" not in error.read_text()
-
-
-def test_log_that_nobody_reads_does_not_stop_the_master(tmp_path: Path) -> None:
-    """As behind a pager, or a collector that hangs: the master goes on and hears signals."""
-    reader, writer = os.pipe()
-    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
-    line = serving("lab:app", "--uds", str(tmp_path / "socket"), "--no-access-log")
-    process = subprocess.Popen(
-        line, stderr=writer, cwd=tmp_path, env=clean_environment(), start_new_session=True
-    )
-    try:
-        shown = b""
-        while b"running on" not in shown:
-            shown += os.read(reader, 4096)
-        os.set_blocking(writer, False)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                os.write(writer, b".")
-        os.set_blocking(writer, True)
-
-        def workers() -> list[int]:
-            family = processes.family(process.pid, "no marker")
-            return [each.pid for each in family if each.title.startswith("rsgun: worker")]
-
-        [first] = workers()
-        os.kill(first, signal.SIGKILL)
-        eventually(lambda: workers() not in ([], [first]), "it is replaced")
-        # The lines of that death and of this wish are lost.
-        process.send_signal(signal.SIGTTIN)
-        eventually(lambda: len(workers()) == 2, "the master hears signals")
-        shown = os.read(reader, 4096)
-        process.send_signal(signal.SIGTTOU)
-        while b"nobody has read the log" not in shown:
-            shown += os.read(reader, 4096)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(DEADLINE) == 0
-    finally:
-        processes.end(processes.family(process.pid, "no marker"))
-        process.wait()
-        os.close(reader)
-        os.close(writer)
 
 
 REFUSED = [

@@ -436,7 +436,7 @@ class TestReady:
         result = rsgunctl("ready", "--socket", str(control))
         assert (result.returncode, result.stdout) == (
             1,
-            "not ready: booting, 0 of 1 workers serve\n",
+            "not ready: booting, 0 of 1 worker serve\n",
         )
 
 

@@ -443,14 +443,21 @@ def test_wrong_handshakes_are_refused(server: Server, name: str) -> None:
     server.wait_for_line(f"invalid WebSocket handshake from {client}: ", since=since)
 
 
-def test_handshake_must_be_a_get_of_http_1_1(server: Server) -> None:
+def test_handshake_must_be_a_get(server: Server) -> None:
     with server.connect() as connection:
         response = connection.get("/", method="POST", headers=HANDSHAKE)
         assert (response.status, response.header("allow")) == (405, "GET")
-    with server.connect() as connection:
-        response = connection.get("/", version="1.0", headers=HANDSHAKE)
-        assert response.status == 400
-        assert "HTTP/1.1" in response.text
+
+
+def test_handshake_in_http_1_0_is_an_ordinary_request(server: Server) -> None:
+    since = server.output.mark()
+    for headers in (HANDSHAKE, [("Upgrade", "websocket")], HANDSHAKE[2:]):
+        with server.connect() as connection:
+            assert connection.get("/", version="1.0", headers=headers).text == "plain"
+            client = "{}:{}".format(*connection.own_address)
+        server.wait_for_line(
+            f"WebSocket handshake from {client} in HTTP/1.0 .*proxy_http_version 1.1", since=since
+        )
 
 
 def test_other_upgrades_are_ordinary_requests(server: Server) -> None:

@@ -4,6 +4,7 @@
 //! prefix is uvicorn's, with its padding. Where they go is [`output`]'s.
 
 pub mod access;
+mod outlet;
 pub mod output;
 pub mod put;
 

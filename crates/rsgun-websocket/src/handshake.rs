@@ -40,12 +40,6 @@ pub enum Refusal {
     /// The method must be GET.
     #[error("a WebSocket handshake must be a GET request")]
     Method,
-    /// The request is older than HTTP/1.1.
-    #[error(
-        "a WebSocket handshake needs HTTP/1.1 (a proxy in between must use it too: \
-         proxy_http_version 1.1 in nginx)"
-    )]
-    HttpVersion,
     /// `Connection` does not name `Upgrade`.
     #[error(
         "a WebSocket handshake needs \"Connection: Upgrade\" (a proxy in between must pass it on)"
@@ -98,30 +92,41 @@ impl Refusal {
     }
 }
 
-/// Looks whether a request wants a WebSocket; `None` when it is an ordinary one.
+/// Looks whether a request wants a WebSocket; `None` when it is an ordinary one, as is any
+/// of HTTP/1.0 ([`is_too_old`]).
 ///
 /// # Errors
 /// Why it does not get one.
 pub fn examine(parts: &Parts, with_compression: bool) -> Option<Result<Handshake, Refusal>> {
-    let headers = &parts.headers;
-    let upgrades = has_word(headers, &UPGRADE, "websocket");
-    // A client that sends both of these means a WebSocket even if a proxy has dropped
-    // the rest.
-    let has_fields =
-        headers.contains_key(SEC_WEBSOCKET_KEY) && headers.contains_key(SEC_WEBSOCKET_VERSION);
-    if !upgrades && !has_fields {
+    if parts.version < Version::HTTP_11 {
         return None;
     }
-    Some(check(parts, upgrades, with_compression))
+    let upgrades = upgrades(&parts.headers);
+    (upgrades || has_fields(&parts.headers)).then(|| check(parts, upgrades, with_compression))
+}
+
+/// Whether a request wants a WebSocket in HTTP/1.0, where a server must ignore that (RFC
+/// 9110, 7.8). A client does not do so, but a proxy in between.
+#[must_use]
+pub fn is_too_old(parts: &Parts) -> bool {
+    parts.version < Version::HTTP_11 && (upgrades(&parts.headers) || has_fields(&parts.headers))
+}
+
+fn upgrades(headers: &HeaderMap) -> bool {
+    has_word(headers, &UPGRADE, "websocket")
+}
+
+/// Whether there is what only a WebSocket's client sends.
+fn has_fields(headers: &HeaderMap) -> bool {
+    // A client that sends both of these means a WebSocket even if a proxy has dropped
+    // the rest.
+    headers.contains_key(SEC_WEBSOCKET_KEY) && headers.contains_key(SEC_WEBSOCKET_VERSION)
 }
 
 fn check(parts: &Parts, upgrades: bool, with_compression: bool) -> Result<Handshake, Refusal> {
     let headers = &parts.headers;
     if parts.method != Method::GET {
         return Err(Refusal::Method);
-    }
-    if parts.version < Version::HTTP_11 {
-        return Err(Refusal::HttpVersion);
     }
     if !upgrades {
         return Err(Refusal::Upgrade);
@@ -278,6 +283,10 @@ mod tests {
             .headers
             .insert("upgrade", HeaderValue::from_static("h2c"));
         assert_eq!(examine(&parts, true), None);
+        assert!(!is_too_old(&parts));
+        let parts = request(|parts| parts.version = Version::HTTP_10);
+        assert_eq!(examine(&parts, true), None);
+        assert!(is_too_old(&parts));
     }
 
     #[test]
@@ -286,10 +295,6 @@ mod tests {
             (
                 refusal(|parts| parts.method = Method::POST),
                 Refusal::Method,
-            ),
-            (
-                refusal(|parts| parts.version = Version::HTTP_10),
-                Refusal::HttpVersion,
             ),
             (
                 refusal(|parts| drop(parts.headers.remove("upgrade"))),

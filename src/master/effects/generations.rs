@@ -159,8 +159,8 @@ impl Effects {
                 (logs, Some(change), ConfigurationFile::Read)
             }
         };
-        for warning in warnings {
-            tracing::warn!("{warning}");
+        if file.is_none() {
+            self.warn(warnings);
         }
         let resources = Resources {
             settings: Arc::new(settings),
@@ -197,14 +197,23 @@ impl Effects {
                 "generation {generation} has no fork server any more"
             )));
         };
-        for warning in warnings {
-            tracing::warn!("{warning}");
-        }
         resources.known = ConfigurationFile::Evaluated(file.hooks);
         resources.settings = Arc::new(settings);
         resources.logs = logs;
         resources.change = Some(change);
-        Ok(Resolved::As(resources.policy()))
+        let policy = resources.policy();
+        self.warn(warnings);
+        Ok(Resolved::As(policy))
+    }
+
+    /// Warns of what is wrong with the configuration, unless the same was said last time.
+    fn warn(&mut self, warnings: Vec<String>) {
+        if self.warned != warnings {
+            for warning in &warnings {
+                tracing::warn!("{warning}");
+            }
+            self.warned = warnings;
+        }
     }
 
     /// Opens the log files and what is new of the listeners, for settings that were

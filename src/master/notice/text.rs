@@ -75,11 +75,12 @@ impl Notice {
                 }
                 (Level::ERROR, text)
             }
-            Self::WorkerLeaves { worker } => (
+            Self::WorkerLeaves { worker, retry_in } => (
                 Level::INFO,
                 format!(
-                    "{} leaves, without having been told to; replacing it",
-                    full_name(*worker)
+                    "{} leaves, without having been told to{}",
+                    full_name(*worker),
+                    and_then(*retry_in)
                 ),
             ),
             Self::WorkerOverdue {

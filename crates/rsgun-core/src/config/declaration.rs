@@ -112,17 +112,25 @@ impl Declaration {
                     .aliases
                     .iter()
                     .chain(std::iter::once(&declaration.name));
-                names.map(|alias| {
-                    (
-                        strsim::normalized_damerau_levenshtein(alias, &name),
-                        declaration.name,
-                    )
-                })
+                names.map(|alias| (likeness(alias, &name), declaration.name))
             })
-            .filter(|(likeness, _)| *likeness > 0.6)
+            .filter(|(likeness, _)| *likeness > LIKE)
             .max_by(|left, right| left.0.total_cmp(&right.0))
             .map(|(_, name)| name)
     }
+}
+
+/// From which [`likeness`] on somebody may have meant another name.
+const LIKE: f64 = 0.6;
+
+fn likeness(one: &str, other: &str) -> f64 {
+    strsim::normalized_damerau_levenshtein(one, other)
+}
+
+/// Whether two names are so much alike that one may be a slip for the other.
+#[must_use]
+pub fn are_alike(one: &str, other: &str) -> bool {
+    likeness(one, other) > LIKE
 }
 
 /// What the values of a setting look like.

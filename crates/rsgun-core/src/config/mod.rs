@@ -49,7 +49,7 @@ pub use choice::{
     ConfigFile, Interface, Lifespan, LogTarget, Milliseconds, ReloadStrategy, WebSockets,
     WorkerCount,
 };
-pub use declaration::{Declaration, Kind, Section};
+pub use declaration::{Declaration, Kind, Section, are_alike};
 pub use environment::{Environment, FIRST_SOCKET, ProcessEnvironment};
 pub use error::ConfigError;
 pub use foreign::{Consequence, Foreign};

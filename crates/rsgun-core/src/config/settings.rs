@@ -506,7 +506,8 @@ declare! {
             default: Some("-"),
             details: "A relative path starts at the directory where rsgun was started. `USR1` \
                       opens the file anew, for logrotate. A log that cannot be written, such as \
-                      on a full disk, loses lines and never stops the server.",
+                      on a full disk or to a pipe that nobody reads, loses lines and never \
+                      stops the server.",
         }
         /// Where the server logs: a file, or - for standard error.
         error_logfile: LogTarget = value::log_target, {

@@ -1,12 +1,11 @@
 //! The access log as text: pure parts, apart from who writes them.
 
 /// Largest write to a pipe that is atomic (`PIPE_BUF` on Linux), bytes.
-const PIPE_BUF: usize = 4096;
+pub(super) const PIPE_BUF: usize = 4096;
 
 /// How many bytes of `lines` to write at once: as many whole lines as stay atomic on
 /// a pipe, at least one.
-#[must_use]
-pub fn whole_lines(lines: &[u8]) -> usize {
+pub(super) fn whole_lines(lines: &[u8]) -> usize {
     let atomic = &lines[..lines.len().min(PIPE_BUF)];
     let end = atomic
         .iter()

@@ -13,14 +13,16 @@ use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use nix::errno::Errno;
+
 use super::Level;
-use super::put::{self, put};
+use super::access::whole_lines;
+use super::outlet::{Outlet, lines_in};
+use super::put::{self, Patience, Way, put};
 use crate::config::{LogTarget, PythonFile, Settings, Source};
-use crate::scoreboard::now_ms;
-use crate::sys::process;
 
 /// A log file that cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -90,8 +92,8 @@ impl Files {
     pub fn in_use() -> io::Result<Self> {
         match OUTPUTS.get() {
             Some(outputs) => Ok(Self {
-                error: outputs.error.fd.try_clone()?,
-                access: outputs.access.fd.try_clone()?,
+                error: outputs.error.fd().try_clone()?,
+                access: outputs.access.fd().try_clone()?,
             }),
             None => Ok(Self {
                 error: io::stderr().as_fd().try_clone_to_owned()?,
@@ -149,8 +151,8 @@ fn opened(
 ) -> Result<OwnedFd, LogFileError> {
     match target {
         LogTarget::File(path) => open(setting, &directory.join(path)),
-        LogTarget::Standard => standard
-            .try_clone_to_owned()
+        LogTarget::Standard => put::opened_anew(standard)
+            .map_or_else(|| standard.try_clone_to_owned(), Ok)
             .map_err(|source| LogFileError::new(setting, Path::new("-"), source)),
     }
 }
@@ -173,81 +175,18 @@ static WITNESS: Mutex<Option<OwnedFd>> = Mutex::new(None);
 
 struct Outputs {
     level: AtomicU8,
-    error: Output,
-    access: Output,
+    error: Outlet,
+    access: Outlet,
     /// Standard output and standard error follow the server's own lines.
     captures: bool,
-}
-
-struct Output {
-    fd: OwnedFd,
-    colors: AtomicBool,
-    /// When it was last said that it cannot be written; 0: never, or it can be again.
-    complained_ms: AtomicU64,
-    /// How many times nobody has read it, since it was last written.
-    unread: AtomicU64,
-}
-
-/// Milliseconds before it is said again that an output cannot be written, where some
-/// lines can.
-const COMPLAINT_MS: u64 = 600_000;
-
-impl Output {
-    fn new(fd: OwnedFd) -> Self {
-        let colors = AtomicBool::new(fd.is_terminal());
-        Self {
-            fd,
-            colors,
-            complained_ms: AtomicU64::new(0),
-            unread: AtomicU64::new(0),
-        }
-    }
-
-    fn replace(&self, fd: &OwnedFd) {
-        if let Err(error) = process::redirect(self.fd.as_fd(), fd.as_fd()) {
-            tracing::error!("cannot change to another log file: {error}");
-        }
-        self.colors.store(fd.is_terminal(), Relaxed);
-        self.complained_ms.store(0, Relaxed);
-    }
-
-    /// A log that cannot be written (full disk, closed terminal) must not stop the
-    /// server: the lines are lost. Returns why, if it is time to say so.
-    fn write(&self, lines: &[u8]) -> Option<nix::Error> {
-        let is_read = self.unread.load(Relaxed) == 0;
-        let patience = if is_read {
-            put::PATIENCE_MS
-        } else {
-            put::NONE_MS
-        };
-        match put(self.fd.as_fd(), lines, self.colors.load(Relaxed), patience) {
-            Ok(()) => None,
-            Err(error) => {
-                if error == nix::Error::EAGAIN {
-                    self.unread.fetch_add(1, Relaxed);
-                }
-                self.may_complain().then_some(error)
-            }
-        }
-    }
-
-    fn may_complain(&self) -> bool {
-        let now = now_ms().max(1);
-        let last = self.complained_ms.load(Relaxed);
-        let is_time = last == 0 || now.saturating_sub(last) >= COMPLAINT_MS;
-        if is_time {
-            self.complained_ms.store(now, Relaxed);
-        }
-        is_time
-    }
 }
 
 /// Sets the outputs, once in the life of a process; whether this was the first time.
 pub(super) fn install(level: Level, files: Files, captures: bool) -> bool {
     let outputs = Outputs {
         level: AtomicU8::new(level as u8),
-        error: Output::new(files.error),
-        access: Output::new(files.access),
+        error: Outlet::new(files.error),
+        access: Outlet::new(files.access),
         captures,
     };
     let is_first = OUTPUTS.set(outputs).is_ok();
@@ -275,8 +214,8 @@ fn capture() {
     let Some(outputs) = OUTPUTS.get().filter(|outputs| outputs.captures) else {
         return;
     };
-    let redirected = nix::unistd::dup2_stdout(&outputs.error.fd)
-        .and_then(|()| nix::unistd::dup2_stderr(&outputs.error.fd));
+    let redirected = nix::unistd::dup2_stdout(outputs.error.fd())
+        .and_then(|()| nix::unistd::dup2_stderr(outputs.error.fd()));
     if let Err(error) = redirected {
         tracing::error!("the output of the application cannot be captured: {error}");
     }
@@ -291,69 +230,104 @@ pub(super) fn admits(level: tracing::Level) -> bool {
     })
 }
 
+/// In a process that was just forked: begins anew with what is known of the readers.
+pub fn begin_anew() {
+    if let Some(outputs) = OUTPUTS.get() {
+        outputs.error.begin_anew();
+        outputs.access.begin_anew();
+    }
+}
+
 /// Writes a line of the server.
 pub(super) fn write(level: tracing::Level, text: &str) {
     let Some(outputs) = OUTPUTS.get() else { return };
     let line = |colors| format!("{}{text}\n", super::prefix(level, colors));
-    let colors = outputs.error.colors.load(Relaxed);
-    let unread = outputs.error.unread.load(Relaxed);
-    if let Some(error) = outputs.error.write(line(colors).as_bytes()) {
+    if let Err(error) = outputs.write_own(&line(outputs.error.is_terminal()))
+        && outputs.error.may_complain()
+    {
         let complaint = format!(
-            "{}the log cannot be written: {}; lines are lost until it can be\n",
-            super::prefix(tracing::Level::ERROR, false),
+            "the log cannot be written: {}; lines are lost until it can be",
             reason(error)
         );
         // Whoever watches the terminal, the journal, or the container sees it there.
-        let stderr = io::stderr();
-        let is_terminal = stderr.is_terminal();
-        let _ = put(
-            stderr.as_fd(),
-            complaint.as_bytes(),
-            is_terminal,
-            put::NONE_MS,
+        show(
+            io::stderr().as_fd(),
+            tracing::Level::ERROR,
+            &complaint,
+            Patience::none(),
         );
-    }
-    if unread > 0 && outputs.error.unread.load(Relaxed) == unread {
-        outputs.error.unread.store(0, Relaxed);
-        let lost = format!(
-            "{}Lines were lost before this one, since nobody has read the log: {unread}\n",
-            super::prefix(tracing::Level::WARN, colors)
-        );
-        outputs.error.write(lost.as_bytes());
     }
     if level <= tracing::Level::WARN
         && let Some(witness) = &*witness()
     {
         // Whoever watched the start may have gone.
-        let is_terminal = witness.is_terminal();
-        let text = line(is_terminal);
-        let _ = put(
-            witness.as_fd(),
-            text.as_bytes(),
-            is_terminal,
-            put::PATIENCE_MS,
-        );
+        show(witness.as_fd(), level, text, Patience::usual());
     }
 }
 
+impl Outputs {
+    /// Writes a line of the server, after one about those that were lost before.
+    fn write_own(&self, line: &str) -> Result<(), Errno> {
+        let mut patience = self.error.patience();
+        if self.error.has_lost() {
+            let lost = self.error.take_lost();
+            let notice = format!(
+                "{}Lines were lost before this one, since nobody has read the log: {lost}\n",
+                super::prefix(tracing::Level::WARN, self.error.is_terminal())
+            );
+            let told = self.error.write(notice.as_bytes(), &mut patience);
+            if let Err(error) = told {
+                // The notice has been counted instead of a line.
+                let is_unread = error == Errno::EAGAIN;
+                let further = u64::from(is_unread) * (lines_in(line.as_bytes()) - 1);
+                self.error.count_lost(lost + further);
+                return told;
+            }
+        }
+        self.error.write(line.as_bytes(), &mut patience)
+    }
+}
+
+/// Shows a line to whoever reads this descriptor, if anybody does.
+fn show(to: BorrowedFd<'_>, level: tracing::Level, text: &str, mut patience: Patience) {
+    let is_terminal = to.is_terminal();
+    let line = format!("{}{text}\n", super::prefix(level, is_terminal));
+    // There is nobody left to tell when it is closed.
+    let _ = put(to, Way::of(to), line.as_bytes(), is_terminal, &mut patience);
+}
+
 /// Why a log cannot be written, in words.
-fn reason(error: nix::Error) -> &'static str {
+fn reason(error: Errno) -> &'static str {
     match error {
-        nix::Error::EAGAIN => "nobody reads it",
+        Errno::EAGAIN => "nobody reads it",
         other => other.desc(),
     }
 }
 
-/// Writes lines of the access log; see [`super::access::whole_lines`].
+/// Writes lines of the access log, as few writes as leave each line whole on a pipe. Who
+/// waits for room does so for all of them together.
 pub fn write_access(lines: &[u8]) {
-    if let Some(outputs) = OUTPUTS.get() {
-        let failed = outputs.access.write(lines);
-        if let Some(error) = failed {
+    let Some(outputs) = OUTPUTS.get() else { return };
+    let log = &outputs.access;
+    let mut patience = log.patience();
+    let mut written = Ok(());
+    let mut rest = lines;
+    while !rest.is_empty() {
+        let (piece, later) = rest.split_at(whole_lines(rest));
+        written = log.write(piece, &mut patience);
+        if let Err(error) = written
+            && log.may_complain()
+        {
             tracing::error!(
                 "the access log cannot be written: {}; lines are lost until it can be",
                 reason(error)
             );
         }
+        rest = later;
+    }
+    if written.is_ok() && log.has_lost() {
+        let lost = log.take_lost();
+        tracing::warn!("Lines of the access log were lost, since nobody has read it: {lost}");
     }
 }
 
@@ -368,7 +342,7 @@ pub fn write_access_line(text: &str) {
 pub fn access_has_colors() -> bool {
     OUTPUTS
         .get()
-        .is_some_and(|outputs| outputs.access.colors.load(Relaxed))
+        .is_some_and(|outputs| outputs.access.is_terminal())
 }
 
 /// Shows errors and warnings there as well, until [`dismiss_witness`].
@@ -394,15 +368,9 @@ pub fn last_words(message: &str) {
         write(level, &text);
         return;
     }
-    let tell = |to: BorrowedFd<'_>| {
-        let is_terminal = to.is_terminal();
-        let line = format!("{}{text}\n", super::prefix(level, is_terminal));
-        // There is nobody left to tell when it is closed.
-        let _ = put(to, line.as_bytes(), is_terminal, put::PATIENCE_MS);
-    };
     match &*witness() {
-        Some(witness) => tell(witness.as_fd()),
-        None => tell(io::stderr().as_fd()),
+        Some(witness) => show(witness.as_fd(), level, &text, Patience::usual()),
+        None => show(io::stderr().as_fd(), level, &text, Patience::usual()),
     }
 }
 
@@ -411,31 +379,38 @@ mod tests {
     use super::*;
     use crate::config::Layer;
 
+    fn write(output: &Outlet, lines: &[u8]) -> Result<(), Errno> {
+        output.write(lines, &mut output.patience())
+    }
+
     #[test]
     fn an_output_that_was_replaced_writes_to_the_new_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
-        let output = Output::new(open("error-logfile", &path).unwrap());
-        output.write(b"one\n");
+        let output = Outlet::new(open("error-logfile", &path).unwrap());
+        write(&output, b"one\n").unwrap();
         let rotated = directory.path().join("log.1");
         std::fs::rename(&path, &rotated).unwrap();
-        output.write(b"two\n");
+        write(&output, b"two\n").unwrap();
         output.replace(&open("error-logfile", &path).unwrap());
-        output.write(b"three\n");
+        write(&output, b"three\n").unwrap();
         assert_eq!(std::fs::read_to_string(rotated).unwrap(), "one\ntwo\n");
         assert_eq!(std::fs::read_to_string(path).unwrap(), "three\n");
     }
 
     #[test]
     fn a_full_disk_loses_lines_and_nothing_else() {
-        let output = Output::new(open("access-logfile", Path::new("/dev/full")).unwrap());
-        assert_eq!(output.write(b"lost\n"), Some(nix::Error::ENOSPC));
-        assert_eq!(output.write(b"lost too\n"), None, "said once");
+        let output = Outlet::new(open("access-logfile", Path::new("/dev/full")).unwrap());
+        assert_eq!(write(&output, b"lost\n"), Err(Errno::ENOSPC));
+        assert!(output.may_complain());
+        assert_eq!(write(&output, b"lost too\n"), Err(Errno::ENOSPC));
+        assert!(!output.may_complain(), "said once");
         let directory = tempfile::tempdir().unwrap();
         output.replace(&open("access-logfile", &directory.path().join("log")).unwrap());
-        assert_eq!(output.write(b"written\n"), None);
+        assert_eq!(write(&output, b"written\n"), Ok(()));
         output.replace(&open("access-logfile", Path::new("/dev/full")).unwrap());
-        assert_eq!(output.write(b"lost\n"), Some(nix::Error::ENOSPC));
+        assert_eq!(write(&output, b"lost\n"), Err(Errno::ENOSPC));
+        assert!(output.may_complain());
     }
 
     #[test]

@@ -6,7 +6,9 @@
 //!
 //! What an end takes in is its [`Freight`]. Where descriptors may come, a payload above
 //! [`INLINE_MAX`] bytes travels in a memory file whose descriptor is the first of the
-//! message, since a large datagram would fail with `EMSGSIZE` or fill the queue.
+//! message, since a large datagram would fail with `EMSGSIZE` or fill the queue. More
+//! descriptors than the kernel lets a datagram have lie in the queue of a socket, which is
+//! the one that travels: so the message still comes whole, or not at all.
 //!
 //! A process below the master may be another user's, and run anything. From there comes
 //! [`Freight::Plain`]: a bounded number of bytes, and nothing else. A descriptor of a
@@ -34,21 +36,26 @@ pub const PLAIN_MAX: usize = 128 * 1024;
 /// The largest payload of all, in bytes.
 pub const PAYLOAD_MAX: usize = 16 * 1024 * 1024;
 
-/// The most descriptors one message may carry (the kernel's `SCM_MAX_FD` is 253).
-pub const FDS_MAX: usize = 250;
+/// The most descriptors of one datagram (the kernel's `SCM_MAX_FD` is 253).
+const FDS_OF_DATAGRAM: usize = 250;
+
+/// The most descriptors one message may carry.
+pub const FDS_MAX: usize = 40 * FDS_OF_DATAGRAM;
 
 /// First byte of a datagram: the payload follows.
 const INLINE: u8 = 0;
 /// First byte of a datagram: the payload is in the first descriptor.
 const IN_MEMFD: u8 = 1;
+/// Added to it: the descriptors are in the queue of the last one.
+const BUNDLED: u8 = 2;
 
 /// `SO_PASSRIGHTS`, for which the C libraries have no name yet.
 const SO_PASSRIGHTS: libc::c_int = 83;
 
 /// Eight bytes of a control buffer, which must be aligned like its headers.
 type Word = u64;
-/// The room for [`FDS_MAX`] descriptors.
-const WORDS_OF_FDS: usize = words::<[RawFd; FDS_MAX]>();
+/// The room for [`FDS_OF_DATAGRAM`] descriptors.
+const WORDS_OF_FDS: usize = words::<[RawFd; FDS_OF_DATAGRAM]>();
 /// The room for the sender, which leaves none for a descriptor.
 const WORDS_OF_SENDER: usize = words::<libc::ucred>();
 
@@ -138,7 +145,7 @@ pub fn send(
     freight: Freight,
 ) -> io::Result<()> {
     let (payload_max, fds_max) = match freight {
-        Freight::Descriptors => (PAYLOAD_MAX, FDS_MAX - 1),
+        Freight::Descriptors => (PAYLOAD_MAX, FDS_MAX),
         Freight::Plain => (PLAIN_MAX, 0),
     };
     if fds.len() > fds_max || payload.len() > payload_max {
@@ -157,14 +164,25 @@ pub fn send(
     } else {
         None
     };
-    let mut raw: Vec<RawFd> = Vec::with_capacity(fds.len() + 1);
+    let bundle = if fds.len() < FDS_OF_DATAGRAM {
+        None
+    } else {
+        Some(bundle(fds)?)
+    };
+    let beside = if bundle.is_some() { &[][..] } else { fds };
+    let mut raw: Vec<RawFd> = Vec::with_capacity(beside.len() + 1);
     raw.extend(spill.as_ref().map(AsRawFd::as_raw_fd));
-    raw.extend(fds.iter().map(AsRawFd::as_raw_fd));
-    let tag = [if spill.is_some() { IN_MEMFD } else { INLINE }];
+    raw.extend(bundle.as_ref().map(AsRawFd::as_raw_fd));
+    raw.extend(beside.iter().map(AsRawFd::as_raw_fd));
+    let place = if spill.is_some() { IN_MEMFD } else { INLINE };
+    let tag = [place | if bundle.is_some() { BUNDLED } else { 0 }];
     let body = if spill.is_some() { &[][..] } else { payload };
-    let iov = [IoSlice::new(&tag), IoSlice::new(body)];
-    let rights = [ControlMessage::ScmRights(&raw)];
-    let control = if raw.is_empty() {
+    send_datagram(channel, &[IoSlice::new(&tag), IoSlice::new(body)], &raw)
+}
+
+fn send_datagram(channel: BorrowedFd<'_>, iov: &[IoSlice<'_>], fds: &[RawFd]) -> io::Result<()> {
+    let rights = [ControlMessage::ScmRights(fds)];
+    let control = if fds.is_empty() {
         &rights[..0]
     } else {
         &rights[..]
@@ -172,7 +190,7 @@ pub fn send(
     loop {
         match sendmsg::<UnixAddr>(
             channel.as_raw_fd(),
-            &iov,
+            iov,
             control,
             MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT,
             None,
@@ -216,7 +234,7 @@ pub fn recv(channel: BorrowedFd<'_>, freight: Freight) -> io::Result<Option<Rece
     if length == 0 {
         return Ok(None);
     }
-    let bereft = flags & libc::MSG_CTRUNC != 0;
+    let mut bereft = flags & libc::MSG_CTRUNC != 0;
     if bereft {
         // Some may be missing; which is which is not known.
         fds.clear();
@@ -228,12 +246,19 @@ pub fn recv(channel: BorrowedFd<'_>, freight: Freight) -> io::Result<Option<Rece
         return Err(damaged("carries descriptors where none belong"));
     }
     buffer.truncate(length);
-    let payload = match buffer.remove(0) {
+    let tag = buffer.remove(0);
+    let payload = match tag & !BUNDLED {
         INLINE => buffer,
         IN_MEMFD if bereft => return Err(damaged("needs a descriptor, and none is left")),
         IN_MEMFD if !fds.is_empty() => unspill(fds.remove(0))?,
-        tag => return Err(damaged(&format!("starts with the unknown tag {tag}"))),
+        _ => return Err(damaged(&format!("starts with the unknown tag {tag}"))),
     };
+    if tag & BUNDLED != 0 && !bereft {
+        let Some(bundle) = fds.pop() else {
+            return Err(damaged("has lost its descriptors"));
+        };
+        (fds, bereft) = unbundle(bundle.as_fd())?;
+    }
     Ok(Some(Received {
         payload,
         fds,
@@ -332,6 +357,33 @@ pub fn wait_readable(channel: BorrowedFd<'_>, timeout_ms: Option<u16>) -> io::Re
     }
 }
 
+/// Puts descriptors into the queue of a socket that nobody else sends to.
+fn bundle(fds: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
+    let (near, far) = pair()?;
+    for some in fds.chunks(FDS_OF_DATAGRAM) {
+        let raw: Vec<RawFd> = some.iter().map(AsRawFd::as_raw_fd).collect();
+        send_datagram(near.as_fd(), &[IoSlice::new(&[INLINE])], &raw)?;
+    }
+    Ok(far)
+}
+
+/// Takes out what [`bundle`] has put in; whether some are missing, and then there are none.
+fn unbundle(bundle: BorrowedFd<'_>) -> io::Result<(Vec<OwnedFd>, bool)> {
+    let mut fds = Vec::new();
+    loop {
+        let mut control = [0; WORDS_OF_FDS];
+        match receive(bundle, &mut [0], &mut control) {
+            Ok(datagram) if datagram.length == 0 => return Ok((fds, false)),
+            Ok(datagram) if datagram.flags & libc::MSG_CTRUNC != 0 => {
+                return Ok((Vec::new(), true));
+            }
+            Ok(datagram) => fds.extend(datagram.fds),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 fn spill(payload: &[u8]) -> io::Result<OwnedFd> {
     let fd =
         nix::sys::memfd::memfd_create(c"rsgun-message", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
@@ -386,6 +438,30 @@ mod tests {
         let got = recv(right.as_fd(), FREIGHT).unwrap().unwrap();
         assert_eq!(got.payload, b"hello");
         assert_eq!((got.fds.len(), got.bereft), (1, false));
+    }
+
+    #[test]
+    fn more_descriptors_than_a_datagram_takes_arrive_in_their_order() {
+        let (left, right) = pair().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let files: Vec<File> = (0_u64..600)
+            .map(|length| {
+                let file = File::create(directory.path().join(length.to_string())).unwrap();
+                file.set_len(length).unwrap();
+                file
+            })
+            .collect();
+        for count in [249, 250, 251, 600] {
+            for payload in [b"short".to_vec(), vec![b'x'; INLINE_MAX + 1]] {
+                let fds: Vec<_> = files[..count].iter().map(AsFd::as_fd).collect();
+                send(left.as_fd(), &payload, &fds, FREIGHT).unwrap();
+                let got = recv(right.as_fd(), FREIGHT).unwrap().unwrap();
+                assert_eq!(got.payload, payload);
+                let lengths =
+                    (got.fds.into_iter()).map(|fd| File::from(fd).metadata().unwrap().len());
+                assert!(lengths.eq(0..count as u64), "{count}");
+            }
+        }
     }
 
     #[test]

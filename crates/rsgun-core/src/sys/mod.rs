@@ -8,6 +8,7 @@
 //! * [`handover`]: one program taking the place of another;
 //! * [`handshakes`]: a TCP listener that new clients no longer reach;
 //! * [`inherited`]: descriptors that the parent has passed on by number;
+//! * [`no_wait`]: writes to a shared pipe that do not wait;
 //! * [`parent_death`]: the end of a process that its parent has left behind;
 //! * [`relay`]: signals that are passed on to a master;
 //! * [`shared`]: sealed memory files and their mappings;
@@ -26,6 +27,7 @@ pub mod fork;
 pub mod handover;
 pub mod handshakes;
 pub mod inherited;
+pub mod no_wait;
 pub mod parent_death;
 pub mod process;
 pub mod relay;

@@ -262,6 +262,7 @@ fn serve(
             }
             Ok(Forked::Child) => {
                 drop(master);
+                output::begin_anew();
                 return worker::main(native, loaded, *identity, roles, message.fds);
             }
             Err(error) => {

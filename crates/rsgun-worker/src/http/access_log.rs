@@ -1,14 +1,13 @@
 //! The access log: one line a request, written once a turn.
 //!
-//! Lines are collected and written in pieces of at most `PIPE_BUF` bytes that end
-//! at a line end, so that lines of several workers on one pipe do not tear.
+//! Lines are collected, and written together.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::io::Write;
 
 use http::{StatusCode, Uri, Version};
-use rsgun_core::log::access::{escape, whole_lines};
+use rsgun_core::log::access::escape;
 use rsgun_core::log::output;
 
 use crate::reactor::queue::Peer;
@@ -103,12 +102,7 @@ pub(crate) fn flush() {
         if lines.is_empty() {
             return;
         }
-        let mut rest = lines.as_slice();
-        while !rest.is_empty() {
-            let (piece, later) = rest.split_at(whole_lines(rest));
-            output::write_access(piece);
-            rest = later;
-        }
+        output::write_access(lines);
         lines.clear();
     });
 }

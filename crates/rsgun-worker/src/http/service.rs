@@ -112,6 +112,14 @@ impl Exchanges {
     fn examine(&self, parts: &http::request::Parts) -> Result<Option<Handshake>, Refusal> {
         match &self.shared.common.websocket {
             None => Ok(None),
+            Some(_) if handshake::is_too_old(parts) => {
+                tracing::warn!(
+                    "WebSocket handshake from {} in HTTP/1.0 is served as an ordinary request: a \
+                     proxy in between must use HTTP/1.1 (proxy_http_version 1.1 in nginx)",
+                    self.shared.peer.label()
+                );
+                Ok(None)
+            }
             Some(limits) => handshake::examine(parts, limits.deflate).transpose(),
         }
     }
