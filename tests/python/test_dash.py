@@ -15,7 +15,11 @@ from harness.waiting import DEADLINE
 pytestmark = [rsgun_only, pytest.mark.timeout(180)]
 
 Serve = Callable[..., Server]
-KINDS = pytest.mark.parametrize("name", ["app", "asgi"], ids=["flask", "fastapi"])
+KINDS = pytest.mark.parametrize(
+    "name",
+    ["app", "asgi", "plain", "live"],
+    ids=["flask", "fastapi", "dash on flask", "dash on fastapi"],
+)
 
 
 @KINDS

@@ -229,6 +229,26 @@ class NoApplication:
 
 def opaque(*arguments):
     raise AssertionError("never called")
+
+
+class WithServer:
+    def __init__(self, server):
+        self.inner = server
+
+    @property
+    def server(self):
+        if self.inner is None:
+            raise RuntimeError("not yet")
+        return self.inner
+
+    def __call__(self, *arguments, **keywords):
+        return self.inner(*arguments, **keywords)
+
+
+wsgi_of_a_server = WithServer(wsgi)
+asgi3_of_a_server = WithServer(asgi3_instance)
+opaque_without_server = WithServer(None)
+opaque_with_another = WithServer(opaque)
 """
 
 
@@ -266,6 +286,8 @@ def place(module: Callable[[str, str], Path]) -> Path:
         ("WsgiIterated", "wsgi"),
         ("Holder.wsgi", "wsgi"),
         ("Holder.nested", "wsgi"),
+        ("wsgi_of_a_server", "wsgi"),
+        ("asgi3_of_a_server", "asgi3"),
     ],
 )
 def test_the_interface_is_found_out(serve: Serve, place: Path, name: str, kind: str) -> None:
@@ -307,10 +329,11 @@ def test_worker_classes_and_interfaces(
     assert server.get("/").status == 200
 
 
-def test_what_is_not_recognised_is_refused(run: Run, place: Path) -> None:
-    result = run("kinds:opaque", "--app-dir", str(place))
+@pytest.mark.parametrize("name", ["opaque", "opaque_without_server", "opaque_with_another"])
+def test_what_is_not_recognised_is_refused(run: Run, place: Path, name: str) -> None:
+    result = run(f"kinds:{name}", "--app-dir", str(place))
     assert result.returncode == 3
-    assert "--interface" in result.stderr and "(*arguments)" in result.stderr
+    assert "--interface" in result.stderr and "(*arguments" in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [[], ["-k", "sync"], ["-k", "asgi"]])
