@@ -14,7 +14,11 @@ from harness.target import rsgun_only
 pytestmark = [rsgun_only, pytest.mark.timeout(180)]
 
 Serve = Callable[..., Server]
-KINDS = pytest.mark.parametrize("name", ["app", "asgi"], ids=["flask", "fastapi"])
+KINDS = pytest.mark.parametrize(
+    "name",
+    ["app", "asgi", "plain", "live"],
+    ids=["flask", "fastapi", "dash on flask", "dash on fastapi"],
+)
 
 
 @KINDS

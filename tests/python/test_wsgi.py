@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -415,13 +416,46 @@ class TestMisbehaviour:
         mark = bare.output.mark()
         response = bare.get(path)
         assert (response.status, response.body) == (500, b"Internal Server Error")
-        bare.wait_for_line("exception in the application", since=mark)
+        request = re.escape(f"GET {path}")
+        bare.wait_for_line(f"^ERROR:    exception in the application, {request}$", since=mark)
         bare.wait_for_line(said, since=mark)
 
     def test_the_traceback_shows_the_application(self, bare: Server) -> None:
         mark = bare.output.mark()
         bare.get("/raises")
         bare.wait_for_line(r'File ".*wsgi_lab.py", line \d+, in raises', since=mark)
+
+    @pytest.mark.parametrize(
+        ("target", "logged"),
+        [
+            ("/raises?q=1&b=%0A\xc2\x85", r"/raises\?q=1&b=%0A\\u\{85\}"),
+            ("/raises?caf\xc3\xa9", "/raises\\?caf\xe9"),
+            ("http://user:secret@host/raises?q", r"/raises\?q"),
+            ("/raises?" + 3000 * "x", r"/raises\?x{400,} \[... \d{4} bytes left out ...\] x{400,}"),
+        ],
+        ids=["escaped", "utf-8", "absolute", "long"],
+    )
+    def test_the_request_is_named_on_one_line(self, bare: Server, target: str, logged: str) -> None:
+        mark = bare.output.mark()
+        with bare.connect() as connection:
+            connection.send(f"POST {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode("latin-1"))
+            assert connection.response().status == 500
+        bare.wait_for_line(f"^ERROR:    exception in the application, POST {logged}$", since=mark)
+
+    def test_an_application_may_spoil_its_environ(
+        self, serve: Serve, module: Callable[[str, str], Any]
+    ) -> None:
+        path = module(
+            "spoiler",
+            "def app(environ, start_response):\n"
+            "    environ.clear()\n"
+            "    environ.update(REQUEST_METHOD='GET', RAW_URI=None)\n"
+            "    raise ValueError('on purpose')\n",
+        )
+        server = serve("spoiler:app", "--app-dir", str(path.parent))
+        server.tolerates_tracebacks = True
+        assert server.get("/").status == 500
+        server.wait_for_line("^ERROR:    exception in the application$")
 
     @pytest.mark.parametrize(
         ("path", "sent", "said"),
@@ -452,6 +486,7 @@ class TestMisbehaviour:
     def test_an_error_while_closing_spoils_nothing(self, bare: Server) -> None:
         mark = bare.output.mark()
         assert bare.get("/raises_while_closing").body == b"fine"
+        bare.wait_for_line("close.. of the application's iterable, GET /raises_w", since=mark)
         bare.wait_for_line("ValueError: while closing", since=mark)
 
     def test_iterables_are_closed_after_errors(self, bare: Server) -> None:

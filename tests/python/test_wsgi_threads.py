@@ -152,6 +152,30 @@ application = get_wsgi_application()
 """
 
 
+IMPORTED = """
+import contextvars
+import decimal
+import threading
+
+decimal.getcontext().prec = 50
+tenant = contextvars.ContextVar("tenant", default="nobody")
+tenant.set("imported")
+together = threading.Barrier(2, timeout=20)
+
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/change":
+        # Each thread on its own.
+        together.wait()
+        mine = environ["QUERY_STRING"]
+        decimal.getcontext().prec = int(mine)
+        tenant.set(mine)
+        together.wait()
+    start_response("200 OK", [])
+    return [f"{decimal.Decimal(1) / 3} {tenant.get()}".encode()]
+"""
+
+
 class TestThreads:
     def test_they_grow_when_none_is_idle(self, serve: Serve) -> None:
         server = serve("wsgi_lab:bare", "--threads", "3")
@@ -190,6 +214,20 @@ class TestThreads:
         place = module("cached", CACHED).parent
         server = serve("cached:application", "--app-dir", str(place), "--threads", "1")
         assert {server.get("/").body for _ in range(5)} == {b"1"}
+
+    @pytest.mark.parametrize("more", [(), ("--preload",)], ids=["plain", "preload"])
+    def test_what_was_set_at_import_holds(
+        self, serve: Serve, module: Callable[[str, str], Path], more: tuple[str, ...]
+    ) -> None:
+        """As with a server that runs the application on the thread that has imported it."""
+        place = module("imported", IMPORTED).parent
+        server = serve("imported:app", "--app-dir", str(place), "--threads", "2", *more)
+        assert server.get("/").text == f"0.{'3' * 50} imported"
+        with server.connections(2) as connections:
+            for number, connection in enumerate(connections, 10):
+                connection.request(f"/change?{number}")
+            for number, connection in enumerate(connections, 10):
+                assert connection.response().text == f"0.{'3' * number} {number}"
 
     def test_chunks_of_a_stream_arrive_while_it_waits(self, serve: Serve) -> None:
         server = serve("wsgi_lab:bare", "--threads", "2")

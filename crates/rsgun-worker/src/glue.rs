@@ -50,6 +50,17 @@ pub(crate) fn interface(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     )
 }
 
+/// `patches.py`: refuses green threads in the place of threads.
+pub(crate) fn patches(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    loader(py)?;
+    module(
+        py,
+        include_str!("python/patches.py"),
+        c"<rsgun/patches.py>",
+        c"rsgun._patches",
+    )
+}
+
 /// `serve.py`: lifespan and main coroutine.
 pub(crate) fn serve(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     module(

@@ -219,6 +219,26 @@ class NoApplication:
 
 def opaque(*arguments):
     raise AssertionError("never called")
+
+
+class WithServer:
+    def __init__(self, server):
+        self.inner = server
+
+    @property
+    def server(self):
+        if self.inner is None:
+            raise RuntimeError("not yet")
+        return self.inner
+
+    def __call__(self, *arguments, **keywords):
+        return self.inner(*arguments, **keywords)
+
+
+wsgi_of_a_server = WithServer(wsgi)
+asgi3_of_a_server = WithServer(asgi3_instance)
+opaque_without_server = WithServer(None)
+opaque_with_another = WithServer(opaque)
 """
 """Each answers with its kind."""
 

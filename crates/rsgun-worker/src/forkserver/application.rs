@@ -67,7 +67,7 @@ impl Application {
     /// Finds out what an application is, which errors call by its `name`.
     ///
     /// # Errors
-    /// `InterfaceError` of interface.py.
+    /// `InterfaceError` of interface.py; `LoadError` of patches.py.
     pub(crate) fn new(app: &Bound<'_, PyAny>, name: &str, settings: &Settings) -> PyResult<Self> {
         let arguments = (app, name, settings.interface.name(), settings.factory);
         let (callable, interface) = glue::interface(app.py())?
@@ -79,10 +79,20 @@ impl Application {
             "asgi2" => Served::Asgi("2.0"),
             _ => Served::Asgi("3.0"),
         };
+        if interface == Served::Wsgi && may_have_patched_threads(app.py())? {
+            glue::patches(app.py())?.call_method0("refuse_green_threads")?;
+        }
         Ok(Self {
             found: app.clone().unbind(),
             callable,
             interface,
         })
     }
+}
+
+/// Whether a library that can patch threads is there: most applications have none, and
+/// need not be looked at.
+fn may_have_patched_threads(py: Python<'_>) -> PyResult<bool> {
+    let modules = py.import("sys")?.getattr("modules")?;
+    Ok(modules.contains("gevent")? || modules.contains("eventlet")?)
 }

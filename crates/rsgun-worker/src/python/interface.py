@@ -212,9 +212,9 @@ def _by_parameters(app, depth=0):
         return "asgi2"
     takes_anything = _takes(signature, WRAPPERS_MAX * max(COUNTS.values()))
     if (0 not in fits or takes_anything) and depth < WRAPPERS_MAX:
-        wrapped = _wrapped(app, depth)
-        if len(wrapped) == 1:
-            return wrapped.pop()
+        kinds = _wrapped(app, depth) or (_server_of(app, depth) if takes_anything else set())
+        if len(kinds) == 1:
+            return kinds.pop()
     called = f"it is called as {signature}"
     if 0 in fits and not takes_anything:
         raise Maker(f"it can be called without arguments, as {signature}")
@@ -257,6 +257,18 @@ def _wrapped(app, depth):
             with contextlib.suppress(Unclear):
                 kinds.add(detect(value, depth + 1))
     return kinds
+
+
+def _server_of(app, depth):
+    """Returns the kind of the application that an object has as its ``server``, if it has.
+
+    Objects of Dash say nothing else about what they pass on, to Flask or to FastAPI.
+    """
+    with contextlib.suppress(Exception):  # what a property or its __getattr__ raises
+        server = getattr(app, "server", None)
+        if callable(server):
+            return {detect(server, depth + 1)}
+    return set()
 
 
 def _signatures(value):

@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use http::{StatusCode, Version};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use rsgun_core::foreign;
+use rsgun_core::log::access::escape;
 
 use super::body;
 use super::environ::{EnvironMaker, Plan};
@@ -35,6 +38,7 @@ pub(crate) fn work(py: Python<'_>, shop: &Shop) -> PyResult<()> {
         .import("threading")?
         .call_method0("get_ident")?
         .extract()?;
+    shop.serve_module.call_method0(py, "own_decimals")?;
     let gone = shop.serve_module.getattr(py, "ClientDisconnected")?;
     let mut maker = EnvironMaker::new(py, &shop.plan)?;
     while let Some(job) = shop.pool.next(py, ident) {
@@ -64,8 +68,8 @@ fn serve(py: Python<'_>, shop: &Shop, maker: &mut EnvironMaker, gone: &Py<PyAny>
             let is_http_1_0 = job.parts.version == Version::HTTP_10;
             response::add_extensions(&environ, &start, shop.extends_timeouts, is_http_1_0)?;
             drop(job);
-            let outcome = call(py, shop, environ.as_any(), &start);
-            report(py, shop, &start, outcome);
+            let outcome = call(py, shop, &environ, &start);
+            report(py, shop, &environ, &start, outcome);
             Ok(())
         });
         if let Err(error) = outcome {
@@ -84,7 +88,7 @@ fn serve(py: Python<'_>, shop: &Shop, maker: &mut EnvironMaker, gone: &Py<PyAny>
 fn call(
     py: Python<'_>,
     shop: &Shop,
-    environ: &Bound<'_, PyAny>,
+    environ: &Bound<'_, PyDict>,
     start: &Bound<'_, StartResponse>,
 ) -> Result<(), Unsent> {
     let result = shop.app.bind(py).call1((environ, start))?;
@@ -95,8 +99,10 @@ fn call(
         // It may take its time; what was sent need not wait for it.
         shop.pool.pending.announce();
         if let Err(error) = close.call0() {
-            let text = describe(py, shop, &error);
-            tracing::error!("exception in the close() of the application's iterable\n{text}");
+            let (request, text) = (label(environ), describe(py, shop, &error));
+            tracing::error!(
+                "exception in the close() of the application's iterable{request}\n{text}"
+            );
         }
     }
     sent
@@ -106,6 +112,7 @@ fn call(
 fn report(
     py: Python<'_>,
     shop: &Shop,
+    environ: &Bound<'_, PyDict>,
     start: &Bound<'_, StartResponse>,
     outcome: Result<(), Unsent>,
 ) {
@@ -119,12 +126,32 @@ fn report(
             if is_gone {
                 tracing::debug!("a request ended early: {error}");
             } else {
-                let text = describe(py, shop, &error);
-                tracing::error!("exception in the application\n{text}");
+                let (request, text) = (label(environ), describe(py, shop, &error));
+                tracing::error!("exception in the application{request}\n{text}");
             }
         }
     }
     exchange.give_up(StatusCode::INTERNAL_SERVER_ERROR);
+}
+
+/// The method and the target of a request, as the access log shows them, after a comma.
+///
+/// They are asked of the environ, which is there anyhow; an application that has spoilt it
+/// goes without.
+fn label(environ: &Bound<'_, PyDict>) -> String {
+    let text = |key: &str| {
+        let value = environ.get_item(key).ok()??.extract::<String>().ok()?;
+        // Each character is a byte of what came.
+        let bytes: Result<Vec<u8>, _> = value.chars().map(u8::try_from).collect();
+        Some(String::from_utf8_lossy(&bytes.ok()?).into_owned())
+    };
+    match (text("REQUEST_METHOD"), text("RAW_URI")) {
+        (Some(method), Some(target)) => {
+            let request = format!("{method} {target}");
+            format!(", {}", foreign::line(&escape(&request)))
+        }
+        _ => String::new(),
+    }
 }
 
 fn describe(py: Python<'_>, shop: &Shop, error: &PyErr) -> String {
