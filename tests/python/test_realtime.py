@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -257,6 +258,29 @@ class TestTokens:
             {"token": f" word{number}", "worker": first["worker"]} for number in range(len(found))
         ]
         server.wait_for_generation(2, 1)
+
+    def test_streams_that_wait_end_with_their_clients(self, serve: Serve) -> None:
+        """Without any further event, by which they would notice it; so none holds up a stop."""
+        server = serve("streams:app", "--graceful-timeout", "300")
+        with ExitStack() as clients:
+            for _ in range(5):
+                connection = clients.enter_context(server.connect())
+                connection.request("/feed")
+                assert connection.head().status == 200
+        eventually(lambda: server.lines("stdout").count("feed ended") == 5, "the ends")
+        assert server.stop() == 0
+        assert not [line for line in server.lines() if line.startswith("reported")]
+
+    @pytest.mark.parametrize("path", ["/flood", "/completion?tokens=1000000&pause=0.001"])
+    def test_a_client_that_leaves_is_no_error(self, serve: Serve, path: str) -> None:
+        server = serve("streams:app", "--graceful-timeout", "300")
+        for _ in range(5):
+            with server.connect() as connection:
+                connection.request(path)
+                assert connection.head().status == 200
+                connection.receive()
+        assert server.stop() == 0
+        assert not [line for line in server.lines() if line.startswith("reported")]
 
     def test_many_streams(self, serve: Serve) -> None:
         server = serve("streams:app", "-w", "2")
