@@ -211,16 +211,40 @@ class TestServerSentEvents:
         with client_for(server) as client, client.stream("GET", "/events?ping=1") as response:
             assert next(line for line in response.iter_lines() if line.startswith(": ping"))
 
-    def test_stop_ends_the_stream_in_time(self, serve: Serve) -> None:
-        server = serve("streams:app", "--graceful-timeout", "1")
+    def test_a_stop_ends_streams_at_once(self, serve: Serve) -> None:
+        """As under uvicorn, and with the end that their clients expect."""
+        server = serve("streams:app", "--graceful-timeout", "300")
         with client_for(server) as client, client.stream("GET", "/events") as response:
             lines = response.iter_lines()
             assert next(lines) == "id: 0"
             server.send_signal(signal.SIGTERM)
+            assert list(lines)[-1] == ""
+            assert server.wait() == 0
+        assert "events ended" in server.lines("stdout")
+
+    def test_a_reload_ends_streams_in_time(self, serve: Serve) -> None:
+        server = serve("streams:app", "--graceful-timeout", "20")
+        with client_for(server) as client, client.stream("GET", "/events") as response:
+            lines = response.iter_lines()
+            assert next(lines) == "id: 0"
+            server.send_signal(signal.SIGHUP)
+            assert list(lines)[-1] == ""
+        server.wait_for_generation(2, 1)
+        assert "events ended" in server.lines("stdout")
+        # Those of the next generation last.
+        with client_for(server) as client, client.stream("GET", "/events?ping=1") as response:
+            assert next(line for line in response.iter_lines() if line.startswith(": ping"))
+
+    def test_other_streams_have_the_graceful_timeout(self, serve: Serve) -> None:
+        server = serve("streams:app", "--graceful-timeout", "1")
+        with client_for(server) as client, client.stream("GET", "/feed") as response:
+            lines = response.iter_lines()
+            assert next(lines) == ": hello"
+            server.send_signal(signal.SIGTERM)
             with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
                 list(lines)
             assert server.wait() == 0
-        assert "events ended" in server.lines("stdout")
+        assert "feed ended" in server.lines("stdout")
 
 
 class TestTokens:

@@ -412,9 +412,15 @@ impl Cycle {
             return;
         };
         let (problem, disconnected) = {
-            let state = self.exchange.lock();
+            let mut state = self.exchange.lock();
             let problem = match state.response.stage {
                 Stage::Complete | Stage::Failed => None,
+                Stage::Streaming
+                    if reactor.has_ended_streams() && state.response.declared.is_none() =>
+                {
+                    state.complete();
+                    None
+                }
                 Stage::Streaming if self.has_transport.load(Relaxed) => None,
                 Stage::Waiting => Some("returned without a response"),
                 Stage::Head(_) => Some("returned without a response body"),
