@@ -237,6 +237,37 @@ asyncio.run(main())
     )
 
 
+def test_streams_of_a_server_end_with_it(succeeds: Callable[..., Server]) -> None:
+    """And those of the next one last."""
+    succeeds(
+        """
+from sse_starlette import EventSourceResponse
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+
+    async def events():
+        yield {"data": "first"}
+        await asyncio.sleep(1000)
+
+    await EventSourceResponse(events(), ping=1)(scope, receive, send)
+
+async def main():
+    for _ in range(2):
+        server, task = await begin(app, graceful_timeout=300)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+        writer.write(b"GET / HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+        await asyncio.wait_for(reader.readuntil(b": ping"), 30)
+        server.should_exit = True
+        assert (await asyncio.wait_for(reader.read(), 30)).endswith(b"\\r\\n0\\r\\n\\r\\n")
+        writer.close()
+        await asyncio.wait_for(task, 30)
+
+asyncio.run(main())
+"""
+    )
+
+
 def test_a_cancelled_task_runs_the_shutdown(succeeds: Callable[..., Server]) -> None:
     succeeds(
         """

@@ -89,8 +89,9 @@ def test_worker_classes_and_interfaces(
     assert server.get("/").status == 200
 
 
-def test_what_is_not_recognised_is_refused(run: Run, kinds: Path) -> None:
-    result = run("kinds:opaque", "--app-dir", str(kinds))
+@pytest.mark.parametrize("name", ["opaque", "opaque_without_server", "opaque_with_another"])
+def test_what_is_not_recognised_is_refused(run: Run, kinds: Path, name: str) -> None:
+    result = run(f"kinds:{name}", "--app-dir", str(kinds))
     assert result.returncode == 3
     assert "--interface" in result.stderr and "(*arguments" in result.stderr
 

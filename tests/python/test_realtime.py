@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -203,16 +204,40 @@ class TestServerSentEvents:
         with client_for(server) as client, client.stream("GET", "/events?ping=1") as response:
             assert next(line for line in response.iter_lines() if line.startswith(": ping"))
 
-    def test_stop_ends_the_stream_in_time(self, serve: Serve) -> None:
-        server = serve("streams:app", "--graceful-timeout", "1")
+    def test_a_stop_ends_streams_at_once(self, serve: Serve) -> None:
+        """As under uvicorn, and with the end that their clients expect."""
+        server = serve("streams:app", "--graceful-timeout", "300")
         with client_for(server) as client, client.stream("GET", "/events") as response:
             lines = response.iter_lines()
             assert next(lines) == "id: 0"
             server.send_signal(signal.SIGTERM)
+            assert list(lines)[-1] == ""
+            assert server.wait() == 0
+        assert "events ended" in server.lines("stdout")
+
+    def test_a_reload_ends_streams_in_time(self, serve: Serve) -> None:
+        server = serve("streams:app", "--graceful-timeout", "20")
+        with client_for(server) as client, client.stream("GET", "/events") as response:
+            lines = response.iter_lines()
+            assert next(lines) == "id: 0"
+            server.send_signal(signal.SIGHUP)
+            assert list(lines)[-1] == ""
+        server.wait_for_generation(2, 1)
+        assert "events ended" in server.lines("stdout")
+        # Those of the next generation last.
+        with client_for(server) as client, client.stream("GET", "/events?ping=1") as response:
+            assert next(line for line in response.iter_lines() if line.startswith(": ping"))
+
+    def test_other_streams_have_the_graceful_timeout(self, serve: Serve) -> None:
+        server = serve("streams:app", "--graceful-timeout", "1")
+        with client_for(server) as client, client.stream("GET", "/feed") as response:
+            lines = response.iter_lines()
+            assert next(lines) == ": hello"
+            server.send_signal(signal.SIGTERM)
             with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
                 list(lines)
             assert server.wait() == 0
-        assert "events ended" in server.lines("stdout")
+        assert "feed ended" in server.lines("stdout")
 
 
 class TestTokens:
@@ -250,6 +275,29 @@ class TestTokens:
             {"token": f" word{number}", "worker": first["worker"]} for number in range(len(found))
         ]
         server.wait_for_generation(2, 1)
+
+    def test_streams_that_wait_end_with_their_clients(self, serve: Serve) -> None:
+        """Without any further event, by which they would notice it; so none holds up a stop."""
+        server = serve("streams:app", "--graceful-timeout", "300")
+        with ExitStack() as clients:
+            for _ in range(5):
+                connection = clients.enter_context(server.connect())
+                connection.request("/feed")
+                assert connection.head().status == 200
+        eventually(lambda: server.lines("stdout").count("feed ended") == 5, "the ends")
+        assert server.stop() == 0
+        assert not [line for line in server.lines() if line.startswith("reported")]
+
+    @pytest.mark.parametrize("path", ["/flood", "/completion?tokens=1000000&pause=0.001"])
+    def test_a_client_that_leaves_is_no_error(self, serve: Serve, path: str) -> None:
+        server = serve("streams:app", "--graceful-timeout", "300")
+        for _ in range(5):
+            with server.connect() as connection:
+                connection.request(path)
+                assert connection.head().status == 200
+                connection.receive()
+        assert server.stop() == 0
+        assert not [line for line in server.lines() if line.startswith("reported")]
 
     def test_many_streams(self, serve: Serve) -> None:
         server = serve("streams:app", "-w", "2")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.frames import HANDSHAKE
 from harness.server import Server
 from harness.target import differs, rsgun_only
 
@@ -90,6 +91,30 @@ def test_asgi_spec_version_is_the_one_with_errors_from_send(server: Server) -> N
     """From 2.4 on an application may rely on OSError from send()."""
     spec = scope_of(server)["asgi"]["spec_version"]
     assert tuple(map(int, spec.split("."))) >= (2, 4)
+
+
+@rsgun_only
+def test_asgi_spec_version_where_starlette_serves(
+    serve: Serve, module: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    """Requests have the one with which its streams listen for the end of the connection."""
+    module(
+        "main",
+        """
+import starlette.responses
+
+async def app(scope, receive, send):
+    assert scope["type"] != "lifespan"
+    print(scope["type"], scope["asgi"]["spec_version"], flush=True)
+    await starlette.responses.Response()(scope, receive, send)
+""",
+    )
+    server = serve("main:app", "--app-dir", str(tmp_path))
+    assert server.get("/").status == 200
+    with server.connect() as connection:
+        assert connection.get("/", headers=HANDSHAKE).status == 200
+    server.wait_for_line("^http 2.3$")
+    server.wait_for_line("^websocket 2.5$")
 
 
 def test_extensions_is_a_dict_of_dicts(server: Server) -> None:

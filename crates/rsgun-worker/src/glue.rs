@@ -82,6 +82,16 @@ pub(crate) fn rsgi(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     )
 }
 
+/// `streams.py`: ends what lasts until the server stops.
+pub(crate) fn streams(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    module(
+        py,
+        include_str!("python/streams.py"),
+        c"<rsgun/streams.py>",
+        c"rsgun._streams",
+    )
+}
+
 /// Whether an exception comes from a client that has left.
 pub(crate) fn is_disconnect<T>(serve: &Py<T>, error: &Bound<'_, PyAny>) -> bool {
     serve

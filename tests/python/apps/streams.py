@@ -11,8 +11,25 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 from sse_starlette import EventSourceResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+class Reporter:
+    """What tools that collect the errors of an application would collect."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self.app(scope, receive, send)
+        except Exception as error:
+            print(f"reported {error!r}", flush=True)
+            raise
+
 
 app = FastAPI()
+app.add_middleware(Reporter)
 seen = asyncio.Event()
 
 
@@ -71,3 +88,33 @@ async def events(ping: int = 15) -> EventSourceResponse:
             print("events ended", flush=True)
 
     return EventSourceResponse(generate(), ping=ping)
+
+
+@app.get("/feed")
+async def feed() -> StreamingResponse:
+    """Waits for news of which there are none."""
+
+    async def generate() -> AsyncIterator[str]:
+        news: asyncio.Queue[str] = asyncio.Queue()
+        try:
+            yield ": hello\n\n"
+            while True:
+                yield await news.get()
+        finally:
+            print("feed ended", flush=True)
+
+    return StreamingResponse(generate(), media_type="text/event-stream")
+
+
+@app.get("/flood")
+async def flood() -> StreamingResponse:
+    """More than any client takes."""
+
+    async def generate() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"x" * 100_000
+        finally:
+            print("flood ended", flush=True)
+
+    return StreamingResponse(generate())

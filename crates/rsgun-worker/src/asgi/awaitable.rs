@@ -6,6 +6,7 @@
 //! hand them to `asyncio.create_task`, `wait_for` and the like. A `receive()` that is
 //! cancelled while it waits loses nothing: it takes the data when it is resumed.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::PyClass;
@@ -111,6 +112,33 @@ impl Done {
 /// The awaitable of a `send()` that is through.
 pub(crate) fn done(py: Python<'_>) -> PyResult<Py<PyAny>> {
     make(py, Done)
+}
+
+/// The awaitable of a `send()` whose client has left: it raises, in the next iteration of
+/// the event loop.
+///
+/// Whoever learns of it at the same time in `receive()` has its turn before, and may cancel
+/// the task that sends, as Starlette does when it streams a response. Otherwise it would be
+/// an error of the application if that task comes first.
+#[pyclass(frozen, extends = Awaitable, module = "rsgun._rsgun")]
+pub(crate) struct Gone {
+    has_yielded: AtomicBool,
+}
+
+#[pymethods]
+impl Gone {
+    fn __next__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        if self.has_yielded.swap(true, Relaxed) {
+            return Err(reactor::current()?.disconnected_error(py));
+        }
+        Ok(py.None())
+    }
+}
+
+/// An awaitable that raises that the client has left.
+pub(crate) fn gone(py: Python<'_>) -> PyResult<Py<PyAny>> {
+    let has_yielded = AtomicBool::new(false);
+    make(py, Gone { has_yielded })
 }
 
 /// The iterator of a future, while something waits for it.

@@ -37,6 +37,20 @@ pub(crate) struct Cycle {
     has_transport: AtomicBool,
 }
 
+/// Why a message was not taken.
+enum Refusal {
+    /// The client has left.
+    Gone,
+    /// The application has made a mistake.
+    Wrong(PyErr),
+}
+
+impl From<PyErr> for Refusal {
+    fn from(error: PyErr) -> Self {
+        Self::Wrong(error)
+    }
+}
+
 impl Cycle {
     pub(crate) fn new(
         server: u64,
@@ -60,22 +74,20 @@ impl Cycle {
         self.ended.load(Relaxed)
     }
 
-    fn start(&self, py: Python<'_>, message: &Bound<'_, PyDict>) -> PyResult<()> {
+    fn start(&self, message: &Bound<'_, PyDict>) -> Result<(), Refusal> {
         let start = Start::parse(message)?;
         let mut state = self.exchange.lock();
         match state.response.stage {
             Stage::Waiting => {}
             Stage::Failed => return Ok(()),
             _ => {
-                return Err(unexpected(
-                    "http.response.start",
-                    "the response has begun already",
-                ));
+                return Err(
+                    unexpected("http.response.start", "the response has begun already").into(),
+                );
             }
         }
         if state.closed {
-            drop(state);
-            return Err(gone(py));
+            return Err(Refusal::Gone);
         }
         state.response.bodiless = self.exchange.has_no_body(start.status);
         state.response.status = start.status;
@@ -85,7 +97,7 @@ impl Cycle {
     }
 
     /// Returns whether the caller should wait for the client, and the bytes added.
-    fn body(&self, py: Python<'_>, message: &Bound<'_, PyDict>) -> PyResult<(bool, usize)> {
+    fn body(&self, message: &Bound<'_, PyDict>) -> Result<(bool, usize), Refusal> {
         let part = Part::parse(message)?;
         let mut guard = self.exchange.lock();
         let state = &mut *guard;
@@ -93,21 +105,19 @@ impl Cycle {
             Stage::Head(_) | Stage::Streaming => {}
             Stage::Failed => return Ok((false, 0)),
             Stage::Waiting => {
-                return Err(unexpected(
-                    "http.response.body",
-                    "http.response.start comes first",
-                ));
+                return Err(
+                    unexpected("http.response.body", "http.response.start comes first").into(),
+                );
             }
             Stage::Complete => {
-                return Err(unexpected("http.response.body", "the response is complete"));
+                return Err(unexpected("http.response.body", "the response is complete").into());
             }
         }
         check_length(state, &part, "http.response.body")?;
         // hyper lets go of a body as soon as it has its announced length.
         let is_whole = state.response.declared == Some(state.response.sent);
         if state.closed && !is_whole {
-            drop(guard);
-            return Err(gone(py));
+            return Err(Refusal::Gone);
         }
         let length = part.data.len();
         state.response.sent += length as u64;
@@ -140,22 +150,23 @@ impl Cycle {
     }
 
     /// Takes a file that is the whole body.
-    fn file(&self, py: Python<'_>, message: &Bound<'_, PyDict>) -> PyResult<()> {
+    fn file(&self, message: &Bound<'_, PyDict>) -> Result<(), Refusal> {
         const KIND: &str = "http.response.pathsend";
         match self.exchange.lock().response.stage {
             Stage::Head(_) => {}
             Stage::Failed => return Ok(()),
-            Stage::Waiting => return Err(unexpected(KIND, "http.response.start comes first")),
-            Stage::Streaming => return Err(unexpected(KIND, "the body has begun already")),
-            Stage::Complete => return Err(unexpected(KIND, "the response is complete")),
+            Stage::Waiting => {
+                return Err(unexpected(KIND, "http.response.start comes first").into());
+            }
+            Stage::Streaming => return Err(unexpected(KIND, "the body has begun already").into()),
+            Stage::Complete => return Err(unexpected(KIND, "the response is complete").into()),
         }
         // Not while the connection may want the exchange.
         let part = message::open_path(message)?;
         let mut guard = self.exchange.lock();
         let state = &mut *guard;
         if state.closed {
-            drop(guard);
-            return Err(gone(py));
+            return Err(Refusal::Gone);
         }
         let part = part.fitted(state.response.declared).map_err(|(has, declared)| {
             PyRuntimeError::new_err(format!(
@@ -252,10 +263,24 @@ impl Cycle {
         kind: &str,
         message: &Bound<'_, PyDict>,
     ) -> PyResult<Py<PyAny>> {
+        match self.take_part(py, reactor, kind, message) {
+            Ok(awaitable) => Ok(awaitable),
+            Err(Refusal::Gone) => awaitable::gone(py),
+            Err(Refusal::Wrong(error)) => Err(error),
+        }
+    }
+
+    fn take_part(
+        &self,
+        py: Python<'_>,
+        reactor: &Reactor,
+        kind: &str,
+        message: &Bound<'_, PyDict>,
+    ) -> Result<Py<PyAny>, Refusal> {
         match kind {
-            "http.response.start" => self.start(py, message)?,
+            "http.response.start" => self.start(message)?,
             "http.response.body" => {
-                let (wait, length) = self.body(py, message)?;
+                let (wait, length) = self.body(message)?;
                 if wait {
                     let source = Source::Http(Arc::clone(&self.exchange));
                     let room = awaitable::room(py, &source)?;
@@ -265,13 +290,12 @@ impl Cycle {
                 reactor.after_send(py, length);
             }
             "http.response.pathsend" => {
-                self.file(py, message)?;
+                self.file(message)?;
                 reactor.after_send(py, 0);
             }
             other => {
-                return Err(PyRuntimeError::new_err(format!(
-                    "unknown ASGI message \"{other}\""
-                )));
+                let text = format!("unknown ASGI message \"{other}\"");
+                return Err(PyRuntimeError::new_err(text).into());
             }
         }
         Ok(reactor.done(py))
@@ -388,9 +412,15 @@ impl Cycle {
             return;
         };
         let (problem, disconnected) = {
-            let state = self.exchange.lock();
+            let mut state = self.exchange.lock();
             let problem = match state.response.stage {
                 Stage::Complete | Stage::Failed => None,
+                Stage::Streaming
+                    if reactor.has_ended_streams() && state.response.declared.is_none() =>
+                {
+                    state.complete();
+                    None
+                }
                 Stage::Streaming if self.has_transport.load(Relaxed) => None,
                 Stage::Waiting => Some("returned without a response"),
                 Stage::Head(_) => Some("returned without a response body"),

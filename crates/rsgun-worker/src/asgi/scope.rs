@@ -1,4 +1,12 @@
 //! The connection scope of a request (ASGI HTTP 2.5).
+//!
+//! Starlette, and with it `FastAPI`, takes `spec_version` for a choice: from 2.4 on its
+//! streamed responses do not listen for `http.disconnect` any more and learn that the client
+//! has left by the `OSError` of `send()`. A stream that waits for its next event sends
+//! nothing, so it would never learn it, hold its resources for ever, and hold up each stop;
+//! and every client that leaves another stream is an error of the application. To an
+//! application that has loaded it, HTTP requests say 2.3 therefore, as they do under
+//! uvicorn. `send()` raises all the same.
 
 use std::cell::RefCell;
 
@@ -12,6 +20,10 @@ use crate::reactor::queue::{Peer, ServerAddress};
 
 /// Version of the ASGI HTTP specification that is served.
 const SPEC_VERSION: &str = "2.5";
+/// The last one that lets Starlette listen for the end of a connection.
+const SPEC_VERSION_FOR_STARLETTE: &str = "2.3";
+/// The module of Starlette that makes the difference.
+const STARLETTE: &str = "starlette.responses";
 /// Header names that are kept as Python objects, a power of two.
 const NAMES: usize = 256;
 /// Longer names are not kept.
@@ -25,6 +37,8 @@ pub(crate) struct ScopeMaker {
     websocket_template: Py<PyDict>,
     /// The `asgi` entry; copied, since middleware may write to it.
     asgi: Py<PyDict>,
+    /// The same for WebSockets.
+    websocket_asgi: Py<PyDict>,
     /// What is offered beyond the specification; copied for the same reason.
     extensions: Py<PyDict>,
     websocket_extensions: Py<PyDict>,
@@ -36,7 +50,7 @@ pub(crate) struct ScopeMaker {
 }
 
 impl ScopeMaker {
-    /// `version` is that of ASGI which the application is written for.
+    /// `version` is that of ASGI which the application, loaded by now, is written for.
     pub(crate) fn new(
         py: Python<'_>,
         version: &str,
@@ -46,6 +60,11 @@ impl ScopeMaker {
         let asgi = PyDict::new(py);
         asgi.set_item("version", version)?;
         asgi.set_item("spec_version", SPEC_VERSION)?;
+        let websocket_asgi = asgi.copy()?;
+        let modules = py.import("sys")?.getattr("modules")?;
+        if modules.contains(STARLETTE)? {
+            asgi.set_item("spec_version", SPEC_VERSION_FOR_STARLETTE)?;
+        }
         let template = PyDict::new(py);
         template.set_item(pyo3::intern!(py, "type"), pyo3::intern!(py, "http"))?;
         template.set_item(pyo3::intern!(py, "asgi"), py.None())?;
@@ -74,6 +93,7 @@ impl ScopeMaker {
             template: template.unbind(),
             websocket_template: websocket_template.unbind(),
             asgi: asgi.unbind(),
+            websocket_asgi: websocket_asgi.unbind(),
             extensions: extensions.unbind(),
             websocket_extensions: websocket_extensions.unbind(),
             state,
@@ -91,7 +111,7 @@ impl ScopeMaker {
     ) -> PyResult<Bound<'py, PyDict>> {
         let scope = self.template.bind(py).copy()?;
         scope.set_item(pyo3::intern!(py, "method"), method_name(py, &parts.method))?;
-        self.complete(&scope, parts, peer)?;
+        self.complete(&scope, &self.asgi, parts, peer)?;
         let extensions = self.extensions.bind(py).copy()?;
         scope.set_item(pyo3::intern!(py, "extensions"), extensions)?;
         Ok(scope)
@@ -108,7 +128,7 @@ impl ScopeMaker {
         let scope = self.websocket_template.bind(py).copy()?;
         let subprotocols = PyList::new(py, subprotocols)?;
         scope.set_item(pyo3::intern!(py, "subprotocols"), subprotocols)?;
-        self.complete(&scope, parts, peer)?;
+        self.complete(&scope, &self.websocket_asgi, parts, peer)?;
         let extensions = self.websocket_extensions.bind(py).copy()?;
         scope.set_item(pyo3::intern!(py, "extensions"), extensions)?;
         Ok(scope)
@@ -118,11 +138,12 @@ impl ScopeMaker {
     fn complete(
         &self,
         scope: &Bound<'_, PyDict>,
+        asgi: &Py<PyDict>,
         parts: &http::request::Parts,
         peer: &Peer,
     ) -> PyResult<()> {
         let py = scope.py();
-        scope.set_item(pyo3::intern!(py, "asgi"), self.asgi.bind(py).copy()?)?;
+        scope.set_item(pyo3::intern!(py, "asgi"), asgi.bind(py).copy()?)?;
         if parts.version != Version::HTTP_11 {
             scope.set_item(
                 pyo3::intern!(py, "http_version"),

@@ -239,8 +239,9 @@ impl Outlet for Socket {
             kind @ "websocket.http.response.start" => {
                 self.expect_handshake(kind)?;
                 let part = "http.response.start";
-                self.request.respond(py, reactor, part, message)?;
+                let taken = self.request.respond(py, reactor, part, message)?;
                 self.session.lock().stage = Stage::Rejected;
+                return Ok(taken);
             }
             "websocket.http.response.body" => {
                 let part = "http.response.body";

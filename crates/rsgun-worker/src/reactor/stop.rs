@@ -3,7 +3,8 @@
 //! *Drain*: no new connections, every open one may finish what it has begun; when the
 //! last is closed and the application has returned from every call, the worker goes on
 //! to the lifespan shutdown. What still runs at the deadline is cancelled, and is given a
-//! moment to clean up. *Quit*: cancels at once and waits for running requests only.
+//! moment to clean up. Streams that would last until then are ended before, as far as we know
+//! their library. *Quit*: cancels at once and waits for running requests only.
 
 use std::cell::{Cell, OnceCell};
 
@@ -15,7 +16,13 @@ use rsgun_websocket::close;
 
 use super::Reactor;
 use super::bridge::Bridge;
+use crate::glue;
 use crate::http::websocket::Farewell;
+
+/// The part of the graceful time-out, one in so many, after which a worker that is replaced
+/// ends streams that would never end: some of their library do, such as the answers of an MCP
+/// server, and nobody waits for this worker.
+const STREAMS_PART: u64 = 10;
 
 /// The state of stopping.
 #[derive(Default)]
@@ -25,6 +32,7 @@ pub(crate) struct Stop {
     draining: Cell<bool>,
     deadline: Cell<DrainDeadline>,
     cancelling: Cell<bool>,
+    ended_streams: Cell<bool>,
 }
 
 impl Stop {
@@ -57,6 +65,9 @@ impl Reactor {
         let mut deadline = self.stop.deadline.get();
         deadline.set(now_ms(), within_ms);
         self.stop.deadline.set(deadline);
+        if end {
+            self.end_streams(py);
+        }
         if self.stop.draining.replace(true) {
             return false;
         }
@@ -65,6 +76,9 @@ impl Reactor {
             self.last_call(py);
         } else {
             self.engine.gate.tell_closed();
+            let streams_ms = within_ms / STREAMS_PART;
+            self.bridge
+                .call_later(py, seconds(streams_ms), &self.bridge.end_streams);
         }
         let farewell = Farewell {
             code,
@@ -75,6 +89,22 @@ impl Reactor {
             .call_later(py, seconds(within_ms), &self.bridge.drain_deadline);
         self.settle_stop(py);
         true
+    }
+
+    /// Ends what would last until the deadline, as far as we know its library.
+    pub(crate) fn end_streams(&self, py: Python<'_>) {
+        let ended = glue::streams(py)
+            .and_then(|streams| streams.call_method0("end"))
+            .and_then(|ended| ended.is_truthy());
+        match ended {
+            Ok(ended) => self.stop.ended_streams.set(ended),
+            Err(error) => tracing::debug!("streams could not be ended: {error}"),
+        }
+    }
+
+    /// Whether applications may have been told to end their streams where they are.
+    pub(crate) fn has_ended_streams(&self) -> bool {
+        self.stop.ended_streams.get()
     }
 
     /// Ends serving when there is nothing left to wait for: no connection, and no call of

@@ -74,6 +74,12 @@ impl Callbacks {
         }
     }
 
+    fn end_streams(&self, py: Python<'_>) {
+        if let Some(reactor) = self.serving() {
+            reactor.end_streams(py);
+        }
+    }
+
     fn stop_now(&self, py: Python<'_>) {
         if let Some(reactor) = self.serving() {
             reactor.stop_now(py);

@@ -142,6 +142,9 @@ impl Worker {
         reactor.flush(py);
         reactor.engine.gate.drop_listeners();
         reactor.uninstall(py);
+        if !matches!(*self.keeper, Keeper::Master(_)) {
+            glue::streams(py)?.call_method0("resume")?;
+        }
         Ok(())
     }
 
