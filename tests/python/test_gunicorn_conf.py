@@ -379,12 +379,10 @@ def post_fork(server, worker):
     assert json.dumps(server.lines("stderr")).count("threads besides") <= 1
 
 
-def test_reload_repeats_no_warning(
-    conf: Callable[[str], Path], start: Launch, tmp_path: Path
-) -> None:
+def test_reload_repeats_no_warning(conf: Conf, rsgun: Start, tmp_path: Path) -> None:
     warned_of = "statsd_host = 'localhost:8125'\nbind = '127.0.0.1:0'\n"
     path = conf(warned_of)
-    server = start("-c", path, "main:app", "--app-dir", tmp_path)
+    server = rsgun("-c", path, "main:app", "--app-dir", tmp_path)
 
     def warnings() -> int:
         return sum(line.startswith("WARNING") for line in server.lines("stderr"))
