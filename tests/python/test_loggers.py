@@ -93,6 +93,65 @@ def test_everybody_is_heard(serve: Serve, app: Callable[..., str], more: tuple[s
         server.wait_for_line(f"^INFO:     {name} says INFO$", stream="stdout", since=since)
 
 
+LIBRARY = """
+import logging
+
+def log(name, level):
+    logging.getLogger(name).log(getattr(logging, level), "%s says %s", name, level)
+"""
+CALLS = """
+import os
+for place in {installed!r}, {debian!r}:
+    sys.path.insert(0, place)
+    import library
+    for name in ("httpx", "main", "main.deep", "mainly"):
+        for level in ("INFO", "WARNING"):
+            library.log(name, level)
+    del sys.modules["library"]
+standard = {{}}
+exec(compile({source!r}, os.path.join(os.path.dirname(os.__file__), "x.py"), "exec"), standard)
+standard["log"]("asyncio", "INFO")
+standard["log"]("asyncio", "ERROR")
+"""
+
+
+@pytest.mark.parametrize("more", [(), ("--preload",)], ids=["plain", "preload"])
+def test_libraries_are_heard_when_they_warn(
+    serve: Serve, app: Callable[..., str], tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    """But for what they say through a logger of the application."""
+    places = [tmp_path / "lib" / name for name in ("site-packages", "dist-packages")]
+    for place in places:
+        place.mkdir(parents=True)
+        (place / "library.py").write_text(LIBRARY)
+    setup = CALLS.format(installed=str(places[0]), debian=str(places[1]), source=LIBRARY)
+    server = serve("main:app", "--app-dir", app(setup), *more)
+    server.wait_for_line("^INFO:     imported$", stream="stderr")
+    each = [
+        "WARNING:  httpx says WARNING",
+        "INFO:     main says INFO",
+        "WARNING:  main says WARNING",
+        "INFO:     main.deep says INFO",
+        "WARNING:  main.deep says WARNING",
+        "WARNING:  mainly says WARNING",
+    ]
+    lines = [line for line in server.lines("stderr") if " says " in line]
+    assert lines == [*each, *each, "ERROR:    asyncio says ERROR"]
+
+
+@pytest.mark.parametrize("target", ["main:app", "main.py:app"])
+def test_an_installed_application_is_heard_by_its_name(
+    serve: Serve, tmp_path: Path, target: str
+) -> None:
+    place = tmp_path / "site-packages"
+    place.mkdir()
+    (place / "main.py").write_text(APP.format(setup=""))
+    server = serve(target, "--app-dir", str(place))
+    assert said(server, "main.views", "INFO") == ["INFO:     main.views says INFO"]
+    assert said(server, "shop", "INFO") == []
+    assert said(server, "shop", "WARNING") == ["WARNING:  shop says WARNING"]
+
+
 def test_the_level_of_the_server_holds(
     serve: Serve, app: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -111,6 +111,7 @@ pub(crate) fn describe<T>(serve: &Py<T>, error: &Bound<'_, PyAny>) -> String {
 
 /// `loggers.py`: what applications log through.
 fn loggers(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    loader(py)?;
     module(
         py,
         include_str!("python/loggers.py"),

@@ -11,6 +11,9 @@ import traceback
 APPLICATIONS = ("application", "app")
 """What an application is called when no name is given, in this order."""
 
+packages = set()
+"""The top-level names of the modules that applications were asked of."""
+
 FACTORIES = ("create_app", "make_app")
 """What a function that makes the application is usually called."""
 
@@ -88,6 +91,7 @@ def load(target, app_dir, factory):
         module_name, directory = _module_of_file(os.path.join(directory, module_name))
         find_first(directory)
     attribute, call = _parse(target, attribute)
+    packages.add(module_name.partition(".")[0])
     module = import_named(module_name, directory)
     where = f'module "{module_name}" ({getattr(module, "__file__", None) or "built in"})'
     use = "called" if call is not None else "--factory" if factory else "served"

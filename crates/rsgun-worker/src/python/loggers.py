@@ -5,18 +5,31 @@ configure nothing and expect to be heard. All of that comes out as lines of the 
 here. An application that sets up logging itself is in charge: nothing is added to the root
 logger, and what was changed there is taken back as soon as it gets a handler.
 
+Libraries say at INFO what they do, each request of a client and each run of a job, and are
+not heard under any other server. What an application says at INFO is to be heard. So what
+is below WARNING passes if the call stands in a file that nobody has installed, or the
+logger belongs to the package that is served, which may well be installed itself.
+
 `logging.warning()` and its like call `basicConfig()` themselves while there is no handler.
 Whoever uses them has set up nothing, so the handler that it makes is not let in.
 """
 
+import functools
 import logging
+import os
 import sys
+
+from rsgun._loader import packages
 
 ERROR = ("uvicorn", "gunicorn.error", "rsgun")
 """They write where the server logs; `uvicorn.error` and `rsgun.error` are below them."""
 ACCESS = ("uvicorn.access", "gunicorn.access", "rsgun.access")
 """They write where the access log is."""
 BELOW = ("uvicorn.error", "rsgun.error")
+INSTALLED = {"site-packages", "dist-packages"}
+"""The names of directories for what was installed."""
+STANDARD = (os.path.join(os.path.dirname(os.__file__), ""), "<frozen ")
+"""What the files of the standard library begin with."""
 
 
 class LineHandler(logging.Handler):
@@ -38,6 +51,23 @@ class LineHandler(logging.Handler):
             raise
         except Exception:
             self.handleError(record)
+
+
+class OwnRecords(logging.Filter):
+    """Lets through what an application says, and of libraries what warns."""
+
+    def filter(self, record):
+        """Tells whether a record passes."""
+        if record.levelno >= logging.WARNING:
+            return True
+        # A record that somebody has made may have anything there.
+        own = str(record.name).partition(".")[0] in packages
+        return own or not _is_of_a_library(str(record.pathname))
+
+
+@functools.lru_cache(1024)
+def _is_of_a_library(path):
+    return path.startswith(STANDARD) or not INSTALLED.isdisjoint(path.split(os.sep))
 
 
 def prepare(write, level, has_access_log):
@@ -65,7 +95,9 @@ def _set_up(name, handler, level):
 
 
 def _hear_the_rest(write, level):
-    """Hears records without any handler, from INFO on, until somebody sets up logging.
+    """Hears records without any handler, those of the application from INFO on.
+
+    That ends when somebody sets up logging.
 
     `logging.lastResort` is for them, but the level of the root logger, WARNING, would let
     none through. The first handler of the root logger brings its old level back, so that
@@ -73,6 +105,7 @@ def _hear_the_rest(write, level):
     """
     root = logging.getLogger()
     logging.lastResort = LineHandler(write)
+    logging.lastResort.addFilter(OwnRecords())
     if root.handlers or root.level != logging.WARNING or level > logging.INFO:
         return
     root.setLevel(logging.INFO)

@@ -10,8 +10,9 @@ const DIRTY: &str = "dirty arbiters are gunicorn's own; run such work in a proce
 const SYSLOG: &str = "syslog is not spoken; systemd-journald or the container's runtime take \
                       standard error";
 const PASTE: &str = "Paste Deploy files are not read; write a module with \
-                     `application = paste.deploy.loadapp(\"config:/path/to/file.ini\")` and serve \
-                     that";
+                     `application = paste.deploy.loadapp(\"config:/path/to/file.ini\")`, for \
+                     Pyramid after `pyramid.paster.setup_logging(\"/path/to/file.ini\")`, and \
+                     serve that";
 const NO_NEED: &str = "nothing needs to be set for it";
 
 /// In the order of gunicorn's documentation.
