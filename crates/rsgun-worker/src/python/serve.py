@@ -82,19 +82,6 @@ def stack_of_thread(ident):
     return "" if frame is None else "".join(traceback.format_stack(frame))
 
 
-def own_decimals():
-    """Gives this thread decimals of its own, which begin as those of its context.
-
-    A context variable only refers to what ``decimal.getcontext()`` returns, and the threads
-    of a pool would change that under each other's hands.
-    """
-    if "decimal" in sys.modules:
-        # Another thread may be importing it, which this waits for.
-        import decimal
-
-        decimal.setcontext(decimal.getcontext().copy())
-
-
 def is_disconnect(error):
     """Tells whether an error comes from a client that has left."""
     seen = set()

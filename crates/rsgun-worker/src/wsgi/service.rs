@@ -226,12 +226,18 @@ impl Service {
             state.threads_started += 1;
             state.threads_started
         };
-        // What was set while the application was imported, such as the precision of decimals,
-        // holds in the requests, as if the main thread ran them.
-        let context = py.import("contextvars")?.call_method0("copy_context")?;
         let keywords = PyDict::new(py);
-        keywords.set_item("target", context.getattr("run")?)?;
-        keywords.set_item("args", (slf.getattr("_work")?,))?;
+        let work = slf.getattr("_work")?;
+        if slf.get().most == 1 {
+            // What was set while the application was imported, such as the precision of
+            // decimals, holds in the requests, as if the main thread ran them. Several
+            // threads would share the objects that it refers to.
+            let context = py.import("contextvars")?.call_method0("copy_context")?;
+            keywords.set_item("target", context.getattr("run")?)?;
+            keywords.set_item("args", (work,))?;
+        } else {
+            keywords.set_item("target", work)?;
+        }
         keywords.set_item("name", format!("rsgun-{number}"))?;
         // One that hangs must not hold up the end of the process.
         keywords.set_item("daemon", true)?;

@@ -38,7 +38,6 @@ pub(crate) fn work(py: Python<'_>, shop: &Shop) -> PyResult<()> {
         .import("threading")?
         .call_method0("get_ident")?
         .extract()?;
-    shop.serve_module.call_method0(py, "own_decimals")?;
     let gone = shop.serve_module.getattr(py, "ClientDisconnected")?;
     let mut maker = EnvironMaker::new(py, &shop.plan)?;
     while let Some(job) = shop.pool.next(py, ident) {
