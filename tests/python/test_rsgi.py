@@ -324,9 +324,9 @@ class TestErrors:
         server.tolerates_tracebacks = True
         since = server.output.mark()
         with server.connect() as connection:
-            assert connection.get(path).status == 500
+            assert connection.get(f"{path}?q=1").status == 500
             assert connection.get("/").text == "hello"
-        server.wait_for_line("exception in the application", since=since)
+        server.wait_for_line(rf"exception in the application, GET {path}\?q=1$", since=since)
         server.wait_for_line("^Traceback", since=since)
         assert not [line for line in server.lines(since=since) if "<rsgun/" in line]
 
