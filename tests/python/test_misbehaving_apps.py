@@ -355,3 +355,24 @@ def test_log_names_the_request(
         f"DELETE {long}"[:200] + "...",
         "WebSocket /socket?a=b",
     ]
+
+
+@rsgun_only
+@pytest.mark.parametrize(
+    ("method", "name", "status", "length"),
+    [
+        ("HEAD", "two_lengths", 200, ["3"]),
+        ("GET", "two_lengths_on_304", 304, []),
+        ("GET", "two_lengths_on_204", 204, []),
+    ],
+)
+def test_two_lengths_of_no_body(
+    serve: Serve, method: str, name: str, status: int, length: list[str]
+) -> None:
+    """Such as those of BlackSheep's files for HEAD: the first one counts."""
+    server = serve("misbehaving:app", "--log-level", "debug")
+    with server.connect() as connection:
+        answer = connection.get(f"/{name}", method=method)
+        assert (answer.status, answer.all("content-length"), answer.body) == (status, length, b"")
+        assert connection.get("/ping").body == b"pong"
+    server.wait_for_line("^DEBUG: .*content-length 3 stays, [04] is ignored")

@@ -112,7 +112,13 @@ class TestAnswers:
 
     @pytest.mark.parametrize(
         ("path", "length"),
-        [("/text", "7"), ("/file", str(len(LAB))), ("/stream", None), ("/empty", None)],
+        [
+            ("/text", "7"),
+            ("/file", str(len(LAB))),
+            ("/stream", None),
+            ("/empty", None),
+            ("/two-lengths", "9"),
+        ],
     )
     def test_head(self, server: Server, path: str, length: str | None) -> None:
         with server.connect() as connection:

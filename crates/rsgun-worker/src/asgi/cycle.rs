@@ -75,7 +75,7 @@ impl Cycle {
     }
 
     fn start(&self, message: &Bound<'_, PyDict>) -> Result<(), Refusal> {
-        let start = Start::parse(message)?;
+        let start = Start::parse(message, &self.exchange)?;
         let mut state = self.exchange.lock();
         match state.response.stage {
             Stage::Waiting => {}
@@ -89,7 +89,7 @@ impl Cycle {
         if state.closed {
             return Err(Refusal::Gone);
         }
-        state.response.bodiless = self.exchange.has_no_body(start.status);
+        state.response.bodiless = start.bodiless;
         state.response.status = start.status;
         state.response.declared = start.declared;
         state.response.stage = Stage::Head(start.headers);
