@@ -58,9 +58,12 @@ impl State {
         self.prolong_drains(now);
     }
 
-    /// Tells those that drain how long they may go on. Those that are to end at once have
-    /// no more than the margin.
+    /// Tells those that drain how long they may go on.
     fn prolong_drains(&mut self, now: Moment) {
+        if self.stops_quickly() {
+            // They were told to cancel what runs.
+            return;
+        }
         let left = |worker: &Worker| match worker.stage {
             Stage::Leaving { by, .. } if worker.was_ready && !worker.ending.has_begun() => {
                 let left = by.since(now + DRAIN_MARGIN);

@@ -113,7 +113,7 @@ fn who_was_told_to_end_at_once_gets_no_more_time_for_requests() {
     world.wake_after(Duration::from_secs(20));
     assert_eq!(world.workers[&id].order, Some(ToWorker::Quit));
     assert!(!world.is_killed(id));
-    world.pass(Duration::from_secs(4));
+    world.pass(Duration::from_secs(9));
     assert!(!world.is_killed(id));
     world.pass(Duration::from_secs(4));
     assert!(world.is_killed(id));

@@ -25,8 +25,9 @@ use super::state::{Lifecycle, State};
 use super::supervision::{CANCEL_LIMIT, DRAIN_MARGIN};
 use super::worker::{Stage, Worker};
 
-/// How long workers have when the stop is quick.
-const QUICK_LIMIT: Duration = Duration::from_secs(5);
+/// How long workers have when the stop is quick: for what is cancelled, and for the lifespan
+/// shutdown, in which Quart gives background tasks 5 seconds of its own.
+const QUICK_LIMIT: Duration = Duration::from_secs(10);
 /// How long the kernel may take to end killed processes before the master ends
 /// without them: one in uninterruptible sleep may take for ever.
 const KILL_LIMIT: Duration = Duration::from_secs(5);

@@ -104,6 +104,17 @@ fn int_after_term_is_quick_and_int_after_int_is_at_once() {
 }
 
 #[test]
+fn a_quick_stop_leaves_time_for_the_shutdown_of_the_application() {
+    let mut world = World::booted(1, false);
+    let id = world.serving()[0];
+    world.command(Command::StopQuickly);
+    world.pass(Duration::from_millis(9_900));
+    assert!(!world.is_killed(id) && world.asked.is_empty());
+    world.pass(Duration::from_secs(3));
+    assert!(world.is_killed(id));
+}
+
+#[test]
 fn a_process_that_even_sigkill_does_not_end_is_left_behind() {
     let mut world = World::booted(1, false);
     world.command(Command::StopQuickly);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -315,6 +316,15 @@ class TestQuart:
         server.wait_for_line("^quart started")
         server.stop()
         assert "quart stopped" in server.lines("stdout")
+
+    def test_quick_stop_leaves_background_tasks_their_time(self, serve: Serve) -> None:
+        """Which is 5 seconds of Quart's own."""
+        server = serve("quart_app:app")
+        assert server.get("/job").text == "begun"
+        server.tolerates_tracebacks = True
+        assert server.stop(signal.SIGINT) == 0
+        assert "quart job ended" in server.lines("stdout")
+        assert not [line for line in server.lines() if "was killed" in line]
 
 
 class TestLitestar:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from harness.frames import HANDSHAKE
 from harness.server import Server
 from harness.target import TARGET, differs, rsgun_only
 from harness.waiting import eventually
@@ -322,3 +324,55 @@ def test_same_worker_after_all_mistakes(serve: Serve) -> None:
             outcome(connection, name)
     still_serves(server)
     assert [process.pid for process in server.workers()] == before
+
+
+@rsgun_only
+@pytest.mark.parametrize("root", ["", "/api"])
+def test_log_names_the_request(
+    serve: Serve, module: Callable[[str, str], Path], tmp_path: Path, root: str
+) -> None:
+    """As the client has asked for it, on the line above the traceback."""
+    module("main", "async def app(scope, receive, send):\n    raise RuntimeError('on purpose')\n")
+    server = serve("main:app", "--app-dir", str(tmp_path), "--root-path", root)
+    server.tolerates_tracebacks = True
+    long = "/" + "x" * 1000
+    for method, target, headers in [
+        ("GET", "/boom?q=%201", None),
+        ("POST", "/%0a", None),
+        ("DELETE", long, None),
+        ("GET", "/socket?a=b", HANDSHAKE),
+    ]:
+        with server.connect() as connection:
+            assert connection.get(target, method=method, headers=headers).status == 500
+    named = [
+        line.partition("exception in the application, ")[2]
+        for line in server.lines("stderr")
+        if "exception in" in line
+    ]
+    assert named == [
+        "GET /boom?q=%201",
+        "POST /%0a",
+        f"DELETE {long}"[:200] + "...",
+        "WebSocket /socket?a=b",
+    ]
+
+
+@rsgun_only
+@pytest.mark.parametrize(
+    ("method", "name", "status", "length"),
+    [
+        ("HEAD", "two_lengths", 200, ["3"]),
+        ("GET", "two_lengths_on_304", 304, []),
+        ("GET", "two_lengths_on_204", 204, []),
+    ],
+)
+def test_two_lengths_of_no_body(
+    serve: Serve, method: str, name: str, status: int, length: list[str]
+) -> None:
+    """Such as those of BlackSheep's files for HEAD: the first one counts."""
+    server = serve("misbehaving:app", "--log-level", "debug")
+    with server.connect() as connection:
+        answer = connection.get(f"/{name}", method=method)
+        assert (answer.status, answer.all("content-length"), answer.body) == (status, length, b"")
+        assert connection.get("/ping").body == b"pong"
+    server.wait_for_line("^DEBUG: .*content-length 3 stays, [04] is ignored")

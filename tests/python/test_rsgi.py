@@ -111,7 +111,13 @@ class TestAnswers:
 
     @pytest.mark.parametrize(
         ("path", "length"),
-        [("/text", "7"), ("/file", str(len(LAB))), ("/stream", None), ("/empty", None)],
+        [
+            ("/text", "7"),
+            ("/file", str(len(LAB))),
+            ("/stream", None),
+            ("/empty", None),
+            ("/two-lengths", "9"),
+        ],
     )
     def test_head(self, server: Server, path: str, length: str | None) -> None:
         with server.connect() as connection:
@@ -323,9 +329,9 @@ class TestErrors:
         server.tolerates_tracebacks = True
         since = server.output.mark()
         with server.connect() as connection:
-            assert connection.get(path).status == 500
+            assert connection.get(f"{path}?q=1").status == 500
             assert connection.get("/").text == "hello"
-        server.wait_for_line("exception in the application", since=since)
+        server.wait_for_line(rf"exception in the application, GET {path}\?q=1$", since=since)
         server.wait_for_line("^Traceback", since=since)
         assert not [line for line in server.lines(since=since) if "<rsgun/" in line]
 

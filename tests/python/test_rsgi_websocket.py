@@ -112,6 +112,7 @@ def test_exceptions(server: Server) -> None:
     since = server.output.mark()
     with opened(server, "/raises?accepted") as client:
         assert closing(client) == 1011
+    server.wait_for_line(r"application, WebSocket /raises\?accepted$", since=since)
     server.wait_for_line("RuntimeError: on purpose", since=since)
     assert server.get("/").text == "hello"
 

@@ -255,6 +255,7 @@ def test_application_that_raises(server: Server) -> None:
     since = server.output.mark()
     with Socket.open(server.address, "/raises") as socket:
         assert socket.receive().code == 1011
+    server.wait_for_line("exception in the application, WebSocket /raises$", since=since)
     server.wait_for_line("RuntimeError: on purpose", since=since)
 
 

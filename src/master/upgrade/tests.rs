@@ -287,7 +287,7 @@ fn a_stop_waits_for_who_is_left_behind_by_a_candidate() {
         world.cooperate();
         assert_eq!(world.exit, None);
         let quick = command == Command::StopQuickly;
-        world.pass(Duration::from_secs(if quick { 5 } else { 35 }));
+        world.pass(Duration::from_secs(if quick { 10 } else { 35 }));
         world.cooperate();
         assert!(world.orphans.is_empty());
         assert_eq!(world.exit, Some(0));

@@ -266,6 +266,18 @@ async def body_is_none(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @case
+async def two_lengths_on_204(scope: Scope, receive: Receive, send: Send) -> None:
+    await send(start(204, [(b"content-length", b"3"), (b"content-length", b"0")]))
+    await send(body(b""))
+
+
+@case
+async def two_lengths_on_304(scope: Scope, receive: Receive, send: Send) -> None:
+    await send(start(304, [(b"content-length", b"3"), (b"content-length", b"0")]))
+    await send(body(b""))
+
+
+@case
 async def body_on_204(scope: Scope, receive: Receive, send: Send) -> None:
     await send(start(204, [(b"content-length", b"5")]))
     await send(body(b"stray"))

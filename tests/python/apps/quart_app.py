@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -47,3 +48,15 @@ async def stream() -> Any:
 @app.get("/missing-page")
 async def missing() -> None:
     abort(404)
+
+
+@app.get("/job")
+async def job() -> str:
+    async def work() -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            print("quart job ended", flush=True)
+
+    app.add_background_task(work)
+    return "begun"

@@ -142,6 +142,9 @@ class Lab:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
+    async def two_lengths(self, scope, protocol) -> None:
+        protocol.response_empty(200, [("content-length", "9"), ("content-length", "0")])
+
     async def short(self, scope, protocol) -> None:
         transport = protocol.response_stream(200, [("content-length", "10")])
         await transport.send_str("short")

@@ -75,7 +75,7 @@ impl Cycle {
     }
 
     fn start(&self, message: &Bound<'_, PyDict>) -> Result<(), Refusal> {
-        let start = Start::parse(message)?;
+        let start = Start::parse(message, &self.exchange)?;
         let mut state = self.exchange.lock();
         match state.response.stage {
             Stage::Waiting => {}
@@ -89,7 +89,7 @@ impl Cycle {
         if state.closed {
             return Err(Refusal::Gone);
         }
-        state.response.bodiless = self.exchange.has_no_body(start.status);
+        state.response.bodiless = start.bodiless;
         state.response.status = start.status;
         state.response.declared = start.declared;
         state.response.stage = Stage::Head(start.headers);
@@ -371,8 +371,8 @@ impl Cycle {
         HttpProtocol::new(slf)
     }
 
-    /// The application has raised.
-    pub(super) fn fail(&self, py: Python<'_>, error: &Bound<'_, PyAny>) {
+    /// The application has raised; `scope` is what it was called with.
+    pub(super) fn fail(&self, py: Python<'_>, error: &Bound<'_, PyAny>, scope: &Bound<'_, PyAny>) {
         // A request that has outlived its worker's serving has nobody to answer to.
         let Ok(reactor) = self.reactor() else {
             return;
@@ -383,8 +383,7 @@ impl Cycle {
         if reactor.is_stopping() || cancelled || (gone && reactor.is_disconnect(error)) {
             tracing::debug!("a request ended early: {error}");
         } else {
-            let traceback = reactor.describe(error);
-            tracing::error!("exception in the application\n{traceback}");
+            reactor.report(error, scope);
         }
         let status = if cancelled && self.exchange.is_orphan() {
             client_closed_request()

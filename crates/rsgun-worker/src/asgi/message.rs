@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyInt, PyList, PyString};
 
+use super::exchange::Exchange;
 use crate::http::file_part::FilePart;
 use crate::reactor::queue::{self, Discarded};
 
@@ -25,12 +26,14 @@ const START: &str = "http.response.start";
 const COPY_BELOW: usize = 4096;
 
 /// `http.response.start`, and what stands for it elsewhere.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Start {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     /// The value of `Content-Length`.
     pub(crate) declared: Option<u64>,
+    /// No body goes out, whatever the application sends.
+    pub(crate) bodiless: bool,
 }
 
 /// `http.response.body`.
@@ -45,12 +48,12 @@ impl Start {
     ///
     /// # Errors
     /// `TypeError` and `ValueError` that name the key and the value.
-    pub(crate) fn parse(message: &Bound<'_, PyDict>) -> PyResult<Self> {
+    pub(crate) fn parse(message: &Bound<'_, PyDict>, exchange: &Exchange) -> PyResult<Self> {
         let py = message.py();
         let status = message
             .get_item(pyo3::intern!(py, "status"))?
             .ok_or_else(|| PyValueError::new_err("http.response.start without \"status\""))?;
-        let mut start = Self::new(&status, START)?;
+        let mut start = Self::new(Self::status(&status, START)?, exchange);
         let Some(headers) = message.get_item(pyo3::intern!(py, "headers"))? else {
             return Ok(start);
         };
@@ -67,11 +70,21 @@ impl Start {
         Ok(start)
     }
 
-    /// A head without headers; errors name the message, or the call, `kind`.
+    /// A head without headers.
+    pub(crate) fn new(status: StatusCode, exchange: &Exchange) -> Self {
+        Self {
+            status,
+            headers: HeaderMap::new(),
+            declared: None,
+            bodiless: exchange.has_no_body(status),
+        }
+    }
+
+    /// Reads a status; errors name the message, or the call, `kind`.
     ///
     /// # Errors
     /// `ValueError` for what is no status of a final response.
-    pub(crate) fn new(status: &Bound<'_, PyAny>, kind: &str) -> PyResult<Self> {
+    pub(crate) fn status(status: &Bound<'_, PyAny>, kind: &str) -> PyResult<StatusCode> {
         let number = status
             .cast::<PyInt>()
             .ok()
@@ -83,11 +96,7 @@ impl Start {
                 status.repr()?
             )));
         };
-        Ok(Self {
-            status,
-            headers: HeaderMap::new(),
-            declared: None,
-        })
+        Ok(status)
     }
 
     fn add(&mut self, header: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -98,7 +107,8 @@ impl Start {
     /// Adds a header.
     ///
     /// # Errors
-    /// `ValueError` for a length that is none, or another one than before.
+    /// `ValueError` for a length that is none, or another one than before, unless there is no
+    /// body that either could be wrong about.
     pub(crate) fn put(&mut self, name: HeaderName, value: HeaderValue, kind: &str) -> PyResult<()> {
         if name == CONTENT_LENGTH {
             return self.set_length(&value, kind);
@@ -115,15 +125,22 @@ impl Start {
             .ok()
             .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
             .and_then(|text| text.parse::<u64>().ok());
-        let Some(length) =
-            length.filter(|length| self.declared.is_none_or(|earlier| earlier == *length))
-        else {
-            return Err(PyValueError::new_err(format!(
-                "{kind}: illegal or contradictory content-length {value:?}"
-            )));
-        };
-        self.declared = Some(length);
-        self.headers.insert(CONTENT_LENGTH, value.clone());
+        match (length, self.declared) {
+            (Some(length), Some(earlier)) if length != earlier && self.bodiless => {
+                // Some frameworks answer HEAD with the length of the file, and then with that
+                // of what they send.
+                tracing::debug!("{kind}: content-length {earlier} stays, {length} is ignored");
+            }
+            (Some(length), earlier) if earlier.is_none_or(|earlier| earlier == length) => {
+                self.declared = Some(length);
+                self.headers.insert(CONTENT_LENGTH, value.clone());
+            }
+            _ => {
+                return Err(PyValueError::new_err(format!(
+                    "{kind}: illegal or contradictory content-length {value:?}"
+                )));
+            }
+        }
         Ok(())
     }
 }

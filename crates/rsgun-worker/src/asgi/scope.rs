@@ -134,6 +134,29 @@ impl ScopeMaker {
         Ok(scope)
     }
 
+    /// The method, or `WebSocket`, and the target of a scope, as in the access log. The
+    /// application may have changed it: `None` if it says nothing any more.
+    pub(crate) fn request(&self, scope: &Bound<'_, PyAny>) -> Option<String> {
+        let scope = scope.cast::<PyDict>().ok()?;
+        let text = |key| scope.get_item(key).ok()?.map(|value| value.to_string());
+        let bytes = |key| {
+            let value = scope.get_item(key).ok()??;
+            let value = value.cast::<PyBytes>().ok()?;
+            Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
+        let method = match text("type")?.as_str() {
+            "websocket" => "WebSocket".to_owned(),
+            _ => text("method")?,
+        };
+        let path = bytes("raw_path")?;
+        // It is not part of what was asked for.
+        let path = path.strip_prefix(&self.root_path).unwrap_or(&path);
+        Some(match bytes("query_string").filter(|it| !it.is_empty()) {
+            Some(query) => format!("{method} {path}?{query}"),
+            None => format!("{method} {path}"),
+        })
+    }
+
     /// Adds what requests and WebSockets have in common.
     fn complete(
         &self,

@@ -278,10 +278,10 @@ impl Socket {
         WebSocketProtocol::new(slf)
     }
 
-    /// The application has raised.
-    fn fail(&self, py: Python<'_>, error: &Bound<'_, PyAny>) {
+    /// The application has raised; `scope` is what it was called with.
+    fn fail(&self, py: Python<'_>, error: &Bound<'_, PyAny>, scope: &Bound<'_, PyAny>) {
         let Some(index) = self.open_place() else {
-            self.request.fail(py, error);
+            self.request.fail(py, error, scope);
             return;
         };
         // A WebSocket that has outlived its worker's serving has nobody to tell.
@@ -292,8 +292,7 @@ impl Socket {
         if reactor.is_stopping() || (is_over && reactor.is_disconnect(error)) {
             tracing::debug!("a WebSocket ended early: {error}");
         } else {
-            let traceback = reactor.describe(error);
-            tracing::error!("exception in the application\n{traceback}");
+            reactor.report(error, scope);
         }
         self.end(py, &reactor, index, close::INTERNAL_ERROR);
     }

@@ -40,7 +40,7 @@ impl Entry {
 
 /// The target of a request, without the password that an absolute one may carry
 /// (RFC 9110, 4.2.4).
-fn target(uri: &Uri) -> Cow<'_, str> {
+pub(crate) fn target(uri: &Uri) -> Cow<'_, str> {
     let secret = uri.authority().and_then(|it| it.as_str().rsplit_once('@'));
     match secret {
         Some((secret, _)) => Cow::Owned(uri.to_string().replacen(&format!("{secret}@"), "", 1)),

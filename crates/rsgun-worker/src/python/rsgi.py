@@ -69,7 +69,7 @@ async def run(app, scope, cycle):
     try:
         await app(scope, protocol)
     except BaseException as error:
-        cycle.fail(error)
+        cycle.fail(error, scope)
     else:
         if scope.proto == "ws":
             # Refuses one that it has not accepted; a worker that has ended has refused all.

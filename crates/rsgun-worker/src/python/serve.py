@@ -31,7 +31,7 @@ async def run(app, scope, cycle):
     try:
         await app(scope, cycle.receive, cycle.send)
     except BaseException as error:
-        cycle.fail(error)
+        cycle.fail(error, scope)
     else:
         cycle.finish()
 

@@ -6,12 +6,14 @@ use std::sync::Weak;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use rsgun_core::log::access;
 use socket2::Socket;
 
 use crate::asgi::awaitable;
 use crate::asgi::cycle::Cycle;
 use crate::asgi::scope::ScopeMaker;
 use crate::glue;
+use crate::rsgi::scope::Scope;
 use crate::worker::callbacks::Callbacks;
 
 /// First version of Python with eager tasks.
@@ -278,9 +280,15 @@ impl Bridge {
         glue::is_disconnect(&self.serve_module, error)
     }
 
-    /// The traceback of an error of the application.
-    pub(crate) fn describe(&self, error: &Bound<'_, PyAny>) -> String {
-        glue::describe(&self.serve_module, error)
+    /// Logs what the application has raised for the request with this scope.
+    pub(crate) fn report(&self, error: &Bound<'_, PyAny>, scope: &Bound<'_, PyAny>) {
+        let request = match &self.scopes {
+            Scopes::Asgi(scopes) => scopes.request(scope),
+            Scopes::Rsgi => scope.cast::<Scope>().ok().map(|it| it.get().request()),
+        };
+        let request = request.map_or_else(String::new, |it| format!(", {}", access::name(&it)));
+        let traceback = glue::describe(&self.serve_module, error);
+        tracing::error!("exception in the application{request}\n{traceback}");
     }
 
     /// The stack of a task, for the log.

@@ -356,9 +356,9 @@ impl Reactor {
         self.bridge.is_disconnect(error)
     }
 
-    /// The traceback of an error of the application.
-    pub(crate) fn describe(&self, error: &Bound<'_, PyAny>) -> String {
-        self.bridge.describe(error)
+    /// Logs what the application has raised for the request with this scope.
+    pub(crate) fn report(&self, error: &Bound<'_, PyAny>, scope: &Bound<'_, PyAny>) {
+        self.bridge.report(error, scope);
     }
 
     /// The error of `send()` when the client is gone.

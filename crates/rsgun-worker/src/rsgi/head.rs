@@ -1,10 +1,12 @@
 //! Status and headers of an answer as RSGI applications give them.
 
+use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use crate::asgi::exchange::Exchange;
 use crate::asgi::message::Start;
 
 /// Reads the first two arguments of the method `call`; without a status it is 200.
@@ -12,14 +14,16 @@ use crate::asgi::message::Start;
 /// # Errors
 /// `TypeError` and `ValueError` that show what is wrong.
 pub(super) fn parse(
+    exchange: &Exchange,
     call: &str,
     status: Option<&Bound<'_, PyAny>>,
     headers: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Start> {
-    let mut start = match status {
-        Some(status) => Start::new(status, call)?,
-        None => Start::default(),
+    let status = match status {
+        Some(status) => Start::status(status, call)?,
+        None => StatusCode::OK,
     };
+    let mut start = Start::new(status, exchange);
     if let Some(headers) = headers {
         for pair in headers.try_iter()? {
             let (name, value) = header(&pair?, call)?;

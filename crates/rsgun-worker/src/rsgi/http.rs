@@ -71,7 +71,7 @@ impl HttpProtocol {
         status: Option<&Bound<'_, PyAny>>,
         headers: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        let start = head::parse("response_empty()", status, headers)?;
+        let start = self.head("response_empty()", status, headers)?;
         self.respond(py, "response_empty()", start, Bytes::new())
     }
 
@@ -87,7 +87,7 @@ impl HttpProtocol {
         headers: Option<&Bound<'_, PyAny>>,
         body: Option<&Bound<'_, PyString>>,
     ) -> PyResult<()> {
-        let start = head::parse("response_str()", status, headers)?;
+        let start = self.head("response_str()", status, headers)?;
         let text = body.map_or(Ok(""), |text| text.to_str())?;
         let data = Bytes::copy_from_slice(text.as_bytes());
         self.respond(py, "response_str()", start, data)
@@ -105,7 +105,7 @@ impl HttpProtocol {
         headers: Option<&Bound<'_, PyAny>>,
         body: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        let start = head::parse("response_bytes()", status, headers)?;
+        let start = self.head("response_bytes()", status, headers)?;
         let data = match body {
             Some(body) => message::take_bytes(body, "response_bytes(): body")?,
             None => Bytes::new(),
@@ -122,7 +122,7 @@ impl HttpProtocol {
         headers: &Bound<'_, PyAny>,
         file: PathBuf,
     ) -> PyResult<()> {
-        let start = head::parse("response_file()", Some(status), Some(headers))?;
+        let start = self.head("response_file()", Some(status), Some(headers))?;
         self.respond_with_file(py, "response_file()", start, &file, None);
         Ok(())
     }
@@ -140,7 +140,7 @@ impl HttpProtocol {
         end: u64,
     ) -> PyResult<()> {
         let call = "response_file_range()";
-        let head = head::parse(call, Some(status), Some(headers))?;
+        let head = self.head(call, Some(status), Some(headers))?;
         if start >= end {
             return Err(PyValueError::new_err(format!(
                 "{call}: the range must end after its start: from {start} to before {end}"
@@ -161,7 +161,7 @@ impl HttpProtocol {
         status: Option<&Bound<'_, PyAny>>,
         headers: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<StreamTransport> {
-        let start = head::parse("response_stream()", status, headers)?;
+        let start = self.head("response_stream()", status, headers)?;
         let cycle = self.cycle.get();
         let state = cycle.exchange.lock();
         match state.response.stage {
@@ -195,6 +195,15 @@ impl HttpProtocol {
         }
     }
 
+    fn head(
+        &self,
+        call: &str,
+        status: Option<&Bound<'_, PyAny>>,
+        headers: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Start> {
+        head::parse(&self.cycle.get().exchange, call, status, headers)
+    }
+
     fn receive(&self, py: Python<'_>, source: Source) -> PyResult<Py<PyAny>> {
         deferred::receive(py, source, self.cycle.get().reactor().is_ok())
     }
@@ -204,7 +213,7 @@ impl HttpProtocol {
         if !may_answer(&state, call) {
             return Ok(());
         }
-        state.response.bodiless = self.cycle.get().exchange.has_no_body(start.status);
+        state.response.bodiless = start.bodiless;
         state.response.declared = start.declared;
         let part = Part { data, more: false };
         check_length(&state, &part, call)?;

@@ -8,6 +8,7 @@ use percent_encoding::percent_decode;
 use pyo3::prelude::*;
 
 use super::headers::Headers;
+use crate::http::access_log;
 use crate::reactor::queue::{Peer, ServerAddress};
 
 /// Version of RSGI that is served.
@@ -46,6 +47,15 @@ impl Scope {
             headers: Py::new(py, Headers::new(parts.headers))?,
         };
         Ok(Bound::new(py, scope)?.into_any())
+    }
+
+    /// The method, or `WebSocket`, and the target, as in the access log.
+    pub(crate) fn request(&self) -> String {
+        let method = match self.proto {
+            "ws" => "WebSocket",
+            _ => self.method.as_str(),
+        };
+        format!("{method} {}", access_log::target(&self.uri))
     }
 }
 
