@@ -431,7 +431,7 @@ class TestMisbehaviour:
             ("/raises?q=1&b=%0A\xc2\x85", r"/raises\?q=1&b=%0A\\u\{85\}"),
             ("/raises?caf\xc3\xa9", "/raises\\?caf\xe9"),
             ("http://user:secret@host/raises?q", r"/raises\?q"),
-            ("/raises?" + 3000 * "x", r"/raises\?x{400,} \[... \d{4} bytes left out ...\] x{400,}"),
+            ("/raises?" + 3000 * "x", r"/raises\?x{187}\.\.\."),
         ],
         ids=["escaped", "utf-8", "absolute", "long"],
     )

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use http::{StatusCode, Version};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use rsgun_core::foreign;
-use rsgun_core::log::access::escape;
+use rsgun_core::log::access;
 
 use super::body;
 use super::environ::{EnvironMaker, Plan};
@@ -133,7 +132,7 @@ fn report(
     exchange.give_up(StatusCode::INTERNAL_SERVER_ERROR);
 }
 
-/// The method and the target of a request, as the access log shows them, after a comma.
+/// What the error log calls a request, after a comma.
 ///
 /// They are asked of the environ, which is there anyhow; an application that has spoilt it
 /// goes without.
@@ -146,8 +145,7 @@ fn label(environ: &Bound<'_, PyDict>) -> String {
     };
     match (text("REQUEST_METHOD"), text("RAW_URI")) {
         (Some(method), Some(target)) => {
-            let request = format!("{method} {target}");
-            format!(", {}", foreign::line(&escape(&request)))
+            format!(", {}", access::name(&format!("{method} {target}")))
         }
         _ => String::new(),
     }
