@@ -101,10 +101,11 @@ def log(name, level):
 """
 CALLS = """
 import os
+import services
 for place in {installed!r}, {debian!r}:
     sys.path.insert(0, place)
     import library
-    for name in ("httpx", "main", "main.deep", "mainly"):
+    for name in ("library", "httpx", "main", "main.deep", "mainly", "services.mail"):
         for level in ("INFO", "WARNING"):
             library.log(name, level)
     del sys.modules["library"]
@@ -119,37 +120,38 @@ standard["log"]("asyncio", "ERROR")
 def test_libraries_are_heard_when_they_warn(
     serve: Serve, app: Callable[..., str], tmp_path: Path, more: tuple[str, ...]
 ) -> None:
-    """But for what they say through a logger of the application."""
+    """But for what they say through a logger of the application, in whose name they do."""
     places = [tmp_path / "lib" / name for name in ("site-packages", "dist-packages")]
     for place in places:
         place.mkdir(parents=True)
         (place / "library.py").write_text(LIBRARY)
-    setup = CALLS.format(installed=str(places[0]), debian=str(places[1]), source=LIBRARY)
-    server = serve("main:app", "--app-dir", app(setup), *more)
+    folder = app(CALLS.format(installed=str(places[0]), debian=str(places[1]), source=LIBRARY))
+    (Path(folder) / "services.py").touch()
+    server = serve("main:app", "--app-dir", folder, *more)
     server.wait_for_line("^INFO:     imported$", stream="stderr")
     each = [
+        "WARNING:  library says WARNING",
         "WARNING:  httpx says WARNING",
         "INFO:     main says INFO",
         "WARNING:  main says WARNING",
         "INFO:     main.deep says INFO",
         "WARNING:  main.deep says WARNING",
         "WARNING:  mainly says WARNING",
+        "INFO:     services.mail says INFO",
+        "WARNING:  services.mail says WARNING",
     ]
     lines = [line for line in server.lines("stderr") if " says " in line]
     assert lines == [*each, *each, "ERROR:    asyncio says ERROR"]
 
 
 @pytest.mark.parametrize("target", ["main:app", "main.py:app"])
-def test_an_installed_application_is_heard_by_its_name(
-    serve: Serve, tmp_path: Path, target: str
-) -> None:
+def test_an_installed_application_is_heard(serve: Serve, tmp_path: Path, target: str) -> None:
     place = tmp_path / "site-packages"
     place.mkdir()
     (place / "main.py").write_text(APP.format(setup=""))
     server = serve(target, "--app-dir", str(place))
     assert said(server, "main.views", "INFO") == ["INFO:     main.views says INFO"]
-    assert said(server, "shop", "INFO") == []
-    assert said(server, "shop", "WARNING") == ["WARNING:  shop says WARNING"]
+    assert said(server, "shop", "INFO") == ["INFO:     shop says INFO"]
 
 
 def test_the_level_of_the_server_holds(

@@ -215,6 +215,18 @@ class TestServerSentEvents:
             assert server.wait() == 0
         assert "events ended" in server.lines("stdout")
 
+    def test_a_stop_ends_streams_without_events(self, serve: Serve) -> None:
+        server = serve("streams:app", "--graceful-timeout", "300")
+        with server.connect() as connection:
+            connection.request("/events?silent=1")
+            server.wait_for_line("^events begun$", stream="stdout")
+            server.send_signal(signal.SIGTERM)
+            response = connection.response()
+            assert (response.status, response.body) == (200, b"")
+            assert server.wait() == 0
+        assert "events ended" in server.lines("stdout")
+        assert not [line for line in server.lines("stderr") if line.startswith("ERROR")]
+
     def test_a_reload_ends_streams_in_time(self, serve: Serve) -> None:
         server = serve("streams:app", "--graceful-timeout", "20")
         with client_for(server) as client, client.stream("GET", "/events") as response:

@@ -73,12 +73,15 @@ async def completion(
 
 
 @app.get("/events")
-async def events(ping: int = 15) -> EventSourceResponse:
-    """Events until the client leaves."""
+async def events(ping: int = 15, silent: bool = False) -> EventSourceResponse:
+    """Events until the client leaves, or none at all."""
 
     async def generate() -> AsyncIterator[dict[str, Any]]:
         number = 0
         try:
+            if silent:
+                print("events begun", flush=True)
+                await asyncio.Event().wait()
             while True:
                 yield {"id": str(number), "event": "number", "data": str(number)}
                 number += 1

@@ -269,8 +269,8 @@ impl Outputs {
     /// Writes a line of the server, after one about those that were lost before.
     fn write_own(&self, line: &str) -> Result<(), Errno> {
         let mut patience = self.error.patience();
-        if self.error.has_lost() {
-            let lost = self.error.take_lost();
+        let lost = self.error.take_lost();
+        if lost > 0 {
             let notice = format!(
                 "{}Lines were lost before this one, since nobody has read the log: {lost}\n",
                 super::prefix(tracing::Level::WARN, self.error.is_terminal())
@@ -325,8 +325,11 @@ pub fn write_access(lines: &[u8]) {
         }
         rest = later;
     }
-    if written.is_ok() && log.has_lost() {
-        let lost = log.take_lost();
+    if written.is_err() {
+        return;
+    }
+    let lost = log.take_lost();
+    if lost > 0 {
         tracing::warn!("Lines of the access log were lost, since nobody has read it: {lost}");
     }
 }

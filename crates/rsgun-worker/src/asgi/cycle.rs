@@ -92,6 +92,7 @@ impl Cycle {
         state.response.bodiless = start.bodiless;
         state.response.status = start.status;
         state.response.declared = start.declared;
+        state.response.is_event_stream = start.is_event_stream;
         state.response.stage = Stage::Head(start.headers);
         Ok(())
     }
@@ -139,6 +140,25 @@ impl Cycle {
             }
         };
         Ok((wait, length))
+    }
+
+    /// Completes a stream of events that was told to end where it was, and may have had none.
+    fn end_events(&self) {
+        let mut state = self.exchange.lock();
+        let response = &state.response;
+        if state.closed || !response.is_event_stream || response.declared.is_some() {
+            return;
+        }
+        match std::mem::replace(&mut state.response.stage, Stage::Complete) {
+            Stage::Head(headers) => {
+                self.begin(&mut state, headers, Part::default());
+                let status = state.response.status;
+                drop(state);
+                self.log(status);
+            }
+            Stage::Streaming => state.complete(),
+            other => state.response.stage = other,
+        }
     }
 
     /// Sends the head with the first part of the body. Returns whether to wait for the
@@ -410,16 +430,13 @@ impl Cycle {
         let Ok(reactor) = self.reactor() else {
             return;
         };
+        if reactor.has_ended_streams() {
+            self.end_events();
+        }
         let (problem, disconnected) = {
-            let mut state = self.exchange.lock();
+            let state = self.exchange.lock();
             let problem = match state.response.stage {
                 Stage::Complete | Stage::Failed => None,
-                Stage::Streaming
-                    if reactor.has_ended_streams() && state.response.declared.is_none() =>
-                {
-                    state.complete();
-                    None
-                }
                 Stage::Streaming if self.has_transport.load(Relaxed) => None,
                 Stage::Waiting => Some("returned without a response"),
                 Stage::Head(_) => Some("returned without a response body"),

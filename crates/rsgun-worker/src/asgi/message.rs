@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{HeaderMap, StatusCode};
 use nix::errno::Errno;
 use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
@@ -34,6 +34,8 @@ pub(crate) struct Start {
     pub(crate) declared: Option<u64>,
     /// No body goes out, whatever the application sends.
     pub(crate) bodiless: bool,
+    /// Server-sent events.
+    pub(crate) is_event_stream: bool,
 }
 
 /// `http.response.body`.
@@ -77,6 +79,7 @@ impl Start {
             headers: HeaderMap::new(),
             declared: None,
             bodiless: exchange.has_no_body(status),
+            is_event_stream: false,
         }
     }
 
@@ -112,6 +115,9 @@ impl Start {
     pub(crate) fn put(&mut self, name: HeaderName, value: HeaderValue, kind: &str) -> PyResult<()> {
         if name == CONTENT_LENGTH {
             return self.set_length(&value, kind);
+        }
+        if name == CONTENT_TYPE {
+            self.is_event_stream = value.as_bytes().starts_with(b"text/event-stream");
         }
         // Framing is the server's (RFC 9112, 6.1): it knows what the client can read.
         if name != TRANSFER_ENCODING {

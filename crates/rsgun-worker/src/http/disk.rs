@@ -25,7 +25,8 @@ const PIECE: usize = 64 * 1024;
 /// Does on a thread of the pool what may wait for a disk.
 ///
 /// # Errors
-/// That there is no such thread, and none can be had.
+/// That there is no such thread, and none can be had. The work is queued all the same, for
+/// the next one that there is, and nobody will know what came of it.
 pub(crate) fn apart<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {

@@ -40,6 +40,8 @@ pub(crate) struct Spool {
     freeing: Option<(u64, JoinHandle<bool>)>,
     /// The file system cannot do that.
     keeps_all: bool,
+    /// A hole may still be made in the file, nobody knows when.
+    is_stale: bool,
 }
 
 impl Spool {
@@ -68,7 +70,10 @@ impl Spool {
         if self.unread() > 0 || self.freeing.as_ref().is_some_and(is_being_freed) {
             return Ok(());
         }
-        if let Some(reader) = &mut self.reader {
+        if self.is_stale {
+            // What is written from here on is for another file.
+            *self = Self::default();
+        } else if let Some(reader) = &mut self.reader {
             reader.file().set_len(0)?;
             reader.seek(0);
             (self.written, self.freed, self.freeing) = (0, 0, None);
@@ -129,9 +134,10 @@ impl Spool {
         }
         if let Some(reader) = &self.reader {
             let file = Arc::clone(reader.file());
-            // What has no thread now is tried again.
-            let freeing = disk::apart(move || punch(&file, hole.start, hole.end - hole.start));
-            self.freeing = freeing.ok().map(|freeing| (until, freeing));
+            match disk::apart(move || punch(&file, hole.start, hole.end - hole.start)) {
+                Ok(freeing) => self.freeing = Some((until, freeing)),
+                Err(_) => (self.keeps_all, self.is_stale) = (true, true),
+            }
         }
     }
 

@@ -8,7 +8,8 @@ logger, and what was changed there is taken back as soon as it gets a handler.
 Libraries say at INFO what they do, each request of a client and each run of a job, and are
 not heard under any other server. What an application says at INFO is to be heard. So what
 is below WARNING passes if the call stands in a file that nobody has installed, or the
-logger belongs to the package that is served, which may well be installed itself.
+logger has the name of such a module, since libraries call loggers that they were given. The
+package that is served may well be installed itself, and counts as if it was not.
 
 `logging.warning()` and its like call `basicConfig()` themselves while there is no handler.
 Whoever uses them has set up nothing, so the handler that it makes is not let in.
@@ -58,16 +59,38 @@ class OwnRecords(logging.Filter):
 
     def filter(self, record):
         """Tells whether a record passes."""
-        if record.levelno >= logging.WARNING:
-            return True
         # A record that somebody has made may have anything there.
-        own = str(record.name).partition(".")[0] in packages
-        return own or not _is_of_a_library(str(record.pathname))
+        return (
+            record.levelno >= logging.WARNING
+            or _is_own_file(str(record.pathname))
+            or _is_own_module(str(record.name).partition(".")[0])
+        )
+
+
+def _is_own_module(name):
+    """Tells whether a top-level module belongs to the application."""
+    if name in packages:
+        return True
+    # Not by its attributes: a module may import others when it is asked for one.
+    known = getattr(sys.modules.get(name), "__dict__", {})
+    files = [known.get("__file__"), *(known.get("__path__") or ())]
+    return any(_is_own_file(file) for file in files if isinstance(file, str))
+
+
+def _is_own_file(path):
+    """Tells whether a file belongs to the application."""
+    library = _library(path)
+    return library is None or library in packages
 
 
 @functools.lru_cache(1024)
-def _is_of_a_library(path):
-    return path.startswith(STANDARD) or not INSTALLED.isdisjoint(path.split(os.sep))
+def _library(path):
+    """Returns which library a file is of: a top-level name, or "" for Python itself."""
+    parts = path.split(os.sep)
+    places = [index for index, part in enumerate(parts[:-1]) if part in INSTALLED]
+    if places:
+        return parts[places[-1] + 1].partition(".")[0]
+    return "" if path.startswith(STANDARD) else None
 
 
 def prepare(write, level, has_access_log):

@@ -247,7 +247,11 @@ impl StartResponse {
 
     fn spool(&self, py: Python<'_>, data: &Bytes) {
         if !self.exchange.hold(data) {
-            py.detach(|| self.pool.while_held_up(|| self.exchange.spool(data)));
+            py.detach(|| {
+                self.pool.while_held_up(|| self.exchange.spool(data));
+                // Another thread may have the interpreter for long.
+                self.pool.pending.announce();
+            });
         }
     }
 

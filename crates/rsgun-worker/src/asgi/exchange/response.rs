@@ -38,6 +38,8 @@ pub(crate) struct ResponseState {
     pub(crate) sent: u64,
     /// The body must not go out: HEAD, 1xx, 204, 304.
     pub(crate) bodiless: bool,
+    /// It lasts until somebody ends it.
+    pub(crate) is_event_stream: bool,
     chunks: VecDeque<Bytes>,
     /// What the chunks count.
     buffered: usize,
@@ -415,6 +417,7 @@ impl ResponseState {
             declared: None,
             sent: 0,
             bodiless: false,
+            is_event_stream: false,
             chunks: VecDeque::new(),
             buffered: 0,
             overflow: Overflow::default(),
