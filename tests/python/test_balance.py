@@ -34,6 +34,10 @@ async def app(scope, receive, send):
         print("blocked", os.getpid(), flush=True)
         while not os.path.exists("released"):
             time.sleep(0.02)
+    if scope["path"] == "/work":
+        end = time.perf_counter() + 0.0003
+        while time.perf_counter() < end:
+            pass
     body = str(os.getpid()).encode()
     headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -102,6 +106,56 @@ def test_keep_alive_clients_are_shared_fairly(start: Start, manner: tuple[str, .
         assert all(7 <= count <= 13 for count in connections.values()), connections
         total += requests
     assert max(total.values()) <= 1.3 * min(total.values()), total
+
+
+async def rounds_until_all_are_served(port: int, busy: int, newcomers: int) -> float:
+    """How many answers each of the clients that are there and ask without a pause has got
+    when the last of those that come at once has its first one."""
+    answers = 0
+    first = asyncio.Event()
+
+    async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"GET /work HTTP/1.1\r\nHost: test\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
+
+    async def client() -> None:
+        nonlocal answers
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            while True:
+                await ask(reader, writer)
+                answers += 1
+                if answers >= 5 * busy:
+                    first.set()
+        finally:
+            writer.close()
+
+    async def newcomer() -> asyncio.StreamWriter:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await ask(reader, writer)
+        return writer
+
+    clients = [asyncio.create_task(client()) for _ in range(busy)]
+    await asyncio.wait_for(first.wait(), 30)
+    before = answers
+    opened = await asyncio.wait_for(asyncio.gather(*(newcomer() for _ in range(newcomers))), 30)
+    rounds = (answers - before) / busy
+    for task in clients:
+        task.cancel()
+    await asyncio.gather(*clients, return_exceptions=True)
+    for writer in opened:
+        writer.close()
+    return rounds
+
+
+def test_a_burst_is_let_in_within_few_rounds(start: Start) -> None:
+    """48 clients that come at once while two workers are under load by 32: one connection
+    in each round of the event loops would need a dozen rounds and more."""
+    server = start(2)
+    rounds = [asyncio.run(rounds_until_all_are_served(server.port, 32, 48)) for _ in range(5)]
+    print(rounds)
+    assert sorted(rounds)[2] <= 6, rounds
 
 
 @MANNERS

@@ -11,6 +11,11 @@
 //! some moments in all, not one for each connection. They are enough for a sibling that
 //! is only waiting for a processor.
 //!
+//! Fair is what differs by little: among workers that hold dozens of connections each,
+//! some more or fewer do not matter, and a worker under load looks at its listeners only
+//! once in a round of its event loop. One connection in each round would make the last
+//! of a burst wait for dozens of rounds ([`share`]).
+//!
 //! Times are milliseconds of `CLOCK_MONOTONIC`, as in the scoreboard.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -19,6 +24,47 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 pub const SEATS: usize = 1024;
 /// Who has missed so many chances in a row is absent.
 const CHANCES: u32 = 32;
+/// A worker may hold this part of a sibling's connections more: one in so many.
+const TOLERANCE: u32 = 8;
+/// How often a worker looks away for each connection that it holds too many, beyond the
+/// first, and how often at most before it takes what is still there.
+const YIELDS: u32 = 4;
+const YIELDS_MAX: u32 = 16;
+/// Connections that a worker takes at a time, at most.
+const AT_A_TIME: u32 = 16;
+
+/// What a worker does when connections wait at a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// It takes up to so many.
+    Take(u32),
+    /// It looks away for a moment, so that a sibling can take them.
+    LookAway,
+}
+
+/// Decides about connections that wait, for a worker that holds `held` and has looked
+/// away from them `yields` times. `fewest` is what [`Siblings::fewest`] says, and `own`
+/// whether the queue is the worker's own as much as anybody's.
+#[must_use]
+pub fn share(fewest: Option<u32>, held: u32, own: bool, yields: u32) -> Share {
+    let Some(fewest) = fewest else {
+        return Share::Take(AT_A_TIME);
+    };
+    let fair = fewest.saturating_add(fewest / TOLERANCE);
+    let patience = if held > fair {
+        (held - fair - 1)
+            .saturating_mul(YIELDS)
+            .saturating_add(1)
+            .min(YIELDS_MAX)
+    } else {
+        // The owner of a queue comes first, unless it holds more.
+        u32::from(held >= fewest && !own)
+    };
+    if yields < patience {
+        return Share::LookAway;
+    }
+    Share::Take((fair.saturating_add(1).saturating_sub(held)).clamp(1, AT_A_TIME))
+}
 
 /// What each worker tells its siblings. All zero is the initial state, and everything in
 /// it is an atomic, as [`Shareable`](crate::sys::shared::Shareable) promises for it.
@@ -157,6 +203,46 @@ mod tests {
 
     fn roster() -> Shared<Roster> {
         Shared::create(c"test").unwrap()
+    }
+
+    #[test]
+    fn a_worker_takes_until_it_holds_more_than_a_sibling() {
+        use Share::{LookAway, Take};
+        let take = |held, fewest| share(Some(fewest), held, true, 0);
+        assert_eq!(share(None, 100, true, 0), Take(AT_A_TIME));
+        // One by one among workers that hold few.
+        assert_eq!(take(0, 0), Take(1));
+        assert_eq!(take(1, 0), LookAway);
+        assert_eq!(take(7, 7), Take(1));
+        assert_eq!(take(0, 3), Take(4));
+        // Among those that hold many a few make no difference.
+        assert_eq!(take(40, 40), Take(6));
+        assert_eq!(take(45, 40), Take(1));
+        assert_eq!(take(46, 40), LookAway);
+        assert_eq!(take(0, 200), Take(AT_A_TIME));
+        assert_eq!(take(u32::MAX, u32::MAX), Take(1));
+    }
+
+    #[test]
+    fn the_more_a_worker_holds_the_longer_it_looks_away() {
+        let looks = |held, fewest| {
+            (0..=YIELDS_MAX + 1)
+                .take_while(|yields| share(Some(fewest), held, true, *yields) == Share::LookAway)
+                .count()
+        };
+        assert_eq!(looks(0, 0), 0);
+        assert_eq!(looks(1, 0), 1);
+        assert_eq!(looks(2, 0), 5);
+        assert_eq!(looks(1000, 0), 16);
+        assert_eq!(share(Some(0), 1000, true, 16), Share::Take(1));
+    }
+
+    #[test]
+    fn the_owner_of_a_queue_comes_first_unless_it_holds_more() {
+        let other = |held, fewest, yields| share(Some(fewest), held, false, yields);
+        assert_eq!(other(9, 9, 0), Share::LookAway);
+        assert_eq!(other(9, 9, 1), Share::Take(2));
+        assert_eq!(other(8, 9, 0), Share::Take(3));
     }
 
     #[test]

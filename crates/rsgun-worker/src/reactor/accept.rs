@@ -1,10 +1,11 @@
 //! Accepting connections, and sharing them fairly with the sibling workers.
 //!
-//! All workers poll the same listeners, level-triggered. A worker takes one connection at a time. When a sibling that is alive holds fewer
-//! connections, it first looks away for a moment, so that the sibling can take this
-//! one, and for some moments if the difference is great; afterwards it takes what is
-//! still there. So the gate delays by milliseconds and never refuses. A sibling that is
-//! blocked is soon not waited for any more ([`rsgun_core::roster`]).
+//! All workers poll the same listeners, level-triggered. A worker takes connections until
+//! it holds more than the sibling that holds the fewest. Then it first looks away for a
+//! moment, so that the sibling can take the next, and for some moments if the difference
+//! is great; afterwards it takes one of those that are still there. So the gate delays by
+//! milliseconds and never refuses. A sibling that is blocked is soon not waited for any
+//! more ([`rsgun_core::roster`], which decides).
 //!
 //! With `--reuse-port` each slot has a queue of its own, among which the kernel
 //! spreads the clients. Each worker polls all of them: it comes first at its own, and
@@ -24,7 +25,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use rsgun_core::ipc::{FromWorker, Role};
 use rsgun_core::listeners;
-use rsgun_core::roster::{Roster, Siblings};
+use rsgun_core::roster::{self, Roster, Share, Siblings};
 use rsgun_core::scoreboard::now_ms;
 use rsgun_core::sys::parent_death;
 use rsgun_core::sys::shared::Shared;
@@ -38,18 +39,12 @@ use crate::worker::keeper::Keeper;
 
 /// How long a worker looks away in favour of a sibling.
 pub(crate) const YIELD: Duration = Duration::from_millis(1);
-/// How often it does so again for each connection that the sibling holds fewer, beyond
-/// the first, and how often at most before it takes what is still there.
-const YIELDS: u32 = 4;
-const YIELDS_MAX: u32 = 16;
 /// How long nothing is accepted after the system has run out of descriptors.
 pub(crate) const EXHAUSTED: Duration = Duration::from_millis(100);
 /// Milliseconds between two complaints about that.
 const COMPLAINT_MS: u64 = 10_000;
 /// A sibling whose last sign of life is older than this takes nothing, milliseconds.
 const ALIVE_MS: u64 = 2_500;
-/// Connections taken at a time when there is no sibling.
-const ALONE: usize = 16;
 
 /// The listeners of a worker, and its place among its siblings.
 pub(crate) struct Gate {
@@ -164,48 +159,25 @@ impl Gate {
 
     /// How many connections a worker with this load is to take from a listener that is
     /// ready; `None` if it looks away first, for [`YIELD`], in favour of a sibling.
-    pub(crate) fn share(&self, index: usize, load: u32) -> Option<usize> {
+    pub(crate) fn share(&self, index: usize, load: u32) -> Option<u32> {
         self.roster.look(self.seat);
-        if self.yields(index, load) {
-            return None;
-        }
-        Some(if self.is_alone() { ALONE } else { 1 })
-    }
-
-    /// Whether to look away from what waits at a listener, because a sibling may take
-    /// it, while this worker holds so many connections.
-    fn yields(&self, index: usize, held: u32) -> bool {
         let listeners = self.listeners.borrow();
-        let Some(listener) = listeners.get(index) else {
-            return false;
-        };
+        let listener = listeners.get(index)?;
         let alive_since = now_ms().saturating_sub(ALIVE_MS);
         let mut siblings = self.siblings.borrow_mut();
-        let patience = match siblings.fewest(&self.roster, self.seat, alive_since) {
-            Some(fewest) if fewest < held => (held - fewest - 1)
-                .saturating_mul(YIELDS)
-                .saturating_add(1)
-                .min(YIELDS_MAX),
-            // Its owner comes first, as long as it holds no more than this worker.
-            Some(fewest) if fewest == held && !listener.role.own => 1,
-            _ => 0,
-        };
+        let fewest = siblings.fewest(&self.roster, self.seat, alive_since);
         let yields = listener.yields.get();
-        if yields < patience {
-            siblings.give_chance(&self.roster, self.seat);
-            listener.yields.set(yields + 1);
-            return true;
+        match roster::share(fewest, load, listener.role.own, yields) {
+            Share::Take(most) => {
+                listener.yields.set(0);
+                Some(most)
+            }
+            Share::LookAway => {
+                siblings.give_chance(&self.roster, self.seat);
+                listener.yields.set(yields + 1);
+                None
+            }
         }
-        listener.yields.set(0);
-        false
-    }
-
-    /// Whether no other worker accepts.
-    fn is_alone(&self) -> bool {
-        let alive_since = now_ms().saturating_sub(ALIVE_MS);
-        Siblings::default()
-            .fewest(&self.roster, self.seat, alive_since)
-            .is_none()
     }
 
     /// Tells the keeper that this worker takes no more connections.
@@ -256,7 +228,7 @@ impl Engine {
     ///
     /// # Errors
     /// What `accept4(2)` returns when there is trouble.
-    pub(crate) fn accept(self: &Rc<Self>, index: usize, most: usize) -> io::Result<()> {
+    pub(crate) fn accept(self: &Rc<Self>, index: usize, most: u32) -> io::Result<()> {
         for _ in 0..most {
             if !self.accept_one(index)? {
                 break;
