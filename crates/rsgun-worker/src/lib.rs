@@ -14,6 +14,7 @@
 //! [`program`].
 
 mod asgi;
+mod collector;
 mod ffi;
 mod forkserver;
 mod glue;

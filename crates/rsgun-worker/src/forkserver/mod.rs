@@ -28,7 +28,7 @@ use rsgun_core::{VERSION, log};
 
 pub(crate) use self::application::{Application, Served, load};
 use self::hooks::Hooks;
-use crate::{glue, worker};
+use crate::{collector, glue, worker};
 
 /// The fork server's end of its channel.
 type Master = Channel<FromForkServer, ToForkServer>;
@@ -116,7 +116,7 @@ pub(crate) fn main(native: &Bound<'_, PyModule>, number: RawFd, extension: &str)
     let app = if settings.preload {
         match load(&loader, &settings, hooks.as_ref()) {
             Ok(app) => {
-                freeze(py)?;
+                collector::freeze(py)?;
                 Some(app)
             }
             Err(error) => return Ok(fail(py, &master, &error)),
@@ -407,15 +407,6 @@ fn bracketed(name: Option<&str>, generation: u32) -> String {
         Some(name) => format!("{name}, gen {generation}"),
         None => format!("gen {generation}"),
     }
-}
-
-/// Keeps the collector away from what was loaded: writing to its headers would
-/// unshare the pages with the workers.
-fn freeze(py: Python<'_>) -> PyResult<()> {
-    let collector = py.import("gc")?;
-    collector.call_method0("collect")?;
-    collector.call_method0("freeze")?;
-    Ok(())
 }
 
 fn python_version(py: Python<'_>) -> String {

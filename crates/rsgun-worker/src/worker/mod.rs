@@ -30,6 +30,7 @@ use rsgun_core::sys::shared::Shared;
 use rsgun_core::sys::{channel, parent_death, process, title};
 
 use self::keeper::{Keeper, Master};
+use crate::collector;
 use crate::forkserver::hooks::Hooks;
 use crate::forkserver::{self, Application, Loaded, Served};
 use crate::glue;
@@ -140,6 +141,7 @@ pub(crate) fn main(
     let serve = glue::serve(py)?;
     let lifespan = lifespan_name(&settings);
     let event_loop = settings.event_loop.clone();
+    let preload = settings.preload;
     let worker = Worker::new(py, Arc::clone(&keeper), &app, settings, board, gate)?;
     let worker = Bound::new(py, worker.with_hooks(hooks))?;
     let result = match app.interface {
@@ -152,6 +154,10 @@ pub(crate) fn main(
     };
     // The event loop has put the handlers back that Python has.
     process::ignore_master_signals()?;
+    if !preload {
+        // What was preloaded stays hidden: the pages are shared still.
+        collector::unfreeze(py)?;
+    }
     match result {
         Ok(_) => Ok(0),
         Err(error) => Ok(report(py, &keeper, &error)),

@@ -19,10 +19,10 @@ use self::orders::Order;
 use super::keeper::Keeper;
 use crate::forkserver::hooks::Hooks;
 use crate::forkserver::{Application, Served};
-use crate::glue;
 use crate::reactor::accept::Gate;
 use crate::reactor::{self, Reactor};
 use crate::wsgi::service::Service;
+use crate::{collector, glue};
 
 /// Seconds that a worker with a signal of its own waits for an order of the master.
 const HEARSAY: f64 = 0.3;
@@ -123,6 +123,10 @@ impl Worker {
         };
         let (event_loop, stopped) = (event_loop.clone_ref(py), stopped.clone_ref(py));
         drop(guard);
+        let imported_here = matches!(*self.keeper, Keeper::Master(_)) && !settings.preload;
+        if imported_here && collector::is_enabled(py)? {
+            collector::freeze(py)?;
+        }
         match self.interface {
             Served::Asgi(_) | Served::Rsgi => {
                 let inside = (event_loop, stopped, state);
