@@ -69,8 +69,11 @@ class _Listening:
         """Return the addresses, as the start-up line shows them."""
     def descriptors(self) -> list[int]:
         """Return copies of the descriptors, which belong to the caller."""
-    def set_up_loggers(self) -> None:
-        """Make the loggers of servers write to the logs of this process."""
+    def set_up_loggers(self, package: str) -> None:
+        """Make the loggers of servers write to the logs of this process.
+
+        What `package` and what is below it say counts as the application's.
+        """
     def load(self, app: Application | None) -> Application:
         """Return the application: `app`, or the one that the settings name."""
     def worker(

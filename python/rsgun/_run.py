@@ -15,6 +15,7 @@ from ._config import Application, Config
 from ._server import Server
 
 if TYPE_CHECKING:
+    from types import FrameType
     from typing import Unpack
 
     from ._settings import Settings
@@ -50,10 +51,17 @@ def run(app: str | Application, **settings: Unpack[Settings]) -> None:
             raise SystemExit(code)
         return
     try:
-        Server(config)._run_alone()
+        Server(config)._run_alone(_package_of(sys._getframe(1)))
     except KeyboardInterrupt:
         # A CTRL+C before the server has begun to listen for it.
         pass
+
+
+def _package_of(frame: FrameType) -> str:
+    """Return the top-level module whose code the frame runs; of a script, `__main__`."""
+    spec = frame.f_globals.get("__spec__")
+    name = str(frame.f_globals.get("__name__") if spec is None else spec.name)
+    return name.partition(".")[0]
 
 
 def _manage(config: Config) -> int:

@@ -53,7 +53,7 @@ class Server:
         self._should_exit = False
         self._force_exit = False
         self._stopping = False
-        self._owns_process = False
+        self._alone_for: str | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listening: _rsgun._Listening | None = None
         self._worker: _rsgun._Worker | None = None
@@ -110,9 +110,12 @@ class Server:
         """
         self._run(sockets, raise_again=True)
 
-    def _run_alone(self) -> None:
-        """Serve as the only business of this process, for `rsgun.run`."""
-        self._owns_process = True
+    def _run_alone(self, package: str) -> None:
+        """Serve as the only business of this process, for `rsgun.run`.
+
+        `package` is the top-level module that has called it.
+        """
+        self._alone_for = package
         self._run(None, raise_again=False)
 
     def _run(self, sockets: Sequence[socket.socket] | None, raise_again: bool) -> None:
@@ -142,8 +145,8 @@ class Server:
         try:
             self._listening = listening
             self._loop = asyncio.get_running_loop()
-            if self._owns_process:
-                listening.set_up_loggers()
+            if self._alone_for is not None:
+                listening.set_up_loggers(self._alone_for)
             with _failures_translated():
                 given = self.config.app
                 app = listening.load(None if isinstance(given, str) else given)

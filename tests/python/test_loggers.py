@@ -154,6 +154,15 @@ def test_an_installed_application_is_heard(serve: Serve, tmp_path: Path, target:
     assert said(server, "shop", "INFO") == ["INFO:     shop says INFO"]
 
 
+def test_an_installed_program_is_heard(program: Callable[..., Server], tmp_path: Path) -> None:
+    place = tmp_path / "site-packages"
+    place.mkdir()
+    main = "\ndef main():\n    import rsgun\n    rsgun.run(app, port=0)\n"
+    (place / "tool.py").write_text(APP.format(setup="") + main)
+    server = program(f"import sys\nsys.path.insert(0, {str(place)!r})\nimport tool\ntool.main()\n")
+    assert said(server, "shop", "INFO") == ["INFO:     shop says INFO"]
+
+
 def test_the_level_of_the_server_holds(
     serve: Serve, app: Callable[..., str], tmp_path: Path
 ) -> None:

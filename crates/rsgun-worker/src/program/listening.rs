@@ -94,7 +94,11 @@ impl Listening {
     }
 
     /// Makes the loggers that applications log through write to the logs of this process.
-    fn set_up_loggers(&self, py: Python<'_>) -> PyResult<()> {
+    /// `package` is a top-level module that counts as the application, although it may be
+    /// installed.
+    fn set_up_loggers(&self, py: Python<'_>, package: &str) -> PyResult<()> {
+        let own = glue::loader(py)?.getattr("packages")?;
+        own.call_method1("add", (package,))?;
         glue::set_up_loggers(py, &self.settings)
     }
 
