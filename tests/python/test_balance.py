@@ -7,6 +7,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from harness.server import Server, port_is_free
 from harness.sources import versioned
 from harness.target import rsgun_only
 from harness.waiting import eventually, wait_gone
+from harness.wire import Connection
 
 pytestmark = rsgun_only
 
@@ -156,6 +158,53 @@ def test_a_burst_is_let_in_within_few_rounds(start: Start) -> None:
     rounds = [asyncio.run(rounds_until_all_are_served(server.port, 32, 48)) for _ in range(5)]
     print(rounds)
     assert sorted(rounds)[2] <= 6, rounds
+
+
+BUSY = """
+import os
+import time
+
+
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path == "/hold":
+        print("holds", os.getpid(), flush=True)
+        while not os.path.exists("released"):
+            time.sleep(0.02)
+    start_response("200 OK", [])
+    return [str(os.getpid()).encode()]
+"""
+
+
+@MANNERS
+def test_a_burst_is_shared_by_workers_that_are_all_busy(
+    serve: Serve, module: Module, tmp_path: Path, manner: tuple[str, ...]
+) -> None:
+    """What a WSGI worker takes it must answer itself, so it does not take all."""
+    module("main", BUSY)
+    server = serve(
+        *("main:app", "--app-dir", str(tmp_path), "-w", "2", "-t", "0", "--threads", "1"), *manner
+    )
+    server.wait_for_workers(2)
+    with ExitStack() as stack:
+        holding: list[Connection] = []
+
+        def both_are_busy() -> bool:
+            # One that comes to the busy worker, because the other is slow to come, waits there.
+            if len(holding) < 4:
+                holding.append(stack.enter_context(server.connect()))
+                holding[-1].request("/hold")
+            return len({line for line in server.lines("stdout") if line.startswith("holds")}) == 2
+
+        eventually(both_are_busy, "both workers are busy")
+        with server.connections(16) as burst:
+            for connection in burst:
+                connection.request("/")
+            (tmp_path / "released").touch()
+            shares = Counter(connection.response().text for connection in burst)
+        assert {connection.response().status for connection in holding} == {200}
+    print(shares)
+    assert max(shares.values()) <= 11, shares
 
 
 @MANNERS

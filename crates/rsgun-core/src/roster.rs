@@ -24,33 +24,61 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 pub const SEATS: usize = 1024;
 /// Who has missed so many chances in a row is absent.
 const CHANCES: u32 = 32;
-/// A worker may hold this part of a sibling's connections more: one in so many.
+/// A worker may hold this part of a sibling's connections more: one in so many, but no
+/// more than it takes at a time.
 const TOLERANCE: u32 = 8;
 /// How often a worker looks away for each connection that it holds too many, beyond the
 /// first, and how often at most before it takes what is still there.
 const YIELDS: u32 = 4;
 const YIELDS_MAX: u32 = 16;
 /// Connections that a worker takes at a time, at most.
-const AT_A_TIME: u32 = 16;
+pub const AT_A_TIME: u32 = 16;
+
+/// What a worker that is busy whatever it holds reports beside its connections: one that
+/// is free comes first, and how many connections they hold decides between two busy ones.
+pub const BUSY: u32 = 1 << 20;
 
 /// What a worker does when connections wait at a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Share {
     /// It takes up to so many.
     Take(u32),
-    /// It looks away for a moment, so that a sibling can take them.
-    LookAway,
+    /// It looks away for a moment, so that a sibling can take them, but no longer than
+    /// until it holds fewer than `below` itself.
+    LookAway {
+        /// Connections, as the worker reports them.
+        below: u32,
+    },
+}
+
+/// The siblings of a worker, as far as they may take connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// No other worker accepts.
+    Nobody,
+    /// Those that accept do not come, though they will sooner or later.
+    Absent,
+    /// What the one reports that holds the fewest.
+    Fewest(u32),
 }
 
 /// Decides about connections that wait, for a worker that holds `held` and has looked
-/// away from them `yields` times. `fewest` is what [`Siblings::fewest`] says, and `own`
-/// whether the queue is the worker's own as much as anybody's.
+/// away from them `yields` times; `own` is whether the queue is the worker's as much as
+/// anybody's.
 #[must_use]
-pub fn share(fewest: Option<u32>, held: u32, own: bool, yields: u32) -> Share {
-    let Some(fewest) = fewest else {
-        return Share::Take(AT_A_TIME);
+pub fn share(others: Others, held: u32, own: bool, yields: u32) -> Share {
+    let fewest = match others {
+        Others::Nobody => return Share::Take(AT_A_TIME),
+        Others::Absent => return Share::Take(1),
+        Others::Fewest(fewest) => fewest,
     };
-    let fair = fewest.saturating_add(fewest / TOLERANCE);
+    let (fewest, held, burden) = match (fewest.checked_sub(BUSY), held.checked_sub(BUSY)) {
+        // With the first it may be as busy as they are.
+        (Some(_), None) => return Share::Take(1),
+        (Some(fewest), Some(held)) => (fewest, held, BUSY),
+        (None, _) => (fewest, held, 0),
+    };
+    let fair = fewest.saturating_add((fewest / TOLERANCE).min(AT_A_TIME));
     let patience = if held > fair {
         (held - fair - 1)
             .saturating_mul(YIELDS)
@@ -60,10 +88,21 @@ pub fn share(fewest: Option<u32>, held: u32, own: bool, yields: u32) -> Share {
         // The owner of a queue comes first, unless it holds more.
         u32::from(held >= fewest && !own)
     };
+    // It takes at once what leaves it with no more than `most`.
+    let most = |waited: bool| {
+        if own || waited {
+            fair.saturating_add(1)
+        } else {
+            fewest
+        }
+    };
     if yields < patience {
-        return Share::LookAway;
+        return Share::LookAway {
+            below: most(false).saturating_add(burden),
+        };
     }
-    Share::Take((fair.saturating_add(1).saturating_sub(held)).clamp(1, AT_A_TIME))
+    let room = most(yields > 0).saturating_sub(held);
+    Share::Take(room.clamp(1, AT_A_TIME))
 }
 
 /// What each worker tells its siblings. All zero is the initial state, and everything in
@@ -166,18 +205,21 @@ impl Known {
 }
 
 impl Siblings {
-    /// The fewest connections that any sibling holds which is alive since
-    /// `alive_since_ms` and not known to be absent; `None` when there is no such one.
+    /// The others that are alive since `alive_since_ms`, without those known to be absent.
     #[must_use]
-    pub fn fewest(&self, roster: &Roster, own: u32, alive_since_ms: u64) -> Option<u32> {
-        roster
-            .others(own, alive_since_ms)
-            .filter(|(seat, _, looks)| {
-                let known = self.known.get(*seat);
-                !known.is_some_and(|known| known.is_absent(*looks))
-            })
-            .map(|(_, connections, _)| connections)
-            .min()
+    pub fn others(&self, roster: &Roster, own: u32, alive_since_ms: u64) -> Others {
+        let mut others = Others::Nobody;
+        for (seat, held, looks) in roster.others(own, alive_since_ms) {
+            let known = self.known.get(seat);
+            let is_absent = known.is_some_and(|known| known.is_absent(looks));
+            others = match (others, is_absent) {
+                (Others::Fewest(fewest), true) => Others::Fewest(fewest),
+                (_, true) => Others::Absent,
+                (Others::Fewest(fewest), false) => Others::Fewest(fewest.min(held)),
+                (_, false) => Others::Fewest(held),
+            };
+        }
+        others
     }
 
     /// The siblings get a chance to take a connection.
@@ -208,58 +250,80 @@ mod tests {
     #[test]
     fn a_worker_takes_until_it_holds_more_than_a_sibling() {
         use Share::{LookAway, Take};
-        let take = |held, fewest| share(Some(fewest), held, true, 0);
-        assert_eq!(share(None, 100, true, 0), Take(AT_A_TIME));
+        let take = |held, fewest| share(Others::Fewest(fewest), held, true, 0);
         // One by one among workers that hold few.
         assert_eq!(take(0, 0), Take(1));
-        assert_eq!(take(1, 0), LookAway);
+        assert_eq!(take(1, 0), LookAway { below: 1 });
         assert_eq!(take(7, 7), Take(1));
         assert_eq!(take(0, 3), Take(4));
         // Among those that hold many a few make no difference.
         assert_eq!(take(40, 40), Take(6));
         assert_eq!(take(45, 40), Take(1));
-        assert_eq!(take(46, 40), LookAway);
+        assert_eq!(take(46, 40), LookAway { below: 46 });
         assert_eq!(take(0, 200), Take(AT_A_TIME));
-        assert_eq!(take(u32::MAX, u32::MAX), Take(1));
+        assert_eq!(take(1017, 1000), LookAway { below: 1017 });
+        assert_eq!(take(u32::MAX, u32::MAX), Take(AT_A_TIME));
+    }
+
+    #[test]
+    fn only_who_is_alone_takes_what_there_is() {
+        assert_eq!(share(Others::Nobody, 100, true, 0), Share::Take(AT_A_TIME));
+        assert_eq!(share(Others::Absent, 100, true, 0), Share::Take(1));
+    }
+
+    #[test]
+    fn who_is_free_comes_before_who_is_busy() {
+        use Share::{LookAway, Take};
+        let take = |held, fewest| share(Others::Fewest(fewest), held, true, 0);
+        assert_eq!(take(9, BUSY), Take(1));
+        assert_eq!(take(BUSY, 9), LookAway { below: 11 });
+        assert_eq!(take(BUSY + 3, BUSY + 3), Take(1));
+        let below = BUSY + 4;
+        assert_eq!(take(BUSY + 4, BUSY + 3), LookAway { below });
+        assert_eq!(take(BUSY, BUSY + 3), Take(4));
     }
 
     #[test]
     fn the_more_a_worker_holds_the_longer_it_looks_away() {
         let looks = |held, fewest| {
+            let decide = |yields: &u32| share(Others::Fewest(fewest), held, true, *yields);
             (0..=YIELDS_MAX + 1)
-                .take_while(|yields| share(Some(fewest), held, true, *yields) == Share::LookAway)
+                .take_while(|yields| matches!(decide(yields), Share::LookAway { .. }))
                 .count()
         };
         assert_eq!(looks(0, 0), 0);
         assert_eq!(looks(1, 0), 1);
         assert_eq!(looks(2, 0), 5);
         assert_eq!(looks(1000, 0), 16);
-        assert_eq!(share(Some(0), 1000, true, 16), Share::Take(1));
+        assert_eq!(looks(BUSY, 0), 16);
+        assert_eq!(share(Others::Fewest(0), 1000, true, 16), Share::Take(1));
     }
 
     #[test]
     fn the_owner_of_a_queue_comes_first_unless_it_holds_more() {
-        let other = |held, fewest, yields| share(Some(fewest), held, false, yields);
-        assert_eq!(other(9, 9, 0), Share::LookAway);
+        let other = |held, fewest, yields| share(Others::Fewest(fewest), held, false, yields);
+        assert_eq!(other(9, 9, 0), Share::LookAway { below: 9 });
+        assert_eq!(other(0, 0, 0), Share::LookAway { below: 0 });
         assert_eq!(other(9, 9, 1), Share::Take(2));
-        assert_eq!(other(8, 9, 0), Share::Take(3));
+        assert_eq!(other(8, 9, 0), Share::Take(1));
+        assert_eq!(other(4, 9, 0), Share::Take(5));
     }
 
     #[test]
     fn only_siblings_that_accept_and_live_count() {
         let roster = roster();
         let siblings = Siblings::default();
-        let fewest = |since| siblings.fewest(&roster, 0, since);
-        assert_eq!(fewest(0), None);
+        let others = |since| siblings.others(&roster, 0, since);
+        assert_eq!(others(0), Others::Nobody);
         roster.report(0, 100, 9);
         roster.report(1, 100, 5);
         roster.report(2, 10, 1);
-        assert_eq!(fewest(50), Some(5));
+        assert_eq!(others(50), Others::Fewest(5));
         roster.set_connections(1, 7);
-        assert_eq!(fewest(50), Some(7));
+        assert_eq!(others(50), Others::Fewest(7));
         roster.leave(1);
-        assert_eq!(fewest(50), None);
-        assert_eq!(fewest(0), Some(1));
+        assert_eq!(others(50), Others::Nobody);
+        assert_eq!(others(0), Others::Fewest(1));
     }
 
     #[test]
@@ -270,14 +334,16 @@ mod tests {
         roster.report(1, 100, 5);
         roster.report(2, 100, 6);
         for _ in 0..CHANCES {
-            assert_eq!(siblings.fewest(&roster, 0, 0), Some(5));
+            assert_eq!(siblings.others(&roster, 0, 0), Others::Fewest(5));
             roster.look(2);
             siblings.give_chance(&roster, 0);
         }
-        assert_eq!(siblings.fewest(&roster, 0, 0), Some(6));
+        assert_eq!(siblings.others(&roster, 0, 0), Others::Fewest(6));
+        roster.leave(2);
+        assert_eq!(siblings.others(&roster, 0, 0), Others::Absent);
         roster.look(1);
-        assert_eq!(siblings.fewest(&roster, 0, 0), Some(5));
+        assert_eq!(siblings.others(&roster, 0, 0), Others::Fewest(5));
         siblings.give_chance(&roster, 0);
-        assert_eq!(siblings.fewest(&roster, 0, 0), Some(5));
+        assert_eq!(siblings.others(&roster, 0, 0), Others::Fewest(5));
     }
 }

@@ -115,15 +115,13 @@ pub(crate) fn main(native: &Bound<'_, PyModule>, number: RawFd, extension: &str)
     }
     let app = if settings.preload {
         match load(&loader, &settings, hooks.as_ref()) {
-            Ok(app) => {
-                collector::freeze(py)?;
-                Some(app)
-            }
+            Ok(app) => Some(app),
             Err(error) => return Ok(fail(py, &master, &error)),
         }
     } else {
         None
     };
+    collector::freeze(py)?;
     if tell(&master, &FromForkServer::Loaded).is_none() {
         return Ok(0);
     }

@@ -260,6 +260,7 @@ impl Reactor {
         if !queue::is_empty() || self.engine.pending.is_set() {
             self.arm_turn(py);
         }
+        self.look_again_if_eased(py);
         self.settle_stop(py);
     }
 

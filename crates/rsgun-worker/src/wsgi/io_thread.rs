@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::time::{TimeSpec, TimeValLike};
+use rsgun_core::roster::BUSY;
 
 use super::intake::Intake;
 use super::pool::{Pool, Standing};
@@ -29,8 +30,6 @@ const DOZE: Duration = Duration::from_millis(4);
 const GROW_AFTER_US: u64 = 500;
 /// Milliseconds between two signs of life for the sibling workers.
 const BEAT_MS: u64 = 1_000;
-/// What a worker whose threads are all busy counts as having more in connections.
-const BUSY: u32 = 1 << 20;
 
 /// The thread's state.
 pub(crate) struct IoThread {
@@ -278,6 +277,9 @@ impl IoThread {
     fn wait(&mut self, bell: BorrowedFd<'_>, with_sockets: bool, patience: Duration) -> bool {
         let now_us = clock::now_us();
         self.looked_at_us = now_us;
+        if self.engine.gate.is_eased(self.engine.load()) {
+            self.away_until_us.fill(0);
+        }
         let mut ready = Vec::new();
         let is_rung = self.engine.gate.with_listeners(|listeners| {
             let mut polled = vec![PollFd::new(bell, PollFlags::POLLIN)];
@@ -316,7 +318,8 @@ impl IoThread {
     fn accept(&mut self, index: usize) {
         let now_us = clock::refresh();
         let gate = &self.engine.gate;
-        let away = match gate.share(index, self.engine.load()) {
+        // One at a time: it may be all that the Python threads can begin with.
+        let away = match gate.share(index, self.engine.load(), 1) {
             None => Some(YIELD),
             Some(most) => match self.engine.accept(index, most) {
                 Ok(()) => None,
