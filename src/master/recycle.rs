@@ -4,7 +4,8 @@
 //!
 //! It is the replacement of a reload without a new generation: the slot gets a second
 //! worker, and the first one drains when that is ready. At most one worker is being
-//! started for it at any time, over all slots, and none while a reload is in progress.
+//! started for it at any time, over all slots, and none while a reload is in progress or
+//! wanted after an upgrade.
 //! A slot whose former worker still drains waits until that is gone, so that a worker
 //! with long answers and a low limit does not leave a trail of processes. When the
 //! replacement fails to start, the worker serves on and the slot backs off.
@@ -42,6 +43,7 @@ impl State {
         let busy = self.is_booting()
             || self.reload_generation().is_some()
             || self.reload_waits
+            || !self.kept.is_empty()
             || self.slots.values().any(|slot| slot.replacement.is_some());
         if busy {
             return;
