@@ -6,6 +6,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use hyper::rt::ReadBufCursor;
@@ -15,6 +16,8 @@ use rsgun_core::sys::fork::Orphaned;
 use socket2::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use crate::http::handover::Handover;
 
 /// Lets `read` fill the free part of hyper's buffer, shows `look` what it has
 /// written, and returns how many bytes that were.
@@ -84,13 +87,14 @@ pub(crate) trait Registrable: AsRawFd {}
 
 impl Registrable for Socket {}
 impl Registrable for OwnedFd {}
+impl Registrable for Arc<Handover> {}
 
 /// Registers a descriptor with the runtime of this thread.
 ///
 /// # Errors
 /// What `epoll_ctl(2)` returns.
 pub(crate) fn register<T: Registrable>(inner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
-    // SAFETY: both implementors own their descriptor, keep it for their whole life, and
+    // SAFETY: all implementors own their descriptor, or share in it, keep it for their whole life, and
     // are only reached through `&` afterwards.
     let registered = unsafe { AsyncFd::register_with_interest(inner, interest) };
     registered.map_err(Into::into)

@@ -82,6 +82,16 @@ pub(crate) fn rsgi(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     )
 }
 
+/// `lent_socket.py`: what a WSGI application gets as the socket of its client.
+pub(crate) fn lent_socket(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    module(
+        py,
+        include_str!("python/lent_socket.py"),
+        c"<rsgun/lent_socket.py>",
+        c"rsgun._lent_socket",
+    )
+}
+
 /// `streams.py`: ends what lasts until the server stops.
 pub(crate) fn streams(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     module(

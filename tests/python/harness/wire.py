@@ -162,7 +162,13 @@ class Connection:
     # --- in ---------------------------------------------------------------------
 
     def receive(self, deadline: float = DEADLINE) -> bytes:
-        """Some more bytes; empty at the end of the stream."""
+        """Some more bytes, beginning with those behind a head; empty at the end of the stream."""
+        if self._buffer:
+            data, self._buffer = self._buffer, b""
+            return data
+        return self._receive(deadline)
+
+    def _receive(self, deadline: float = DEADLINE) -> bytes:
         self.socket.settimeout(deadline)
         try:
             data = self.socket.recv(1 << 18)
@@ -174,7 +180,7 @@ class Connection:
         return data
 
     def _fill(self, what: str) -> None:
-        data = self.receive()
+        data = self._receive()
         if not data:
             raise Truncated(f"closed in {what}, after {self.received[-300:]!r}")
         self._buffer += data

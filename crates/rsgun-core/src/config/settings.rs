@@ -429,7 +429,8 @@ declare! {
             placeholder: "auto|none",
             default: Some("auto"),
             details: "The names of uvicorn's implementations, `websockets`, `websockets-sansio` \
-                      and `wsproto`, mean `auto`. With `none` a handshake is an ordinary request.",
+                      and `wsproto`, mean `auto`. With `none` a handshake is an ordinary request, \
+                      also for a WSGI application, which is not offered its socket then.",
         }
         /// Bytes that a message may have, compressed or not.
         ws_max_size: u32 = |texts| value::number(texts, &(1..=1_073_741_824)), {

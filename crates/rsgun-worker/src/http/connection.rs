@@ -20,6 +20,7 @@ use hyper::server::conn::http1;
 use super::io::Io;
 use super::service::Exchanges;
 use super::shared::Shared;
+use super::tunnel::Tunnel;
 use super::websocket::WebSocket;
 use crate::asgi::exchange::SharedExchange;
 use crate::reactor::clock;
@@ -47,11 +48,26 @@ struct Linger {
     taken: u64,
 }
 
+/// What a connection has become.
+enum Upgraded {
+    WebSocket(Box<WebSocket>),
+    Tunnel(Box<Tunnel>),
+}
+
+impl Upgraded {
+    fn poll(&mut self, alarm: &mut Alarm, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::WebSocket(websocket) => websocket.poll(alarm, cx),
+            Self::Tunnel(tunnel) => tunnel.poll(alarm, cx),
+        }
+    }
+}
+
 /// The task of one connection.
 pub(crate) struct Connection {
     hyper: Option<Box<http1::Connection<Io, Exchanges>>>,
     /// What follows hyper when the connection was upgraded.
-    websocket: Option<Box<WebSocket>>,
+    upgraded: Option<Upgraded>,
     io: Io,
     shared: Rc<Shared>,
     alarm: Alarm,
@@ -75,7 +91,7 @@ impl Connection {
             .serve_connection(io.clone(), service);
         Self {
             hyper: Some(Box::new(hyper)),
-            websocket: None,
+            upgraded: None,
             io,
             shared,
             alarm: Alarm::default(),
@@ -102,7 +118,32 @@ impl Connection {
                 limits,
                 &early,
             );
-            self.websocket = Some(Box::new(websocket));
+            self.upgraded = Some(Upgraded::WebSocket(Box::new(websocket)));
+        }
+    }
+
+    /// Goes on as a tunnel, if the application has taken the connection.
+    fn hand_over(&mut self, cx: &mut Context<'_>) -> bool {
+        // The answers to earlier requests go first.
+        if self.io.behind_since_ms().is_some() || !self.is_taken(cx) {
+            return false;
+        }
+        let (Some(near_end), Some(hyper)) = (self.shared.offered.take(), self.hyper.take()) else {
+            return false;
+        };
+        let early = hyper.into_parts().read_buf;
+        self.io.drop_tap();
+        let common = Rc::clone(&self.shared.common);
+        let tunnel = Tunnel::new(self.io.clone(), near_end, common, &early);
+        self.upgraded = Some(Upgraded::Tunnel(Box::new(tunnel)));
+        true
+    }
+
+    fn is_taken(&self, cx: &mut Context<'_>) -> bool {
+        let (offered, current) = (self.shared.offered.borrow(), self.shared.current.borrow());
+        match (&*offered, &*current) {
+            (Some(offered), Some(exchange)) => offered.poll_taken(exchange, cx),
+            _ => false,
         }
     }
 
@@ -255,12 +296,16 @@ impl Future for Connection {
         }
         // Before hyper, which may write the final response now.
         this.send_interim();
+        this.hand_over(cx);
         if let Some(hyper) = &mut this.hyper {
             let result = Pin::new(hyper).poll(cx);
             match result {
                 Poll::Pending => {
                     this.attend(cx);
-                    if this.is_broken_off() {
+                    // hyper may just have read the request with which it can be taken.
+                    if this.hand_over(cx) {
+                        // It is gone.
+                    } else if this.is_broken_off() {
                         if this.ends_with_reset() {
                             return Poll::Ready(());
                         }
@@ -288,9 +333,9 @@ impl Future for Connection {
             // Ends the exchange in progress, if there is one.
             this.hyper = None;
         }
-        if let Some(websocket) = &mut this.websocket {
-            ready!(websocket.poll(&mut this.alarm, cx));
-            this.websocket = None;
+        if let Some(upgraded) = &mut this.upgraded {
+            ready!(upgraded.poll(&mut this.alarm, cx));
+            this.upgraded = None;
         }
         let linger = match &mut this.lingers {
             Some(linger) => linger,

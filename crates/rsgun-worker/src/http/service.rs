@@ -18,8 +18,9 @@ use rsgun_websocket::handshake::{self, Handshake, Refusal};
 
 use super::access_log;
 use super::body::ResponseBody;
+use super::handover::{NearEnd, Offer};
 use super::io::Io;
-use super::shared::Shared;
+use super::shared::{Shared, Upgrades};
 use crate::asgi::exchange::{Aborted, Exchange, RequestBody, SharedExchange, Unread};
 use crate::asgi::session::Session;
 use crate::reactor::clock;
@@ -82,14 +83,17 @@ impl Service<Request<Incoming>> for Exchanges {
             RequestBody::new(body, body_max, wants_continue),
             clock::now_us(),
         ));
+        let (near_end, offer) = self.offer(&parts).unzip();
         let session =
             handshake.map(|handshake| Arc::new(Session::new(Arc::clone(&exchange), handshake)));
-        self.shared.begin(Arc::clone(&exchange), session.clone());
+        self.shared
+            .begin(Arc::clone(&exchange), session.clone(), near_end);
         queue::push(Work::Request(Box::new(queue::NewRequest {
             parts,
             exchange: Arc::clone(&exchange),
             connection: Rc::clone(&self.shared),
             session,
+            offer,
         })));
         Answer {
             version,
@@ -110,9 +114,9 @@ impl Exchanges {
 
     /// Looks whether a request wants a WebSocket and gets one.
     fn examine(&self, parts: &http::request::Parts) -> Result<Option<Handshake>, Refusal> {
-        match &self.shared.common.websocket {
-            None => Ok(None),
-            Some(_) if handshake::is_too_old(parts) => {
+        match &self.shared.common.upgrades {
+            Upgrades::None | Upgrades::Handovers => Ok(None),
+            Upgrades::WebSockets(_) if handshake::is_too_old(parts) => {
                 tracing::warn!(
                     "WebSocket handshake from {} in HTTP/1.0 is served as an ordinary request: a \
                      proxy in between must use HTTP/1.1 (proxy_http_version 1.1 in nginx)",
@@ -120,8 +124,27 @@ impl Exchanges {
                 );
                 Ok(None)
             }
-            Some(limits) => handshake::examine(parts, limits.deflate).transpose(),
+            Upgrades::WebSockets(limits) => handshake::examine(parts, limits.deflate).transpose(),
         }
+    }
+
+    /// Where the application may take the connection of a client that wants a WebSocket. How
+    /// it likes the handshake is left to it.
+    fn offer(&self, parts: &http::request::Parts) -> Option<(NearEnd, Offer)> {
+        let is_asked_for = matches!(self.shared.common.upgrades, Upgrades::Handovers)
+            && handshake::examine(parts, false).is_some();
+        if !is_asked_for {
+            return None;
+        }
+        NearEnd::open()
+            .inspect_err(|error| {
+                tracing::error!(
+                    "{} wants a WebSocket, and the application cannot be offered its socket: \
+                     {error}",
+                    self.shared.peer.label()
+                );
+            })
+            .ok()
     }
 
     /// Answers a request that must not reach the application, and ends the connection.
@@ -197,6 +220,7 @@ impl Future for Answer {
             return Poll::Ready(Err(Aborted));
         };
         let (mut response, unread) = ready!(tracker.exchange.poll_response(cx))?;
+        tracker.shared.withdraw_offer();
         let status = response.status();
         if status.canonical_reason().is_none()
             && response.extensions().get::<ReasonPhrase>().is_none()

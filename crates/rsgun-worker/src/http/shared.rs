@@ -5,6 +5,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
+use rsgun_core::config::{Settings, WebSockets};
+
+use super::handover::NearEnd;
 use super::rest::Rest;
 use super::websocket::{Farewell, Limits};
 use crate::asgi::exchange::SharedExchange;
@@ -26,12 +29,40 @@ pub(crate) struct Common {
     pub(crate) draining_since: Cell<Option<u64>>,
     /// The worker is about to drain: no connection is kept for another request.
     pub(crate) stops_soon: Cell<bool>,
-    /// `None`: WebSockets are not served.
-    pub(crate) websocket: Option<Limits>,
+    pub(crate) upgrades: Upgrades,
     /// How WebSockets are closed, once the worker drains.
     pub(crate) farewell: Cell<Option<Farewell>>,
     /// Open WebSockets.
     pub(crate) websockets: Cell<u32>,
+}
+
+/// What a connection becomes whose client asks for a WebSocket.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Upgrades {
+    /// Nothing else: its request is one like others.
+    None,
+    /// A WebSocket that the server speaks.
+    WebSockets(Limits),
+    /// The application's, if it wants that.
+    Handovers,
+}
+
+impl Upgrades {
+    /// With an application that is called with the messages of WebSockets.
+    pub(crate) fn of(settings: &Settings) -> Self {
+        match settings.ws {
+            WebSockets::Auto => Self::WebSockets(Limits::of(settings)),
+            WebSockets::None => Self::None,
+        }
+    }
+
+    /// With one of WSGI.
+    pub(crate) fn of_wsgi(settings: &Settings) -> Self {
+        match settings.ws {
+            WebSockets::Auto => Self::Handovers,
+            WebSockets::None => Self::None,
+        }
+    }
 }
 
 /// For how many requests a connection is there.
@@ -64,6 +95,8 @@ pub(crate) struct Shared {
     pub(super) waker: RefCell<Option<Waker>>,
     /// The WebSocket that the last request opens.
     session: RefCell<Option<Arc<Session>>>,
+    /// Where the application may take the connection with the exchange in progress.
+    pub(super) offered: RefCell<Option<NearEnd>>,
 }
 
 impl Shared {
@@ -80,6 +113,7 @@ impl Shared {
             is_broken_off: Cell::new(false),
             waker: RefCell::new(None),
             session: RefCell::new(None),
+            offered: RefCell::new(None),
         }
     }
 
@@ -98,10 +132,23 @@ impl Shared {
         }
     }
 
-    /// A request has been read, and perhaps opens a WebSocket.
-    pub(super) fn begin(&self, exchange: SharedExchange, session: Option<Arc<Session>>) {
+    /// A request has been read, and perhaps opens a WebSocket, which the server or the
+    /// application speaks.
+    pub(super) fn begin(
+        &self,
+        exchange: SharedExchange,
+        session: Option<Arc<Session>>,
+        offered: Option<NearEnd>,
+    ) {
         self.current.replace(Some(exchange));
         self.session.replace(session);
+        self.offered.replace(offered);
+    }
+
+    /// The request was answered in the usual way.
+    pub(super) fn withdraw_offer(&self) {
+        let offered = self.offered.take();
+        drop(offered);
     }
 
     /// How the end of the answer will be told.
@@ -116,7 +163,9 @@ impl Shared {
 
     /// The WebSocket that this connection has become.
     pub(super) fn upgraded(&self) -> Option<(Arc<Session>, Limits)> {
-        let limits = self.common.websocket?;
+        let Upgrades::WebSockets(limits) = self.common.upgrades else {
+            return None;
+        };
         let session = self.session.take()?;
         session.is_accepted().then_some((session, limits))
     }

@@ -31,8 +31,8 @@ use super::{clock, deadlines, descriptor};
 use crate::http::access_log;
 use crate::http::connection::Connection;
 use crate::http::io::{self as traffic, Io};
-use crate::http::shared::{Common, Shared, Use};
-use crate::http::websocket::{Farewell, Limits};
+use crate::http::shared::{Common, Shared, Upgrades, Use};
+use crate::http::websocket::Farewell;
 
 /// Times that the connections are polled at once, before others get their share.
 const POLLS: usize = 16;
@@ -46,8 +46,7 @@ pub(crate) struct Parts {
     pub(crate) client_timeout_ms: u64,
     /// Bytes that a request body may have.
     pub(crate) body_max: Option<u64>,
-    /// `None`: WebSockets are not served.
-    pub(crate) websocket: Option<Limits>,
+    pub(crate) upgrades: Upgrades,
 }
 
 /// The connections of this thread.
@@ -89,7 +88,7 @@ impl Engine {
                 body_max: parts.body_max,
                 draining_since: Cell::new(None),
                 stops_soon: Cell::new(false),
-                websocket: parts.websocket,
+                upgrades: parts.upgrades,
                 farewell: Cell::new(None),
                 websockets: Cell::new(0),
             }),

@@ -18,6 +18,7 @@ use pyo3::{Py, PyAny};
 use crate::asgi::exchange::SharedExchange;
 use crate::asgi::session::Session;
 use crate::http::access_log;
+use crate::http::handover::Offer;
 use crate::http::shared::Shared;
 use crate::wsgi::collecting::Kept;
 
@@ -62,6 +63,8 @@ pub(crate) struct NewRequest {
     pub(crate) connection: Rc<Shared>,
     /// It opens a WebSocket.
     pub(crate) session: Option<Arc<Session>>,
+    /// The application may take the connection.
+    pub(crate) offer: Option<Offer>,
 }
 
 /// A request that the server has refused.

@@ -57,6 +57,7 @@ impl Reactor {
             exchange,
             connection,
             session,
+            ..
         } = request;
         let log = self.access_log.then(|| match &session {
             None => access_log::Entry::of(&connection.peer, &parts),

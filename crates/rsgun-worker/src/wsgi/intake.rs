@@ -205,6 +205,7 @@ impl Intake {
             parts,
             exchange,
             connection,
+            offer,
             ..
         } = request;
         let now_ms = clock::now_ms();
@@ -242,6 +243,7 @@ impl Intake {
             client: connection.peer.client,
             server: connection.peer.server.clone(),
             body,
+            offer,
             queued_us: clock::now_us(),
         });
     }

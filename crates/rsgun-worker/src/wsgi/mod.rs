@@ -30,6 +30,7 @@ mod file_wrapper;
 mod head;
 mod intake;
 mod io_thread;
+mod lent_socket;
 mod pool;
 mod post;
 mod response;

@@ -10,6 +10,7 @@ use http::StatusCode;
 use pyo3::Python;
 
 use crate::asgi::exchange::SharedExchange;
+use crate::http::handover::Offer;
 use crate::reactor::clock;
 use crate::reactor::pending::Pending;
 use crate::reactor::queue::ServerAddress;
@@ -25,6 +26,8 @@ pub(crate) struct Job {
     pub(crate) client: Option<SocketAddr>,
     pub(crate) server: ServerAddress,
     pub(crate) body: Body,
+    /// The application may take the connection.
+    pub(crate) offer: Option<Offer>,
     /// When it was queued, microseconds.
     pub(crate) queued_us: u64,
 }

@@ -108,6 +108,8 @@ struct State {
     rhythm: Rhythm,
     /// What the pool had got done at the last heartbeat.
     progress: Option<u64>,
+    /// That no thread is left for requests was said.
+    told_of_websockets: bool,
 }
 
 impl Service {
@@ -170,6 +172,7 @@ impl Service {
                 threads_started: 0,
                 rhythm: parts.rhythm,
                 progress: None,
+                told_of_websockets: false,
             }),
         };
         let service = Bound::new(py, service)?;
@@ -432,7 +435,16 @@ impl Service {
             // The load of a worker is that of its threads.
             let wait = state.rhythm.beat(&this.board, working >= this.most);
             let before = state.progress.replace(progress);
-            let stands_still = working > this.shop.pool.held_up() && before == Some(progress);
+            // Whoever has a client's connection to himself waits for it as long as he likes.
+            let taken = open_websockets(&this.board);
+            if taken >= this.most && !std::mem::replace(&mut state.told_of_websockets, true) {
+                tracing::warn!(
+                    "every thread of this worker is held by a WebSocket ({taken}): other requests \
+                     wait until one ends; more --threads would help"
+                );
+            }
+            let waiting = this.shop.pool.held_up() + taken;
+            let stands_still = working > waiting && before == Some(progress);
             let hangs = this.most == 1 && stands_still;
             (hangs, wait)
         };
@@ -460,6 +472,11 @@ impl Service {
     fn _stop_now(&self, py: Python<'_>) -> PyResult<()> {
         self.finish(py)
     }
+}
+
+/// Connections that threads have taken.
+fn open_websockets(board: &Scoreboard) -> usize {
+    usize::try_from(board.websockets.load(Relaxed)).unwrap_or(usize::MAX)
 }
 
 type Made = (IoThread, Arc<Pool>, Arc<Mailbox>);

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use http::{StatusCode, Version};
+use pyo3::exceptions::{PyConnectionError, PyStopIteration};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rsgun_core::log::access;
 
 use super::body;
 use super::environ::{EnvironMaker, Plan};
+use super::lent_socket::LentSocket;
 use super::pool::{self, Job, Pool};
 use super::response::{self, StartResponse, Unsent};
 use crate::ffi::Immortal;
@@ -65,9 +67,16 @@ fn serve(py: Python<'_>, shop: &Shop, maker: &mut EnvironMaker, gone: &Py<PyAny>
             let environ = maker.make(py, &mut job)?;
             let is_http_1_0 = job.parts.version == Version::HTTP_10;
             response::add_extensions(&environ, &start, shop.extends_timeouts, is_http_1_0)?;
+            let offer = job.offer.take();
             drop(job);
-            let outcome = call(py, shop, &environ, &start);
-            report(py, shop, &environ, &start, outcome);
+            let lent = offer
+                .map(|offer| LentSocket::lend(&environ, offer))
+                .transpose()?;
+            let outcome = call(py, shop, &environ, &start, lent.as_ref());
+            report(py, shop, &environ, &start, lent.as_ref(), outcome);
+            if let Some(lent) = lent {
+                lent.take_back();
+            }
             Ok(())
         });
         if let Err(error) = outcome {
@@ -88,9 +97,14 @@ fn call(
     shop: &Shop,
     environ: &Bound<'_, PyDict>,
     start: &Bound<'_, StartResponse>,
+    lent: Option<&LentSocket<'_>>,
 ) -> Result<(), Unsent> {
     let result = shop.app.bind(py).call1((environ, start))?;
-    let sent = body::send(&result, start.get());
+    let sent = if is_taken(lent, start) {
+        Ok(())
+    } else {
+        body::send(&result, start.get())
+    };
     if let Ok(close) = result.getattr_opt(pyo3::intern!(py, "close"))
         && let Some(close) = close
     {
@@ -112,11 +126,16 @@ fn report(
     shop: &Shop,
     environ: &Bound<'_, PyDict>,
     start: &Bound<'_, StartResponse>,
+    lent: Option<&LentSocket<'_>>,
     outcome: Result<(), Unsent>,
 ) {
     let exchange = start.get().exchange();
     match outcome {
         Ok(()) => return,
+        Err(Unsent::Wrong(error)) if is_taken(lent, start) && is_an_end(py, &error) => {
+            tracing::debug!("a connection that the application had taken ended: {error}");
+            return;
+        }
         Err(Unsent::Gone) => tracing::debug!("a request ended early: its client has left"),
         Err(Unsent::Wrong(error)) => {
             let is_gone =
@@ -130,6 +149,17 @@ fn report(
         }
     }
     exchange.give_up(StatusCode::INTERNAL_SERVER_ERROR);
+}
+
+/// How an application leaves a connection that it has taken: by what tells gunicorn not to
+/// answer in its place, or because its client has left.
+fn is_an_end(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyStopIteration>(py) || error.is_instance_of::<PyConnectionError>(py)
+}
+
+/// Whether the application has answered on the socket that it was lent.
+fn is_taken(lent: Option<&LentSocket<'_>>, start: &Bound<'_, StartResponse>) -> bool {
+    lent.is_some_and(|lent| lent.is_taken(start.get().exchange()))
 }
 
 /// What the error log calls a request, after a comma.

@@ -216,6 +216,18 @@ impl Exchange {
         }
     }
 
+    /// The application has taken the connection, and answered by itself with this status.
+    /// `false` if there was an answer before.
+    pub(crate) fn hand_over(&self, status: StatusCode) -> bool {
+        let response = &mut self.lock().response;
+        let is_first = matches!(response.stage, Stage::Waiting);
+        if is_first {
+            response.stage = Stage::Complete;
+            response.status = status;
+        }
+        is_first
+    }
+
     /// Gives up on the response; see [`State::fail`].
     pub(crate) fn give_up(&self, status: StatusCode) -> Option<StatusCode> {
         let mut state = self.lock();

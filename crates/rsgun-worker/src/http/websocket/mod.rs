@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use rsgun_core::config::{Settings, WebSockets};
+use rsgun_core::config::Settings;
 use rsgun_websocket::close;
 use rsgun_websocket::decoder::Decoder;
 use rsgun_websocket::encoder::Encoder;
@@ -55,15 +55,15 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Those of the settings; `None` if WebSockets are not served.
-    pub(crate) fn of(settings: &Settings) -> Option<Self> {
-        (settings.ws == WebSockets::Auto).then_some(Self {
+    /// Those of the settings.
+    pub(crate) fn of(settings: &Settings) -> Self {
+        Self {
             max_size: usize::try_from(settings.ws_max_size).unwrap_or(usize::MAX),
             max_queue: usize::try_from(settings.ws_max_queue).unwrap_or(usize::MAX),
             ping_interval_ms: settings.ws_ping_interval,
             ping_timeout_ms: settings.ws_ping_timeout,
             deflate: settings.ws_per_message_deflate,
-        })
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use rsgun_core::scoreboard::{Phase, Scoreboard};
 use rsgun_core::sys::shared::Shared;
 
 use crate::asgi::scope::ScopeMaker;
-use crate::http::websocket::Limits;
+use crate::http::shared::Upgrades;
 use crate::reactor::accept::Gate;
 use crate::reactor::bridge::{Bridge, Ends, Scopes};
 use crate::reactor::engine;
@@ -69,7 +69,7 @@ impl Worker {
         )?;
         let parts = Parts {
             number: self.number,
-            engine: engine_parts(settings, board, gate, Limits::of(settings)),
+            engine: engine_parts(settings, board, gate, Upgrades::of(settings)),
             bridge,
             access_log: logs_requests(settings),
             quota: self.quota(settings),
@@ -138,7 +138,7 @@ impl Worker {
             None => app,
         };
         let parts = wsgi::Parts {
-            engine: engine_parts(settings, board, gate, None),
+            engine: engine_parts(settings, board, gate, Upgrades::of_wsgi(settings)),
             quota: self.quota(settings),
             access_log: logs_requests(settings),
             request_timeout_ms: u64::from(settings.request_timeout) * 1000,
@@ -185,7 +185,7 @@ fn engine_parts(
     settings: &Settings,
     board: Shared<Scoreboard>,
     gate: Gate,
-    websocket: Option<Limits>,
+    upgrades: Upgrades,
 ) -> engine::Parts {
     engine::Parts {
         board,
@@ -193,7 +193,7 @@ fn engine_parts(
         keep_alive_ms: u64::from(settings.keep_alive) * 1000,
         client_timeout_ms: u64::from(settings.client_timeout) * 1000,
         body_max: settings.limit_request_body.map(Size::bytes),
-        websocket,
+        upgrades,
     }
 }
 
