@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import signal
+import uuid
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import socketio
@@ -19,8 +21,32 @@ from websockets.exceptions import ConnectionClosed
 pytestmark = rsgun_only
 
 Serve = Callable[..., Server]
+Module = Callable[[str, str], Path]
 PIECE = bytes(range(256)) * 256
 """64 KiB."""
+
+
+PATCHES = {
+    "gevent": "from gevent import monkey; monkey.patch_all(thread=False)",
+    "eventlet": "import eventlet; eventlet.monkey_patch(thread=False)",
+}
+READER = """
+import threading
+
+def app(environ, start_response):
+    connection = environ["gunicorn.socket"]
+    connection.sendall(b"HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: lines\\r\\n\\r\\n")
+    read = threading.Thread(target=lambda: connection.sendall(connection.recv(100)))
+    read.start()
+    read.join()
+    raise StopIteration
+"""
+
+
+def processor_ticks(pid: int) -> int:
+    """Hundredths of a second that a process has computed."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 @pytest.fixture
@@ -41,6 +67,15 @@ def take(server: Server, path: str = "/echo", early: bytes = b"") -> Connection:
     response = connection.head()
     assert (response.status, response.header("upgrade")) == (101, "lines")
     return connection
+
+
+def gate() -> str:
+    """The name of something that one request waits for and another one opens."""
+    return uuid.uuid4().hex
+
+
+def open_gate(server: Server, name: str) -> None:
+    assert server.get(f"/open-gate?{name}").body == b"open"
 
 
 def logged(server: Server, path: str, status: int, since: int) -> None:
@@ -136,10 +171,30 @@ class TestOffer:
     def test_too_late(self, server: Server) -> None:
         """Who has answered has no socket any more."""
         since = server.output.mark()
-        with ask(server, "/both") as connection:
+        name = gate()
+        with ask(server, f"/both?{name}") as connection:
             assert connection.response().body == b"an answer"
-            assert connection.get("/open-gate?answered").body == b"open"
+            open_gate(server, name)
         server.wait_for_line("^noted BrokenPipeError$", since=since)
+
+    def test_socket_that_is_closed_at_once(self, serve: Serve) -> None:
+        """Nobody looks at it again and again."""
+        server = serve("lent_socket:app", "--threads", "2")
+        (worker,) = server.workers()
+        name = gate()
+        with ask(server, f"/closer?{name}") as connection:
+            before = processor_ticks(worker.pid)
+            assert connection.silent(1.0)
+            assert processor_ticks(worker.pid) - before < 50
+            open_gate(server, name)
+            assert connection.response().body == b"an answer"
+
+    def test_handshake_in_http_1_0(self, server: Server) -> None:
+        since = server.output.mark()
+        with server.connect() as connection:
+            connection.request("/offered", headers=HANDSHAKE, version="1.0")
+            assert connection.response().body == b"False"
+        server.wait_for_line("WebSocket handshake from .* in HTTP/1.0", since=since)
 
 
 class TestTaken:
@@ -170,22 +225,25 @@ class TestTaken:
             assert connection.head().status == 101
             assert connection.receive() == b"early\n"
 
-    @pytest.mark.parametrize("path", ["/quick", "/quiet", "/late"])
+    @pytest.mark.parametrize(
+        "path", ["/quick", "/quiet", "/late", "/pieces", "/generator", "/started-generator"]
+    )
     def test_ends_at_once(self, server: Server, path: str) -> None:
-        since = server.output.mark()
         for _ in range(20):
+            since = server.output.mark()
             with take(server, path) as connection:
-                assert connection.rest() == b"hello\n"
+                assert b"".join(iter(connection.receive, b"")) == b"hello\n"
             logged(server, path, 101, since)
-        assert server.tracebacks(since) == 0
+            assert server.tracebacks(since) == 0
 
-    def test_exception(self, server: Server) -> None:
+    @pytest.mark.parametrize("path", ["/boom", "/refused"])
+    def test_exception(self, server: Server, path: str) -> None:
         server.tolerates_tracebacks = True
         since = server.output.mark()
-        with take(server, "/boom") as connection:
+        with take(server, path) as connection:
             assert connection.rest() == b"hello\n"
-        server.wait_for_line("exception in the application, GET /boom", since=since)
-        logged(server, "/boom", 101, since)
+        server.wait_for_line(f"exception in the application, GET {path}", since=since)
+        logged(server, path, 101, since)
 
     def test_another_answer(self, server: Server) -> None:
         since = server.output.mark()
@@ -195,24 +253,26 @@ class TestTaken:
         logged(server, "/teapot", 418, since)
 
     def test_client_that_leaves(self, server: Server) -> None:
-        since = server.output.mark()
-        with take(server) as connection:
+        name = gate()
+        with take(server, f"/echo?{name}") as connection:
             connection.reset()
-        server.wait_for_line("^noted the end$", since=since)
+        server.wait_for_line(f"^noted the end {name}$")
 
     def test_thread_that_outlives_the_request(self, server: Server) -> None:
         """It reads the end of the socket with that of the request."""
         since = server.output.mark()
-        with take(server, "/kept") as connection:
-            assert server.get("/open-gate?kept").body == b"open"
+        name = gate()
+        with take(server, f"/kept?{name}") as connection:
+            open_gate(server, name)
             server.wait_for_line("^noted the end of the thread$", since=since)
             assert connection.ended()
 
     def test_thread_that_holds_the_socket(self, server: Server) -> None:
         """The connection ends with the request all the same, or a moment later."""
-        with take(server, "/stuck") as connection:
+        name = gate()
+        with take(server, f"/stuck?{name}") as connection:
             assert connection.ended()
-        assert server.get("/open-gate?stuck").body == b"open"
+        open_gate(server, name)
 
     def test_nothing_is_left(self, server: Server) -> None:
         server.tolerates_tracebacks = True
@@ -234,10 +294,11 @@ class TestTaken:
 class TestSlow:
     def test_application_that_does_not_read(self, server: Server) -> None:
         total = 64 * 1024 * 1024
-        with take(server, "/deaf") as connection:
+        name = gate()
+        with take(server, f"/deaf?{name}") as connection:
             taken = connection.stalls(PIECE, total)
             assert taken < total
-            assert server.get("/open-gate?deaf").body == b"open"
+            open_gate(server, name)
             connection.finish_sending()
             whole, part = divmod(taken, len(PIECE))
             digest = hashlib.sha256(PIECE * whole + PIECE[:part]).hexdigest()
@@ -260,12 +321,48 @@ class TestSlow:
         server.wait_for_line("every thread of this worker is held by a WebSocket")
         assert [each.pid for each in server.workers()] == [worker.pid]
 
+    def test_client_of_one_thread_that_has_left(self, serve: Serve) -> None:
+        """Nor is one whose client is gone: it may not know yet."""
+        server = serve("lent_socket:app", "--threads", "1", "--timeout", "1")
+        (worker,) = server.workers()
+        connection = take(server, f"/deaf?{gate()}")
+        connection.reset()
+        with server.connect() as waiting:
+            waiting.request("/offered")
+            server.wait_for_line("every thread of this worker is held by a WebSocket")
+            assert waiting.silent(2.5)
+        assert worker.alive
+        server.stop(signal.SIGINT)
+
+    def test_hang_behind_a_slow_client(self, serve: Serve) -> None:
+        """What is still on its way to a client keeps no thread."""
+        server = serve("lent_socket:app", "--threads", "1", "--timeout", "1")
+        server.tolerates_tracebacks = True
+        (worker,) = server.workers()
+        with Connection.open(server.address, receive_buffer=4096) as slow:
+            slow.request("/leave-much", headers=HANDSHAKE)
+            server.wait_for_line("^noted it is full$")
+            with server.connect() as hanging:
+                hanging.request("/hang")
+                server.wait_for_line(rf"\[pid {worker.pid}\] has been stuck for .* is killed")
+
     def test_request_timeout_is_for_the_answer(self, serve: Serve) -> None:
         server = serve("lent_socket:app", "--request-timeout", "1")
         with take(server) as connection:
             assert connection.silent(2.5)
             connection.send(b"there\n")
             assert connection.receive() == b"there\n"
+
+
+@pytest.mark.parametrize("library", PATCHES)
+def test_patched_sockets(serve: Serve, module: Module, library: str) -> None:
+    """The application's threads read from it all the same."""
+    folder = module("main", PATCHES[library] + READER).parent
+    server = serve("main:app", "--app-dir", str(folder))
+    server.tolerates_tracebacks = True
+    with take(server, "/") as connection:
+        connection.send(b"hello\n")
+        assert connection.rest() == b"hello\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["stop", "reload"])
@@ -275,7 +372,7 @@ def test_worker_that_drains(serve: Serve, number: int) -> None:
     with take(server) as connection:
         server.send_signal(number)
         assert connection.rest() == b"goodbye\n"
-    server.wait_for_line("^noted the end$")
+    server.wait_for_line("^noted the end ")
     if number == signal.SIGHUP:
         server.wait_for_generation(2, 1)
         with take(server) as connection:

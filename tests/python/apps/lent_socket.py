@@ -6,6 +6,7 @@ Flask-SocketIO.
 """
 
 import hashlib
+import socket
 import threading
 
 from flask import Flask
@@ -37,7 +38,7 @@ def echo(environ, start_response):
     connection.sendall(HEAD)
     while data := connection.recv(65536):
         connection.sendall(data)
-    print("noted the end", flush=True)
+    print("noted the end", environ["QUERY_STRING"], flush=True)
     connection.sendall(b"goodbye\n")
     raise StopIteration
 
@@ -46,6 +47,26 @@ def quick(environ, start_response):
     """Is through before the server can know that it has begun."""
     environ["gunicorn.socket"].sendall(HEAD + b"hello\n")
     raise StopIteration
+
+
+def pieces(environ, start_response):
+    """Begins with less than a status line."""
+    connection = environ["gunicorn.socket"]
+    for byte in HEAD + b"hello\n":
+        connection.sendall(bytes([byte]))
+    raise StopIteration
+
+
+def generator(environ, start_response):
+    """Takes the connection while its answer is read."""
+    environ["gunicorn.socket"].sendall(HEAD + b"hello\n")
+    yield b""
+
+
+def started_generator(environ, start_response):
+    start_response("200 OK", [])
+    environ["gunicorn.socket"].sendall(HEAD + b"hello\n")
+    yield b"an answer"
 
 
 def quiet(environ, start_response):
@@ -63,6 +84,14 @@ def late(environ, start_response):
 def boom(environ, start_response):
     environ["gunicorn.socket"].sendall(HEAD + b"hello\n")
     raise RuntimeError("boom")
+
+
+def refused(environ, start_response):
+    """Fails by an error that looks like that of a client who has left."""
+    environ["gunicorn.socket"].sendall(HEAD + b"hello\n")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        socket.create_connection(nobody.getsockname())
 
 
 def early_boom(environ, start_response):
@@ -87,7 +116,7 @@ class Meddler(list):
     """Writes to the socket when it has answered."""
 
     def close(self):
-        gate("answered").wait()
+        self.gate.wait()
         try:
             self.connection.sendall(b"more")
         except OSError as error:
@@ -97,7 +126,15 @@ class Meddler(list):
 def both(environ, start_response):
     parts = Meddler(answer(start_response, "an answer"))
     parts.connection = environ["gunicorn.socket"]
+    parts.gate = gate(environ["QUERY_STRING"])
     return parts
+
+
+def closer(environ, start_response):
+    """Wants nothing of the connection."""
+    environ["gunicorn.socket"].close()
+    gate(environ["QUERY_STRING"]).wait()
+    return answer(start_response, "an answer")
 
 
 def kept(environ, start_response):
@@ -111,7 +148,7 @@ def kept(environ, start_response):
         print("noted the end of the thread", flush=True)
 
     threading.Thread(target=read).start()
-    gate("kept").wait()
+    gate(environ["QUERY_STRING"]).wait()
     raise StopIteration
 
 
@@ -121,7 +158,7 @@ def stuck(environ, start_response):
     connection.sendall(HEAD)
 
     def hold():
-        gate("stuck").wait()
+        gate(environ["QUERY_STRING"]).wait()
         connection.close()
 
     threading.Thread(target=hold).start()
@@ -132,7 +169,7 @@ def deaf(environ, start_response):
     """Takes nothing until it is allowed to; then tells what has come."""
     connection = environ["gunicorn.socket"]
     connection.sendall(HEAD)
-    gate("deaf").wait()
+    gate(environ["QUERY_STRING"]).wait()
     digest = hashlib.sha256()
     length = 0
     while data := connection.recv(65536):
@@ -154,6 +191,24 @@ def talk(environ, start_response):
     except OSError as error:
         print("noted", type(error).__name__, sent, flush=True)
     raise StopIteration
+
+
+def leave_much(environ, start_response):
+    """Leaves more than a socket holds to a client that does not read."""
+    connection = environ["gunicorn.socket"]
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 * 1024 * 1024)
+    connection.setblocking(False)
+    connection.sendall(HEAD)
+    try:
+        while connection.send(bytes(65536)):
+            pass
+    except BlockingIOError:
+        print("noted it is full", flush=True)
+    raise StopIteration
+
+
+def hang(environ, start_response):
+    threading.Event().wait()
 
 
 def offered(environ, start_response):

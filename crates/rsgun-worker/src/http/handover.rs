@@ -37,7 +37,6 @@ const STATUS_LINE: usize = 12;
 #[derive(Debug)]
 pub(crate) struct Handover {
     near: Socket,
-    taken: AtomicBool,
     /// The request is over.
     is_over: AtomicBool,
     /// Who wants to know that.
@@ -60,19 +59,11 @@ impl Handover {
     /// cannot go back to that.
     pub(crate) fn is_taken(&self, exchange: &Exchange) -> bool {
         let mut line = [0; STATUS_LINE];
-        let peeked = recv(self.near.as_raw_fd(), &mut line, MsgFlags::MSG_PEEK);
-        // In this order: nothing is read before it is known to be taken.
-        if self.taken.load(Ordering::Acquire) {
-            return true;
+        match recv(self.near.as_raw_fd(), &mut line, MsgFlags::MSG_PEEK) {
+            Ok(length @ 1..) => exchange.hand_over(status(&line[..length])),
+            // Nothing is read before it is known to be taken.
+            _ => exchange.is_handed_over(),
         }
-        let Ok(length @ 1..) = peeked else {
-            return false;
-        };
-        let taken = exchange.hand_over(status(&line[..length]));
-        if taken {
-            self.taken.store(true, Ordering::Release);
-        }
-        taken
     }
 
     /// The request is over: nothing more is to come but what is on its way.
@@ -94,12 +85,12 @@ impl AsRawFd for Handover {
     }
 }
 
-/// What the application answers by itself: `200` when it does not look like HTTP.
+/// What the application answers by itself, as far as that can be seen of its first bytes.
 fn status(line: &[u8]) -> StatusCode {
     line.strip_prefix(b"HTTP/1.")
         .and_then(|rest| rest.get(2..5))
         .and_then(|digits| StatusCode::from_bytes(digits).ok())
-        .unwrap_or(StatusCode::OK)
+        .unwrap_or(StatusCode::SWITCHING_PROTOCOLS)
 }
 
 /// The near end, as the connection holds it. When it goes, the far end has ended.
@@ -116,7 +107,6 @@ impl NearEnd {
         near.set_nonblocking(true)?;
         let handover = Arc::new(Handover {
             near,
-            taken: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
             watcher: Mutex::default(),
         });
@@ -134,10 +124,14 @@ impl NearEnd {
             if self.0.get_ref().is_taken(exchange) {
                 return true;
             }
-            match self.0.poll_read_ready(cx) {
-                Poll::Ready(Ok(mut guard)) => guard.clear_ready(),
-                Poll::Ready(Err(_)) | Poll::Pending => return false,
+            let Poll::Ready(Ok(mut guard)) = self.0.poll_read_ready(cx) else {
+                return false;
+            };
+            if guard.ready().is_read_closed() {
+                // Which stays so, and nothing more will come.
+                return self.0.get_ref().is_taken(exchange);
             }
+            guard.clear_ready();
         }
     }
 

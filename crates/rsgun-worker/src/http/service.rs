@@ -116,22 +116,29 @@ impl Exchanges {
     fn examine(&self, parts: &http::request::Parts) -> Result<Option<Handshake>, Refusal> {
         match &self.shared.common.upgrades {
             Upgrades::None | Upgrades::Handovers => Ok(None),
-            Upgrades::WebSockets(_) if handshake::is_too_old(parts) => {
-                tracing::warn!(
-                    "WebSocket handshake from {} in HTTP/1.0 is served as an ordinary request: a \
-                     proxy in between must use HTTP/1.1 (proxy_http_version 1.1 in nginx)",
-                    self.shared.peer.label()
-                );
-                Ok(None)
-            }
+            Upgrades::WebSockets(_) if self.is_too_old(parts) => Ok(None),
             Upgrades::WebSockets(limits) => handshake::examine(parts, limits.deflate).transpose(),
         }
+    }
+
+    /// Whether a request wants a WebSocket in HTTP/1.0, which is a word in the log.
+    fn is_too_old(&self, parts: &http::request::Parts) -> bool {
+        let is_too_old = handshake::is_too_old(parts);
+        if is_too_old {
+            tracing::warn!(
+                "WebSocket handshake from {} in HTTP/1.0 is served as an ordinary request: a \
+                 proxy in between must use HTTP/1.1 (proxy_http_version 1.1 in nginx)",
+                self.shared.peer.label()
+            );
+        }
+        is_too_old
     }
 
     /// Where the application may take the connection of a client that wants a WebSocket. How
     /// it likes the handshake is left to it.
     fn offer(&self, parts: &http::request::Parts) -> Option<(NearEnd, Offer)> {
         let is_asked_for = matches!(self.shared.common.upgrades, Upgrades::Handovers)
+            && !self.is_too_old(parts)
             && handshake::examine(parts, false).is_some();
         if !is_asked_for {
             return None;

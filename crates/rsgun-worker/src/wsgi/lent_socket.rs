@@ -6,7 +6,6 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::asgi::exchange::Exchange;
 use crate::glue;
 use crate::http::handover::{Handover, Offer};
 
@@ -25,11 +24,6 @@ impl<'py> LentSocket<'py> {
         let socket = class.call1((socket.into_raw_fd(),))?;
         environ.set_item(pyo3::intern!(py, "gunicorn.socket"), &socket)?;
         Ok(Self { socket, handover })
-    }
-
-    /// Whether the application has taken the connection.
-    pub(crate) fn is_taken(&self, exchange: &Exchange) -> bool {
-        self.handover.is_taken(exchange)
     }
 
     /// Ends the connection with the request. A thread of the application's own that reads

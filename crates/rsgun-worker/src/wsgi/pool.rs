@@ -60,11 +60,13 @@ pub(crate) struct Finished {
 }
 
 /// A request that a Python thread is working on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Working {
-    pub(crate) entry: usize,
+#[derive(Debug)]
+struct Working {
+    entry: usize,
     /// `threading.get_ident()`.
-    pub(crate) ident: u64,
+    ident: u64,
+    /// The application may take its connection.
+    offered: Option<SharedExchange>,
 }
 
 /// The queue and what is known about the threads.
@@ -213,6 +215,13 @@ impl Pool {
         (self.lock().working.len(), self.progress.load(Relaxed))
     }
 
+    /// How many threads have a connection to themselves.
+    pub(crate) fn taken(&self) -> usize {
+        let state = self.lock();
+        let offered = state.working.iter().filter_map(|it| it.offered.as_ref());
+        offered.filter(|exchange| exchange.is_handed_over()).count()
+    }
+
     /// How many threads wait for their clients: the application is not to blame for that.
     pub(crate) fn held_up(&self) -> usize {
         self.held_up.load(Relaxed)
@@ -237,7 +246,12 @@ impl Pool {
                 let left = state.queue.len();
                 let is_half = left > 0 && left == state.ring_at;
                 let entry = job.entry;
-                state.working.push(Working { entry, ident });
+                let offered = job.offer.as_ref().map(|_| Arc::clone(&job.exchange));
+                state.working.push(Working {
+                    entry,
+                    ident,
+                    offered,
+                });
                 drop(state);
                 self.progress.fetch_add(1, Relaxed);
                 if is_half {

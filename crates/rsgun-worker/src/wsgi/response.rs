@@ -17,11 +17,13 @@ use super::pool::Pool;
 use crate::asgi::exchange::{SharedExchange, Stage};
 use crate::asgi::message;
 use crate::http::file_part::FilePart;
+use crate::http::handover::Handover;
 
 /// Why nothing more can be sent.
 #[derive(Debug)]
 pub(crate) enum Unsent {
-    /// The client has left, or was answered by the server because of a time-out.
+    /// The client has left, was answered by the server because of a time-out, or by the
+    /// application on its socket.
     Gone,
     /// The application has done something wrong.
     Wrong(PyErr),
@@ -41,6 +43,8 @@ pub(crate) struct StartResponse {
     head: Mutex<Head>,
     /// The error of `write()` when the client is gone.
     gone: Py<PyAny>,
+    /// Where the application may answer by itself instead.
+    handover: Option<Arc<Handover>>,
 }
 
 #[derive(Debug, Default)]
@@ -135,13 +139,25 @@ impl StartResponse {
 }
 
 impl StartResponse {
-    pub(crate) fn new(exchange: SharedExchange, pool: Arc<Pool>, gone: Py<PyAny>) -> Self {
+    pub(crate) fn new(
+        exchange: SharedExchange,
+        pool: Arc<Pool>,
+        gone: Py<PyAny>,
+        handover: Option<Arc<Handover>>,
+    ) -> Self {
         Self {
             exchange,
             pool,
             head: Mutex::default(),
             gone,
+            handover,
         }
+    }
+
+    /// Whether the application has answered by itself, on the socket that it was lent.
+    pub(crate) fn is_taken(&self) -> bool {
+        let handover = self.handover.as_ref();
+        handover.is_some_and(|handover| handover.is_taken(&self.exchange))
     }
 
     fn lock(&self) -> MutexGuard<'_, Head> {
@@ -161,6 +177,9 @@ impl StartResponse {
     /// Sends bytes of the body, and the head before the first of them. `whole` means that
     /// nothing follows.
     pub(crate) fn send(&self, py: Python<'_>, data: Bytes, whole: bool) -> Result<(), Unsent> {
+        if self.is_taken() {
+            return Err(Unsent::Gone);
+        }
         let mut head = self.lock();
         if !head.started {
             return Err(wrong(
@@ -258,6 +277,9 @@ impl StartResponse {
     /// Sends a part of a file as the body, if nothing was sent yet. Returns the part if the
     /// application has not called `start_response`, or has written something.
     pub(crate) fn send_file(&self, part: FilePart) -> Result<(), Unsent> {
+        if self.is_taken() {
+            return Err(Unsent::Gone);
+        }
         let mut head = self.lock();
         let Some(response) = head.waiting.take() else {
             return Err(wrong(

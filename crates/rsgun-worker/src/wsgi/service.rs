@@ -436,7 +436,7 @@ impl Service {
             let wait = state.rhythm.beat(&this.board, working >= this.most);
             let before = state.progress.replace(progress);
             // Whoever has a client's connection to himself waits for it as long as he likes.
-            let taken = open_websockets(&this.board);
+            let taken = this.shop.pool.taken();
             if taken >= this.most && !std::mem::replace(&mut state.told_of_websockets, true) {
                 tracing::warn!(
                     "every thread of this worker is held by a WebSocket ({taken}): other requests \
@@ -472,11 +472,6 @@ impl Service {
     fn _stop_now(&self, py: Python<'_>) -> PyResult<()> {
         self.finish(py)
     }
-}
-
-/// Connections that threads have taken.
-fn open_websockets(board: &Scoreboard) -> usize {
-    usize::try_from(board.websockets.load(Relaxed)).unwrap_or(usize::MAX)
 }
 
 type Made = (IoThread, Arc<Pool>, Arc<Mailbox>);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::{StatusCode, Version};
-use pyo3::exceptions::{PyConnectionError, PyStopIteration};
+use pyo3::exceptions::{PyBrokenPipeError, PyConnectionResetError, PyStopIteration};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rsgun_core::log::access;
@@ -62,6 +62,7 @@ fn serve(py: Python<'_>, shop: &Shop, maker: &mut EnvironMaker, gone: &Py<PyAny>
             Arc::clone(&exchange),
             Arc::clone(&shop.pool),
             gone.clone_ref(py),
+            job.offer.as_ref().map(|offer| Arc::clone(&offer.handover)),
         );
         let outcome = Bound::new(py, start).and_then(|start| {
             let environ = maker.make(py, &mut job)?;
@@ -72,8 +73,8 @@ fn serve(py: Python<'_>, shop: &Shop, maker: &mut EnvironMaker, gone: &Py<PyAny>
             let lent = offer
                 .map(|offer| LentSocket::lend(&environ, offer))
                 .transpose()?;
-            let outcome = call(py, shop, &environ, &start, lent.as_ref());
-            report(py, shop, &environ, &start, lent.as_ref(), outcome);
+            let outcome = call(py, shop, &environ, &start);
+            report(py, shop, &environ, &start, outcome);
             if let Some(lent) = lent {
                 lent.take_back();
             }
@@ -97,10 +98,10 @@ fn call(
     shop: &Shop,
     environ: &Bound<'_, PyDict>,
     start: &Bound<'_, StartResponse>,
-    lent: Option<&LentSocket<'_>>,
 ) -> Result<(), Unsent> {
     let result = shop.app.bind(py).call1((environ, start))?;
-    let sent = if is_taken(lent, start) {
+    let sent = if start.get().is_taken() {
+        // It may be nothing that can be sent.
         Ok(())
     } else {
         body::send(&result, start.get())
@@ -126,13 +127,12 @@ fn report(
     shop: &Shop,
     environ: &Bound<'_, PyDict>,
     start: &Bound<'_, StartResponse>,
-    lent: Option<&LentSocket<'_>>,
     outcome: Result<(), Unsent>,
 ) {
     let exchange = start.get().exchange();
     match outcome {
         Ok(()) => return,
-        Err(Unsent::Wrong(error)) if is_taken(lent, start) && is_an_end(py, &error) => {
+        Err(Unsent::Wrong(error)) if start.get().is_taken() && is_an_end(py, &error) => {
             tracing::debug!("a connection that the application had taken ended: {error}");
             return;
         }
@@ -154,12 +154,9 @@ fn report(
 /// How an application leaves a connection that it has taken: by what tells gunicorn not to
 /// answer in its place, or because its client has left.
 fn is_an_end(py: Python<'_>, error: &PyErr) -> bool {
-    error.is_instance_of::<PyStopIteration>(py) || error.is_instance_of::<PyConnectionError>(py)
-}
-
-/// Whether the application has answered on the socket that it was lent.
-fn is_taken(lent: Option<&LentSocket<'_>>, start: &Bound<'_, StartResponse>) -> bool {
-    lent.is_some_and(|lent| lent.is_taken(start.get().exchange()))
+    error.is_instance_of::<PyStopIteration>(py)
+        || error.is_instance_of::<PyBrokenPipeError>(py)
+        || error.is_instance_of::<PyConnectionResetError>(py)
 }
 
 /// What the error log calls a request, after a comma.

@@ -10,7 +10,7 @@ mod overflow;
 mod request;
 mod response;
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 
@@ -37,6 +37,8 @@ pub(crate) struct Exchange {
     deadline_ms: AtomicU64,
     /// What becomes of the request when its client leaves.
     orphan: AtomicUsize,
+    /// The application has taken the connection; only set while the state is locked.
+    handed_over: AtomicBool,
 }
 
 /// What a waiting part of a body counts besides its bytes. Whoever sends the parts decides
@@ -85,6 +87,7 @@ impl Exchange {
             started_us,
             deadline_ms: AtomicU64::new(0),
             orphan: AtomicUsize::new(KEPT),
+            handed_over: AtomicBool::new(false),
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 
@@ -220,12 +221,17 @@ impl Exchange {
     /// `false` if there was an answer before.
     pub(crate) fn hand_over(&self, status: StatusCode) -> bool {
         let response = &mut self.lock().response;
-        let is_first = matches!(response.stage, Stage::Waiting);
-        if is_first {
+        if matches!(response.stage, Stage::Waiting) {
             response.stage = Stage::Complete;
             response.status = status;
+            self.handed_over.store(true, Relaxed);
         }
-        is_first
+        self.is_handed_over()
+    }
+
+    /// Whether the connection was taken.
+    pub(crate) fn is_handed_over(&self) -> bool {
+        self.handed_over.load(Relaxed)
     }
 
     /// Gives up on the response; see [`State::fail`].
@@ -402,7 +408,7 @@ impl State {
                 None
             }
             Stage::Complete => {
-                self.response.stage = Stage::Complete;
+                self.response.stage = stage;
                 None
             }
             Stage::Failed => None,
