@@ -25,7 +25,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use rsgun_core::ipc::{FromWorker, Role};
 use rsgun_core::listeners;
-use rsgun_core::roster::{self, AT_A_TIME, Others, Roster, Share, Siblings};
+use rsgun_core::roster::{self, AT_A_TIME, Roster, Share, Siblings};
 use rsgun_core::scoreboard::now_ms;
 use rsgun_core::sys::parent_death;
 use rsgun_core::sys::shared::Shared;
@@ -182,14 +182,10 @@ impl Gate {
         let mut siblings = self.siblings.borrow_mut();
         let others = siblings.others(&self.roster, self.seat, alive_since);
         let yields = listener.yields.get();
-        match roster::share(others, load, listener.role.own, yields) {
+        match roster::share(others, load, listener.role.own, yields, at_a_time) {
             Share::Take(most) => {
                 listener.yields.set(0);
-                Some(if others == Others::Nobody {
-                    most
-                } else {
-                    most.min(at_a_time)
-                })
+                Some(most)
             }
             Share::LookAway { below } => {
                 self.away_below.set(below);
