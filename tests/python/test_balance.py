@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from harness.load import Load, nothing_lost, under_load, until
+from harness.marks import rsgun_only
 from harness.server import Server, port_is_free
 from harness.sources import versioned
 from harness.streams import answer
-from harness.target import rsgun_only
 from harness.waiting import eventually, wait_gone
 from harness.wire import Connection
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 from harness.clients import client_for
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import APPS, add_package, environment_for, rsgun_only, supported
+from harness.target import APPS, add_package, environment_for, supported
 from harness.waiting import DEADLINE
 from websockets.sync.client import connect
 

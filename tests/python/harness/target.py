@@ -1,9 +1,8 @@
 """Which server is under test, and how it is started.
 
 ``SERVER_UNDER_TEST`` is ``rsgun`` (the default) or ``uvicorn``: the same tests run on
-both, which shows that they test the protocol and not one implementation. A test that
-uvicorn is known to fail carries ``differs("uvicorn", reason)``; a test of what only
-rsgun has (its processes, signals, messages) is in a module marked ``rsgun_only``.
+both, which shows that they test the protocol and not one implementation; ``marks`` says
+which tests do not.
 """
 
 from __future__ import annotations
@@ -27,15 +26,6 @@ CACHE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "test-python
 
 INSTALLED = ("fastapi", "uvloop", "sniffio")
 """What there is in the environment of each version of Python."""
-
-rsgun_only = pytest.mark.skipif(TARGET != "rsgun", reason="about rsgun, not about the protocol")
-
-AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-
-
-def differs(server: str, reason: str) -> pytest.MarkDecorator:
-    """Expects the test to fail on ``server``, and fails when it passes there."""
-    return pytest.mark.xfail(server == TARGET, reason=f"{server}: {reason}", strict=True)
 
 
 @cache
