@@ -22,7 +22,8 @@ SOURCE = (APPS / "emmett_app.py").read_bytes()
 @pytest.fixture(params=supported(), ids=lambda version: f"python{version[0]}.{version[1]}")
 def server(request: pytest.FixtureRequest, serve: Serve) -> Server:
     python = environment_for(request.param)
-    add_package(python, EMMETT)
+    if trouble := add_package(python, EMMETT):
+        pytest.skip(trouble)
     return serve("emmett_app:app", python=python)
 
 

@@ -14,10 +14,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-import pytest
-
 from harness.streams import answer
-from harness.waiting import DEADLINE, PATIENCE
+from harness.waiting import DEADLINE, PATIENCE, DeadlineMissed
 
 KEPT = 1.0
 """Seconds after its last request for which a connection is used again. A worker that drains
@@ -148,7 +146,7 @@ async def until(check: Callable[[], bool], what: str, deadline: float = DEADLINE
             while not check():
                 await asyncio.sleep(0.05)
     except TimeoutError:
-        pytest.fail(f"not within {deadline:.0f} s: {what}")
+        raise DeadlineMissed(f"not within {deadline:.0f} s: {what}") from None
 
 
 def under_load(
