@@ -12,7 +12,7 @@ import pytest
 from harness.browser import Browser
 from harness.disk import Disk, compile_disk
 from harness.server import Server, serving
-from harness.target import APPS, TARGET, binary, lay_out_package
+from harness.target import APPS, TARGET, NothingToTest, binary, lay_out_package
 from harness.terminal import Terminal
 from harness.waiting import BOOT
 
@@ -38,7 +38,10 @@ def pytest_configure(config: pytest.Config) -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
     if TARGET == "rsgun" and not config.option.collectonly:
-        binary()
+        try:
+            binary()
+        except NothingToTest as missing:
+            pytest.exit(str(missing), 2)
 
 
 def pytest_report_header() -> str:

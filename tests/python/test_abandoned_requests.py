@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import environment_for, rsgun_only, supported
+from harness.target import environment_for, supported
 
 pytestmark = rsgun_only
 

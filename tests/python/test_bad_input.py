@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.marks import rsgun_only
 from harness.server import Server, free_port, port_is_free
 from harness.sources import versioned
 from harness.target import (
@@ -26,7 +27,6 @@ from harness.target import (
     extension,
     interpreters,
     lend_extension,
-    rsgun_only,
     too_old,
 )
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from harness.marks import differs
 from harness.requests import RawRequest, load
 from harness.server import Server
-from harness.target import differs
 from harness.wire import Connection, Truncated
 
 Serve = Callable[..., Server]

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 from harness.load import Load, nothing_lost, under_load, until
+from harness.marks import rsgun_only
 from harness.server import Server, port_is_free
 from harness.sources import versioned
-from harness.target import rsgun_only
+from harness.streams import answer
 from harness.waiting import eventually, wait_gone
 from harness.wire import Connection
 
@@ -81,9 +82,7 @@ async def requests_of_each(port: int, clients: int, each: int) -> tuple[Counter[
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for _ in range(each):
             writer.write(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]
-            worker = (await reader.readexactly(int(length))).decode()
+            worker = (await answer(reader))[1].decode()
             requests[worker] += 1
             await asyncio.sleep(1 / RATE)
         connections[worker] += 1
@@ -118,8 +117,7 @@ async def rounds_until_all_are_served(port: int, busy: int, newcomers: int) -> f
 
     async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"GET /work HTTP/1.1\r\nHost: test\r\n\r\n")
-        head = await reader.readuntil(b"\r\n\r\n")
-        await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
+        await answer(reader)
 
     async def client() -> None:
         nonlocal answers

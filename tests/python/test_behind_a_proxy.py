@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import ROOT, rsgun_only
+from harness.target import ROOT
 
 pytestmark = rsgun_only
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.marks import rsgun_only
 from harness.preload import compile_library
 from harness.server import Server
-from harness.target import rsgun_only
 from harness.waiting import DeadlineMissed, eventually
 from harness.wire import Connection
 

@@ -10,8 +10,8 @@ import select
 from collections.abc import Callable
 
 import pytest
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import rsgun_only
 from harness.waiting import DEADLINE
 from harness.wire import Connection, Truncated
 

@@ -17,8 +17,8 @@ import pytest
 from conftest import remember
 from harness.chaos import Account, Chaos
 from harness.contestants import Contestant, torment
+from harness.marks import rsgun_only
 from harness.server import Server, port_is_free
-from harness.target import rsgun_only
 
 SECONDS = float(os.environ.get("RSGUN_CHAOS_SECONDS", "15"))
 SEED = int(os.environ.get("RSGUN_CHAOS_SEED", "0")) or random.randrange(1, 1 << 30)

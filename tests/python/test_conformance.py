@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 from harness import conformance
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import rsgun_only
 
 pytestmark = [
     rsgun_only,

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.marks import rsgun_only
 from harness.server import Server, serving
-from harness.target import rsgun_only
 from harness.waiting import eventually, wait_gone
 
 Launch = Callable[..., Server]

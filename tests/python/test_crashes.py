@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.marks import rsgun_only
 from harness.processes import Process
 from harness.server import Server
 from harness.sources import versioned
-from harness.target import APPS, rsgun_only
+from harness.target import APPS
 from harness.waiting import eventually, wait_gone
 from harness.wire import Truncated
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.marks import differs
 from harness.server import Server
-from harness.target import differs
 
 Serve = Callable[..., Server]
 MEGABYTE = 1 << 20

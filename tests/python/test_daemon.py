@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from harness import processes
 from harness.about import ABOUT_ITSELF, about
+from harness.marks import rsgun_only
 from harness.server import clean_environment, free_port, serving
-from harness.target import binary, rsgun_only
+from harness.target import binary
 from harness.waiting import BOOT, DEADLINE, eventually, wait_gone
 from harness.wire import Connection
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 from harness.browser import Browser, Page, needs_browser
 from harness.clients import client_for
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import rsgun_only
 
 pytestmark = [rsgun_only, pytest.mark.timeout(180)]
 

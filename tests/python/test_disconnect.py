@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 import pytest
+from harness.marks import differs
 from harness.server import Server
-from harness.target import differs
 from harness.waiting import PATIENCE, eventually
 
 Serve = Callable[..., Server]

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from harness.marks import rsgun_only
 from harness.programs import HELPERS, succeed
 from harness.server import Server
-from harness.target import rsgun_only
 
 pytestmark = rsgun_only
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 from harness.frames import CLOSE, Socket
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import environment_for, rsgun_only, supported
+from harness.target import environment_for, supported
 
 pytestmark = rsgun_only
 

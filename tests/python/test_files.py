@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import rsgun_only
 from harness.waiting import eventually
 from harness.wire import Connection, Truncated
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.marks import rsgun_only
 from harness.processes import Process
 from harness.server import Server
 from harness.sources import versioned
-from harness.target import rsgun_only
 from harness.waiting import eventually, wait_gone
 
 pytestmark = rsgun_only

@@ -13,8 +13,9 @@ import httpx
 import pytest
 from harness import processes
 from harness.clients import client_for
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import APPS, ROOT, rsgun_only
+from harness.target import APPS, ROOT
 from harness.waiting import DEADLINE, eventually
 
 Serve = Callable[..., Server]

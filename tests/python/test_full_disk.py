@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from harness.marks import rsgun_only
 from harness.server import RUNNING, Server, free_port, is_listening, serving
-from harness.target import rsgun_only
 from harness.waiting import eventually
 
 pytestmark = rsgun_only

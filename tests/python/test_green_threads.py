@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import command, rsgun_only
+from harness.target import command
 
 pytestmark = rsgun_only
 

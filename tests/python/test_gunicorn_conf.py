@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from harness.about import ABOUT_ITSELF, about
 from harness.conf import Conf, Start, failing
+from harness.marks import AS_ROOT, rsgun_only
 from harness.server import free_port
 from harness.sources import answer, versioned
-from harness.target import AS_ROOT, rsgun_only
 from harness.waiting import BOOT, DEADLINE, eventually, wait_gone
 
 pytestmark = rsgun_only

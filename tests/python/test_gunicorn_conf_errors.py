@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from harness.conf import Conf, Start, failing
-from harness.target import rsgun_only
+from harness.marks import rsgun_only
 from harness.waiting import BOOT, eventually
 
 pytestmark = rsgun_only

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 from harness.hooks import Hooked
+from harness.marks import rsgun_only
 from harness.sources import FAILING, answer
-from harness.target import rsgun_only
 from harness.waiting import eventually
 
 pytestmark = rsgun_only

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 from harness.hooks import RECORDS, Hooked
-from harness.target import rsgun_only
+from harness.marks import rsgun_only
 
 pytestmark = rsgun_only
 

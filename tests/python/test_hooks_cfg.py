@@ -7,7 +7,7 @@ import os
 
 from gunicorn.config import Config
 from harness.hooks import RECORDS, Hooked
-from harness.target import rsgun_only
+from harness.marks import rsgun_only
 
 pytestmark = rsgun_only
 

@@ -7,8 +7,9 @@ import signal
 
 import pytest
 from harness.hooks import Hooked
+from harness.marks import rsgun_only
 from harness.sources import FAILING
-from harness.target import ROOT, rsgun_only
+from harness.target import ROOT
 from harness.waiting import eventually
 
 pytestmark = rsgun_only

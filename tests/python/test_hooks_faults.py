@@ -8,7 +8,7 @@ import time
 
 import pytest
 from harness.hooks import Hooked
-from harness.target import rsgun_only
+from harness.marks import rsgun_only
 from harness.waiting import DEADLINE
 
 pytestmark = rsgun_only

@@ -8,8 +8,8 @@ import socket
 
 import pytest
 from harness.hooks import RECORDS, Hooked, Recorded
+from harness.marks import rsgun_only
 from harness.server import free_port
-from harness.target import rsgun_only
 from harness.waiting import eventually
 
 pytestmark = rsgun_only

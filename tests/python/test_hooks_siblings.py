@@ -7,7 +7,7 @@ import signal
 
 import pytest
 from harness.hooks import RECORDS, Hooked, Recorded
-from harness.target import rsgun_only
+from harness.marks import rsgun_only
 from harness.waiting import eventually
 
 pytestmark = rsgun_only

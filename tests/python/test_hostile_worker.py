@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import rsgun_only
 from harness.waiting import eventually
 
 pytestmark = rsgun_only

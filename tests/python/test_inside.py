@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from harness import processes
+from harness.marks import rsgun_only
 from harness.server import Server, port_is_free
 from harness.sources import versioned
-from harness.target import rsgun_only
 from harness.waiting import eventually, wait_gone
 from harness.wire import Truncated
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import rsgun_only
 
 pytestmark = rsgun_only
 

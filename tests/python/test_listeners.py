@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from harness.marks import rsgun_only
 from harness.processes import look
 from harness.server import Server, free_port, port_is_free, serving
-from harness.target import APPS, command, rsgun_only
+from harness.target import APPS, command
 from harness.waiting import BOOT, DEADLINE, eventually
 
 Serve = Callable[..., Server]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from harness.load import SLOWEST, Load, nothing_lost, under_load, until
+from harness.marks import rsgun_only
 from harness.server import Server
 from harness.sources import versioned
-from harness.target import rsgun_only
 from harness.waiting import PATIENCE
 
 pytestmark = [rsgun_only, pytest.mark.slow]

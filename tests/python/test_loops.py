@@ -8,8 +8,9 @@ from pathlib import Path
 
 import nest_asyncio
 import pytest
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import environment_for, rsgun_only, supported
+from harness.target import environment_for, supported
 
 pytestmark = rsgun_only
 

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 import httpx2
 import mcp
 import pytest
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import rsgun_only
 from harness.waiting import DEADLINE
 from mcp.client.streamable_http import streamable_http_client
 

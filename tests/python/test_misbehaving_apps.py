@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from harness.frames import HANDSHAKE
+from harness.marks import differs, rsgun_only
 from harness.server import Server
-from harness.target import TARGET, differs, rsgun_only
+from harness.target import TARGET
 from harness.waiting import eventually
 from harness.wire import Connection, Response, Truncated
 

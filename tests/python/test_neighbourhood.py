@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from harness.marks import rsgun_only
 from harness.server import Server, serving
-from harness.target import rsgun_only
 from harness.terminal import Terminal
 from harness.tools import tools
 from harness.waiting import DEADLINE, eventually

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.marks import rsgun_only
 from harness.processes import family, look
 from harness.server import Server, free_port, port_is_free, serving
-from harness.target import rsgun_only
 from harness.waiting import eventually, wait_gone
 from harness.wire import Connection, Truncated
 

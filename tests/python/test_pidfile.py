@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness import processes
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import rsgun_only
 from harness.waiting import eventually
 
 pytestmark = rsgun_only

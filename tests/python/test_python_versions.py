@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.marks import rsgun_only
 from harness.server import Server
 from harness.sources import versioned
-from harness.target import environment_for, rsgun_only, supported
+from harness.target import environment_for, supported
 
 pytestmark = rsgun_only
 

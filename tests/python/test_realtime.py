@@ -15,8 +15,8 @@ import socketio
 import websockets.asyncio.client as websockets
 from harness.browser import Browser, needs_browser
 from harness.clients import client_for, run
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import rsgun_only
 from harness.waiting import DEADLINE, eventually
 from socketio.exceptions import ConnectionError as Refused
 

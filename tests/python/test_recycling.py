@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from harness.load import SLOWEST, Load, nothing_lost, under_load, until
+from harness.marks import rsgun_only
 from harness.server import Server
 from harness.sources import answer, versioned
-from harness.target import rsgun_only
 from harness.waiting import PATIENCE, eventually, wait_gone
 from harness.wire import Connection
 

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.marks import rsgun_only
 from harness.server import Server
 from harness.sources import versioned
-from harness.target import command, rsgun_only
+from harness.target import command
 from harness.waiting import eventually
 
 pytestmark = rsgun_only

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.marks import rsgun_only
 from harness.server import Server
 from harness.sources import answer, versioned
-from harness.target import rsgun_only
 from harness.waiting import BOOT, eventually, wait_gone
 
 pytestmark = rsgun_only

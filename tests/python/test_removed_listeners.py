@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from harness.load import Load
+from harness.marks import rsgun_only
 from harness.server import Server, free_port
 from harness.sources import versioned
-from harness.target import command, rsgun_only
+from harness.target import command
 from harness.waiting import DEADLINE
 
 pytestmark = rsgun_only

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 from harness import processes
+from harness.marks import differs
 from harness.server import Server
-from harness.target import differs
 from harness.waiting import QUIET
 from harness.wire import Connection
 

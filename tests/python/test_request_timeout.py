@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from harness.entries import shows
 from harness.load import Load
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import rsgun_only
 from harness.waiting import eventually
 from harness.wire import Truncated
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from harness import processes
+from harness.marks import differs
 from harness.server import Server
-from harness.target import differs
 from harness.waiting import QUIET, eventually
 from harness.wire import Connection
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from harness.clients import client_for
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import APPS, rsgun_only
+from harness.target import APPS
 from harness.waiting import eventually
 from harness.wire import Truncated
 

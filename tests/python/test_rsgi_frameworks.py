@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 from harness.clients import client_for
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import APPS, add_package, environment_for, rsgun_only, supported
+from harness.target import APPS, add_package, environment_for, supported
 from harness.waiting import DEADLINE
 from websockets.sync.client import connect
 
@@ -21,7 +22,8 @@ SOURCE = (APPS / "emmett_app.py").read_bytes()
 @pytest.fixture(params=supported(), ids=lambda version: f"python{version[0]}.{version[1]}")
 def server(request: pytest.FixtureRequest, serve: Serve) -> Server:
     python = environment_for(request.param)
-    add_package(python, EMMETT)
+    if trouble := add_package(python, EMMETT):
+        pytest.skip(trouble)
     return serve("emmett_app:app", python=python)
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 from harness.frames import Socket
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import rsgun_only
 from harness.waiting import DEADLINE, eventually
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from harness.frames import PING, Socket
+from harness.marks import rsgun_only
 from harness.server import RUNNING, Server, free_port
-from harness.target import ROOT, rsgun_only
+from harness.target import ROOT
 from harness.waiting import eventually, wait_gone
 
 pytestmark = rsgun_only

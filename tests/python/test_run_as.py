@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from harness.about import about
+from harness.marks import AS_ROOT, rsgun_only
 from harness.server import Server, clean_environment, serving
-from harness.target import AS_ROOT, rsgun_only
 from harness.waiting import BOOT, DEADLINE, eventually, wait_gone
 
 pytestmark = rsgun_only

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from harness.frames import HANDSHAKE
+from harness.marks import differs, rsgun_only
 from harness.server import Server
-from harness.target import differs, rsgun_only
 
 Serve = Callable[..., Server]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from harness.about import about
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import rsgun_only
 from harness.waiting import eventually
 
 pytestmark = rsgun_only

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.marks import differs, rsgun_only
 from harness.server import Server, free_port, is_listening, serving
 from harness.sources import versioned
-from harness.target import TARGET, command, differs, rsgun_only
+from harness.target import TARGET, command
 from harness.waiting import eventually
 
 Serve = Callable[..., Server]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from harness import processes
+from harness.marks import rsgun_only
 from harness.server import Server
 from harness.sources import answer, versioned
-from harness.target import rsgun_only
 from harness.waiting import eventually, wait_gone
 from harness.wire import Connection
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from harness.disk import Disk
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import rsgun_only
 from harness.waiting import eventually
 from harness.wire import Connection
 

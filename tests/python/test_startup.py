@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.marks import differs, rsgun_only
 from harness.processes import look, status_field
 from harness.server import Server, serving
 from harness.sources import answer, versioned
-from harness.target import TARGET, differs, rsgun_only
+from harness.target import TARGET
 from harness.waiting import eventually
 
 Serve = Callable[..., Server]

@@ -16,9 +16,10 @@ from typing import Any
 from unittest.mock import ANY
 
 import pytest
+from harness.marks import rsgun_only
 from harness.server import Server, clean_environment
 from harness.sources import versioned
-from harness.target import binary, rsgun_only
+from harness.target import binary
 from harness.waiting import BOOT, eventually, wait_gone
 
 pytestmark = rsgun_only

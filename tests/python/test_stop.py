@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.marks import rsgun_only
 from harness.server import Server, port_is_free
 from harness.sources import versioned
-from harness.target import TARGET, rsgun_only
+from harness.target import TARGET
 from harness.waiting import eventually, wait_gone
 from harness.wire import Connection, Truncated
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 from harness import processes
+from harness.marks import rsgun_only
 from harness.server import Server, free_port, is_listening, port_is_free, serving
 from harness.sources import versioned
-from harness.target import APPS, binary, rsgun_only
+from harness.target import APPS, binary
 from harness.waiting import BOOT, eventually, wait_gone
 from harness.wire import Connection
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness import processes
+from harness.marks import rsgun_only
 from harness.server import serving
-from harness.target import rsgun_only
 from harness.terminal import Terminal
 from harness.waiting import DEADLINE, eventually, wait_gone
 from harness.wire import Connection

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from harness.entries import shows
+from harness.marks import rsgun_only
 from harness.server import Server
 from harness.sources import versioned
-from harness.target import rsgun_only
 from harness.waiting import wait_gone
 from harness.wire import Truncated
 

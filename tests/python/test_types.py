@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness.target import ROOT, rsgun_only
+from harness.marks import rsgun_only
+from harness.target import ROOT
 
 pytestmark = [rsgun_only, pytest.mark.timeout(300)]
 

@@ -13,8 +13,8 @@ from contextlib import closing
 import pytest
 import requests
 from harness.clients import client_for
+from harness.marks import differs, rsgun_only
 from harness.server import Server
-from harness.target import differs, rsgun_only
 from harness.waiting import DEADLINE, QUIET
 from harness.wire import Connection, Response
 

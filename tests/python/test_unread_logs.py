@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from harness.marks import rsgun_only
 from harness.server import Server, serving
-from harness.target import APPS, rsgun_only
+from harness.target import APPS
 from harness.waiting import DEADLINE, DeadlineMissed, eventually
 
 pytestmark = rsgun_only

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from harness import processes
 from harness.load import Load
+from harness.marks import rsgun_only
 from harness.server import Server, clean_environment, free_port
 from harness.sources import answer, versioned
-from harness.target import binary, rsgun_only
+from harness.target import binary
 from harness.upgrades import (
     COMPLETE,
     FAILED,

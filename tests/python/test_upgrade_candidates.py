@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from harness import processes
+from harness.marks import rsgun_only
 from harness.server import Server
 from harness.sources import answer, versioned
-from harness.target import rsgun_only
 from harness.upgrades import (
     FAILED,
     Upgradable,

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.marks import rsgun_only
 from harness.sources import versioned
-from harness.target import ROOT, binary, rsgun_only
+from harness.target import ROOT, binary
 from harness.upgrades import (
     COMPLETE,
     FAILED,

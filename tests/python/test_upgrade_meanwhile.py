@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.marks import rsgun_only
 from harness.sources import versioned
-from harness.target import rsgun_only
 from harness.upgrades import (
     COMPLETE,
     FAILED,

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from harness.clients import connect, run
 from harness.frames import BINARY, CLOSE, HANDSHAKE, TEXT, Socket, closing, frame
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import rsgun_only
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 pytestmark = rsgun_only

@@ -12,8 +12,8 @@ import wsproto
 from harness import node
 from harness.browser import Browser, needs_browser
 from harness.clients import connect, run, url
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import rsgun_only
 from harness.waiting import DEADLINE
 from wsproto import events
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 from harness.frames import CLOSE, PING, PONG, TEXT, Socket, closing, frame
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import rsgun_only
 
 pytestmark = rsgun_only
 

@@ -13,8 +13,8 @@ import httpx
 import pytest
 from harness.clients import connect, run
 from harness.frames import BINARY, CLOSE, PING, PONG, TEXT, Socket, frame
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import rsgun_only
 from harness.waiting import DEADLINE, QUIET, eventually
 from harness.wire import Connection
 

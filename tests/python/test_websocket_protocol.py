@@ -25,8 +25,8 @@ from harness.frames import (
     closing,
     frame,
 )
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import rsgun_only
 
 pytestmark = rsgun_only
 

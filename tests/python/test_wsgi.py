@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import rsgun_only
 from harness.waiting import eventually
 from harness.wire import Connection, Response, Truncated
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import APPS, ROOT, rsgun_only
+from harness.target import APPS, ROOT
 
 pytestmark = rsgun_only
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
+from harness.marks import rsgun_only
 from harness.programs import HELPERS, succeed
 from harness.server import Server
-from harness.target import interpreters, lend_package, rsgun_only, supported
+from harness.target import interpreters, lend_package, supported
 
 pytestmark = rsgun_only
 

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from harness.load import Load
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import rsgun_only
 from harness.waiting import DEADLINE
 
 pytestmark = rsgun_only

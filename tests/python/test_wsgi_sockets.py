@@ -12,8 +12,8 @@ import pytest
 import socketio
 from harness.clients import connect, run
 from harness.frames import HANDSHAKE
+from harness.marks import rsgun_only
 from harness.server import Server
-from harness.target import rsgun_only
 from harness.waiting import eventually
 from harness.wire import Connection
 from websockets.exceptions import ConnectionClosed

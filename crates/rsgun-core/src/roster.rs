@@ -25,7 +25,7 @@ pub const SEATS: usize = 1024;
 /// Who has missed so many chances in a row is absent.
 const CHANCES: u32 = 32;
 /// A worker may hold this part of a sibling's connections more: one in so many, but no
-/// more than it takes at a time.
+/// more than [`AT_A_TIME`].
 const TOLERANCE: u32 = 8;
 /// How often a worker looks away for each connection that it holds too many, beyond the
 /// first, and how often at most before it takes what is still there.
@@ -64,9 +64,9 @@ pub enum Others {
 
 /// Decides about connections that wait, for a worker that holds `held` and has looked
 /// away from them `yields` times; `own` is whether the queue is the worker's as much as
-/// anybody's.
+/// anybody's. It takes `at_a_time` at most where somebody else could take the others.
 #[must_use]
-pub fn share(others: Others, held: u32, own: bool, yields: u32) -> Share {
+pub fn share(others: Others, held: u32, own: bool, yields: u32, at_a_time: u32) -> Share {
     let fewest = match others {
         Others::Nobody => return Share::Take(AT_A_TIME),
         Others::Absent => return Share::Take(1),
@@ -102,7 +102,7 @@ pub fn share(others: Others, held: u32, own: bool, yields: u32) -> Share {
         };
     }
     let room = most(yields > 0).saturating_sub(held);
-    Share::Take(room.clamp(1, AT_A_TIME))
+    Share::Take(room.min(at_a_time).max(1))
 }
 
 /// What each worker tells its siblings. All zero is the initial state, and everything in
@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn a_worker_takes_until_it_holds_more_than_a_sibling() {
         use Share::{LookAway, Take};
-        let take = |held, fewest| share(Others::Fewest(fewest), held, true, 0);
+        let take = |held, fewest| share(Others::Fewest(fewest), held, true, 0, AT_A_TIME);
         // One by one among workers that hold few.
         assert_eq!(take(0, 0), Take(1));
         assert_eq!(take(1, 0), LookAway { below: 1 });
@@ -267,14 +267,31 @@ mod tests {
 
     #[test]
     fn only_who_is_alone_takes_what_there_is() {
-        assert_eq!(share(Others::Nobody, 100, true, 0), Share::Take(AT_A_TIME));
-        assert_eq!(share(Others::Absent, 100, true, 0), Share::Take(1));
+        for at_a_time in [1, AT_A_TIME] {
+            let take = |others| share(others, 100, true, 0, at_a_time);
+            assert_eq!(take(Others::Nobody), Share::Take(AT_A_TIME));
+            assert_eq!(take(Others::Absent), Share::Take(1));
+        }
+    }
+
+    #[test]
+    fn who_takes_one_at_a_time_looks_away_as_often_as_others() {
+        for (held, own, yields) in [(0, true, 0), (45, true, 0), (9, false, 0), (46, false, 9)] {
+            let decide = |at_a_time| share(Others::Fewest(40), held, own, yields, at_a_time);
+            assert!(matches!(decide(AT_A_TIME), Share::Take(_)), "{held}");
+            assert_eq!(decide(1), Share::Take(1), "{held}");
+        }
+        for (held, own, yields) in [(46, true, 0), (40, false, 0), (48, true, 4)] {
+            let decide = |at_a_time| share(Others::Fewest(40), held, own, yields, at_a_time);
+            assert!(matches!(decide(1), Share::LookAway { .. }), "{held}");
+            assert_eq!(decide(1), decide(AT_A_TIME), "{held}");
+        }
     }
 
     #[test]
     fn who_is_free_comes_before_who_is_busy() {
         use Share::{LookAway, Take};
-        let take = |held, fewest| share(Others::Fewest(fewest), held, true, 0);
+        let take = |held, fewest| share(Others::Fewest(fewest), held, true, 0, AT_A_TIME);
         assert_eq!(take(9, BUSY), Take(1));
         assert_eq!(take(BUSY, 9), LookAway { below: 11 });
         assert_eq!(take(BUSY + 3, BUSY + 3), Take(1));
@@ -286,7 +303,8 @@ mod tests {
     #[test]
     fn the_more_a_worker_holds_the_longer_it_looks_away() {
         let looks = |held, fewest| {
-            let decide = |yields: &u32| share(Others::Fewest(fewest), held, true, *yields);
+            let others = Others::Fewest(fewest);
+            let decide = |yields: &u32| share(others, held, true, *yields, AT_A_TIME);
             (0..=YIELDS_MAX + 1)
                 .take_while(|yields| matches!(decide(yields), Share::LookAway { .. }))
                 .count()
@@ -296,12 +314,14 @@ mod tests {
         assert_eq!(looks(2, 0), 5);
         assert_eq!(looks(1000, 0), 16);
         assert_eq!(looks(BUSY, 0), 16);
-        assert_eq!(share(Others::Fewest(0), 1000, true, 16), Share::Take(1));
+        let at_last = share(Others::Fewest(0), 1000, true, 16, AT_A_TIME);
+        assert_eq!(at_last, Share::Take(1));
     }
 
     #[test]
     fn the_owner_of_a_queue_comes_first_unless_it_holds_more() {
-        let other = |held, fewest, yields| share(Others::Fewest(fewest), held, false, yields);
+        let other =
+            |held, fewest, yields| share(Others::Fewest(fewest), held, false, yields, AT_A_TIME);
         assert_eq!(other(9, 9, 0), Share::LookAway { below: 9 });
         assert_eq!(other(0, 0, 0), Share::LookAway { below: 0 });
         assert_eq!(other(9, 9, 1), Share::Take(2));

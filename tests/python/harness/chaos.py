@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from .load import KEPT
 from .ownership import other_ends, sockets_of
 from .processes import look
+from .streams import answer
 from .target import APPS
 from .waiting import PATIENCE
 
@@ -154,7 +155,7 @@ class Client:
     async def _ask(self) -> bool:
         """One request of this client's kind; whether the connection ends with it."""
         assert self._streams
-        writer = self._streams[1]
+        reader, writer = self._streams
         one_shot = self.kind == "one-shot" or self.random.random() < 0.05
         closing = "Connection: close\r\n" if one_shot else ""
         host = f"Host: chaos\r\n{closing}"
@@ -168,7 +169,7 @@ class Client:
             path = self.random.choice(["/", "/", f"/slow?{self.random.randrange(40)}"])
             writer.write(f"GET {path} HTTP/1.1\r\n{host}\r\n".encode())
             expected = None
-        closes, body = await self._answer()
+        closes, body = await answer(reader)
         if expected is not None and body != expected:
             raise ValueError(f"wrong answer of {len(body)} bytes")
         if expected is None:
@@ -189,27 +190,6 @@ class Client:
         if chunked:
             writer.write(b"0\r\n\r\n")
         return f"{len(data)} {zlib.crc32(data)}".encode()
-
-    async def _answer(self) -> tuple[bool, bytes]:
-        """The next answer; whether it announces the end of the connection, and its body."""
-        assert self._streams
-        reader = self._streams[0]
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        status_line, *lines = head.split("\r\n")
-        headers = {
-            name.lower(): value.strip()
-            for name, value in (line.split(":", 1) for line in lines if line)
-        }
-        if " 200 " not in f"{status_line} ":
-            raise ValueError(f"answer {status_line}")
-        if headers.get("transfer-encoding", "").lower() == "chunked":
-            body = b""
-            while size := int(await reader.readuntil(b"\r\n"), 16):
-                body += (await reader.readexactly(size + 2))[:-2]
-            await reader.readexactly(2)
-        else:
-            body = await reader.readexactly(int(headers["content-length"]))
-        return headers.get("connection", "").lower() == "close", body
 
 
 def describe(error: BaseException) -> str:

@@ -14,9 +14,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-import pytest
-
-from harness.waiting import DEADLINE, PATIENCE
+from harness.streams import answer
+from harness.waiting import DEADLINE, PATIENCE, DeadlineMissed
 
 KEPT = 1.0
 """Seconds after its last request for which a connection is used again. A worker that drains
@@ -124,19 +123,11 @@ class Load:
         closing = "Connection: close\r\n" if close else ""
         writer.write(f"GET {self.path} HTTP/1.1\r\nHost: load\r\n{closing}\r\n".encode())
         async with asyncio.timeout(20):
-            head = await reader.readuntil(b"\r\n\r\n")
-            status_line, *lines = head.decode().split("\r\n")
-            headers = {
-                name.lower(): value.strip()
-                for name, value in (line.split(":", 1) for line in lines if line)
-            }
-            body = await reader.readexactly(int(headers["content-length"]))
-        if " 200 " not in status_line:
-            raise ValueError(f"answer {status_line}")
+            closes, body = await answer(reader)
         account.answered += 1
         account.answers[body.decode().split()[0]] += 1
         account.slowest = max(account.slowest, time.monotonic() - began)
-        return headers.get("connection") == "close"
+        return closes
 
 
 def describe(error: BaseException) -> str:
@@ -155,7 +146,7 @@ async def until(check: Callable[[], bool], what: str, deadline: float = DEADLINE
             while not check():
                 await asyncio.sleep(0.05)
     except TimeoutError:
-        pytest.fail(f"not within {deadline:.0f} s: {what}")
+        raise DeadlineMissed(f"not within {deadline:.0f} s: {what}") from None
 
 
 def under_load(

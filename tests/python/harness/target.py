@@ -1,9 +1,8 @@
 """Which server is under test, and how it is started.
 
 ``SERVER_UNDER_TEST`` is ``rsgun`` (the default) or ``uvicorn``: the same tests run on
-both, which shows that they test the protocol and not one implementation. A test that
-uvicorn is known to fail carries ``differs("uvicorn", reason)``; a test of what only
-rsgun has (its processes, signals, messages) is in a module marked ``rsgun_only``.
+both, which shows that they test the protocol and not one implementation; ``marks`` says
+which tests do not.
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ import sysconfig
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 TARGET = os.environ.get("SERVER_UNDER_TEST", "rsgun")
 TESTS = Path(__file__).resolve().parent.parent
 ROOT = TESTS.parent.parent
@@ -28,14 +25,9 @@ CACHE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "test-python
 INSTALLED = ("fastapi", "uvloop", "sniffio")
 """What there is in the environment of each version of Python."""
 
-rsgun_only = pytest.mark.skipif(TARGET != "rsgun", reason="about rsgun, not about the protocol")
 
-AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-
-
-def differs(server: str, reason: str) -> pytest.MarkDecorator:
-    """Expects the test to fail on ``server``, and fails when it passes there."""
-    return pytest.mark.xfail(server == TARGET, reason=f"{server}: {reason}", strict=True)
+class NothingToTest(SystemExit):
+    """There is no rsgun: ends the program with what to do."""
 
 
 @cache
@@ -47,7 +39,7 @@ def binary() -> Path:
     """
     if chosen := os.environ.get("RSGUN_BIN"):
         if not Path(chosen).exists():
-            pytest.exit(f"there is no {chosen} to test: RSGUN_BIN names it", 2)
+            raise NothingToTest(f"there is no {chosen} to test: RSGUN_BIN names it")
         return Path(chosen).absolute()
     installed = Path(sys.executable).parent / "rsgun"
     if installed.exists():
@@ -55,7 +47,7 @@ def binary() -> Path:
     built = [ROOT / "target" / profile / "rsgun" for profile in ("debug", "release")]
     found = [path for path in built if path.exists()]
     if not found:
-        pytest.exit("no rsgun to test: run `cargo build`, or name one with RSGUN_BIN", 2)
+        raise NothingToTest("no rsgun to test: run `cargo build`, or name one with RSGUN_BIN")
     return max(found, key=lambda path: path.stat().st_mtime)
 
 
@@ -176,28 +168,27 @@ def too_old() -> list[tuple[int, int]]:
     return sorted(version for version in interpreters() if version < (3, 11))
 
 
-def add_package(python: str, requirement: str) -> None:
+def add_package(python: str, requirement: str) -> str | None:
     """Installs a package into one of the environments of :func:`environment_for`, once.
 
-    Skips the test where that cannot be had.
+    Returns why it cannot be had, None when it is there.
     """
     folder = Path(python).parent.parent
     if folder.parent != CACHE:
-        return
+        return None
     ready = folder / f"with-{requirement}"
     with (CACHE / f"{folder.name}.lock").open("w") as guard:
         import fcntl
 
         fcntl.flock(guard, fcntl.LOCK_EX)
         if ready.exists():
-            return
+            return None
         install = [python, "-m", "pip", "install", "--quiet", requirement]
         done = subprocess.run(install, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode:
-            pytest.skip(
-                f"{requirement} cannot be installed for {folder.name}: {done.stderr[-300:]}"
-            )
+            return f"{requirement} cannot be installed for {folder.name}: {done.stderr[-300:]}"
         ready.touch()
+    return None
 
 
 def environment_for(version: tuple[int, int]) -> str:

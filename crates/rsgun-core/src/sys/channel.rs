@@ -7,8 +7,7 @@
 //! What an end takes in is its [`Freight`]. Where descriptors may come, a payload above
 //! [`INLINE_MAX`] bytes travels in a memory file whose descriptor is the first of the
 //! message, since a large datagram would fail with `EMSGSIZE` or fill the queue. More
-//! descriptors than the kernel lets a datagram have lie in the queue of a socket, which is
-//! the one that travels: so the message still comes whole, or not at all.
+//! descriptors than a datagram takes travel as a bundle, which is one (`bundle.rs`).
 //!
 //! A process below the master may be another user's, and run anything. From there comes
 //! [`Freight::Plain`]: a bounded number of bytes, and nothing else. A descriptor of a
@@ -17,14 +16,15 @@
 //! sender is refused. What the kernel adds instead is who has sent the message.
 
 use std::io::{self, IoSlice, Read, Seek, SeekFrom, Write};
-use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, setsockopt,
-    socketpair, sockopt,
-};
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::bundle;
+use super::datagram::{self, Datagram, FDS_OF_DATAGRAM, WORDS_OF_FDS, WORDS_OF_SENDER};
+
+pub use super::datagram::pair;
 
 /// The largest payload that travels inside the datagram itself where there is another way,
 /// in bytes.
@@ -36,36 +36,18 @@ pub const PLAIN_MAX: usize = 128 * 1024;
 /// The largest payload of all, in bytes.
 pub const PAYLOAD_MAX: usize = 16 * 1024 * 1024;
 
-/// The most descriptors of one datagram (the kernel's `SCM_MAX_FD` is 253).
-const FDS_OF_DATAGRAM: usize = 250;
-
 /// The most descriptors one message may carry.
-pub const FDS_MAX: usize = 40 * FDS_OF_DATAGRAM;
+pub const FDS_MAX: usize = bundle::FDS_MAX;
 
 /// First byte of a datagram: the payload follows.
 const INLINE: u8 = 0;
 /// First byte of a datagram: the payload is in the first descriptor.
 const IN_MEMFD: u8 = 1;
-/// Added to it: the descriptors are in the queue of the last one.
+/// Added to it: the descriptors are in a bundle, the last one.
 const BUNDLED: u8 = 2;
 
 /// `SO_PASSRIGHTS`, for which the C libraries have no name yet.
 const SO_PASSRIGHTS: libc::c_int = 83;
-
-/// Eight bytes of a control buffer, which must be aligned like its headers.
-type Word = u64;
-/// The room for [`FDS_OF_DATAGRAM`] descriptors.
-const WORDS_OF_FDS: usize = words::<[RawFd; FDS_OF_DATAGRAM]>();
-/// The room for the sender, which leaves none for a descriptor.
-const WORDS_OF_SENDER: usize = words::<libc::ucred>();
-
-/// The words that a control message with this in it takes.
-#[expect(clippy::cast_possible_truncation, reason = "some hundred bytes")]
-const fn words<T>() -> usize {
-    // SAFETY: only computes.
-    let bytes = unsafe { libc::CMSG_SPACE(size_of::<T>() as libc::c_uint) };
-    (bytes as usize).div_ceil(size_of::<Word>())
-}
 
 /// What travels in one direction of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,19 +70,6 @@ pub struct Received {
     /// The process that has sent it, in the words of the kernel, at an end that is
     /// [prepared](prepare) for plain freight.
     pub sender: Option<i32>,
-}
-
-/// Makes a connected pair of channel ends, both close-on-exec and non-blocking.
-///
-/// # Errors
-/// What `socketpair(2)` returns, chiefly `EMFILE`.
-pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(socketpair(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        None,
-        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-    )?)
 }
 
 /// Prepares an end for what it is to take in. Messages that were sent before have no
@@ -167,7 +136,7 @@ pub fn send(
     let bundle = if fds.len() < FDS_OF_DATAGRAM {
         None
     } else {
-        Some(bundle(fds)?)
+        Some(bundle::pack(fds)?)
     };
     let beside = if bundle.is_some() { &[][..] } else { fds };
     let mut raw: Vec<RawFd> = Vec::with_capacity(beside.len() + 1);
@@ -177,29 +146,7 @@ pub fn send(
     let place = if spill.is_some() { IN_MEMFD } else { INLINE };
     let tag = [place | if bundle.is_some() { BUNDLED } else { 0 }];
     let body = if spill.is_some() { &[][..] } else { payload };
-    send_datagram(channel, &[IoSlice::new(&tag), IoSlice::new(body)], &raw)
-}
-
-fn send_datagram(channel: BorrowedFd<'_>, iov: &[IoSlice<'_>], fds: &[RawFd]) -> io::Result<()> {
-    let rights = [ControlMessage::ScmRights(fds)];
-    let control = if fds.is_empty() {
-        &rights[..0]
-    } else {
-        &rights[..]
-    };
-    loop {
-        match sendmsg::<UnixAddr>(
-            channel.as_raw_fd(),
-            iov,
-            control,
-            MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT,
-            None,
-        ) {
-            Ok(_) => return Ok(()),
-            Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    datagram::send(channel, &[IoSlice::new(&tag), IoSlice::new(body)], &raw)
 }
 
 /// Receives one message; `None` is the end: the peer is gone.
@@ -217,7 +164,7 @@ pub fn recv(channel: BorrowedFd<'_>, freight: Freight) -> io::Result<Option<Rece
     };
     let mut buffer = vec![0_u8; payload_max + 1];
     let datagram = loop {
-        match receive(channel, &mut buffer, control) {
+        match datagram::receive(channel, &mut buffer, control) {
             Ok(datagram) => break datagram,
             Err(Errno::EINTR) => {}
             // A peer that died with unread messages resets the channel.
@@ -257,7 +204,7 @@ pub fn recv(channel: BorrowedFd<'_>, freight: Freight) -> io::Result<Option<Rece
         let Some(bundle) = fds.pop() else {
             return Err(damaged("has lost its descriptors"));
         };
-        (fds, bereft) = unbundle(bundle.as_fd())?;
+        (fds, bereft) = bundle::unpack(bundle.as_fd())?;
     }
     Ok(Some(Received {
         payload,
@@ -274,74 +221,6 @@ fn damaged(how: &str) -> io::Error {
     )
 }
 
-/// One datagram with what came beside it.
-struct Datagram {
-    length: usize,
-    flags: libc::c_int,
-    fds: Vec<OwnedFd>,
-    sender: Option<i32>,
-}
-
-/// `recvmsg(2)`. Whatever descriptors the kernel has made for this process are owned
-/// afterwards, also when it could not make all of them.
-fn receive(
-    channel: BorrowedFd<'_>,
-    buffer: &mut [u8],
-    control: &mut [Word],
-) -> Result<Datagram, Errno> {
-    let mut iov = libc::iovec {
-        iov_base: buffer.as_mut_ptr().cast(),
-        iov_len: buffer.len(),
-    };
-    // SAFETY: an all-zero header is a valid one, without anything.
-    let mut header: libc::msghdr = unsafe { mem::zeroed() };
-    header.msg_iov = &raw mut iov;
-    header.msg_iovlen = 1;
-    header.msg_control = control.as_mut_ptr().cast();
-    header.msg_controllen = size_of_val(control);
-    let flags = libc::MSG_CMSG_CLOEXEC;
-    // SAFETY: the header leads to two buffers of these lengths, which live here.
-    let length = unsafe { libc::recvmsg(channel.as_raw_fd(), &raw mut header, flags) };
-    let length = usize::try_from(Errno::result(length)?).unwrap_or_default();
-    let mut datagram = Datagram {
-        length,
-        flags: header.msg_flags,
-        fds: Vec::new(),
-        sender: None,
-    };
-    // SAFETY: the kernel has filled the control buffer with messages, each of the length
-    // that it says, and has set the length of all; the macros stay within. Each number of
-    // SCM_RIGHTS is a descriptor that was just made for this process, and nothing else in it
-    // knows it. Nothing is assumed about alignment.
-    unsafe {
-        let mut message = libc::CMSG_FIRSTHDR(&raw const header);
-        while !message.is_null() {
-            let head = message.read_unaligned();
-            let data = libc::CMSG_DATA(message);
-            match (head.cmsg_level, head.cmsg_type) {
-                (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
-                    let start = data as usize - message as usize;
-                    let count = (head.cmsg_len - start) / size_of::<RawFd>();
-                    for index in 0..count {
-                        let number = data.add(index * size_of::<RawFd>());
-                        let number = number.cast::<RawFd>().read_unaligned();
-                        datagram.fds.push(OwnedFd::from_raw_fd(number));
-                    }
-                }
-                (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
-                    let pid = data.cast::<libc::ucred>().read_unaligned().pid;
-                    // None is known of a message that was sent too early, or from another
-                    // namespace.
-                    datagram.sender = Some(pid).filter(|pid| *pid > 0);
-                }
-                _ => {}
-            }
-            message = libc::CMSG_NXTHDR(&raw const header, message);
-        }
-    }
-    Ok(datagram)
-}
-
 /// Waits until the channel can be read or `timeout_ms` has passed (`None`: for ever).
 ///
 /// # Errors
@@ -354,33 +233,6 @@ pub fn wait_readable(channel: BorrowedFd<'_>, timeout_ms: Option<u16>) -> io::Re
         Ok(ready) => Ok(ready > 0),
         Err(nix::Error::EINTR) => Ok(false),
         Err(error) => Err(error.into()),
-    }
-}
-
-/// Puts descriptors into the queue of a socket that nobody else sends to.
-fn bundle(fds: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
-    let (near, far) = pair()?;
-    for some in fds.chunks(FDS_OF_DATAGRAM) {
-        let raw: Vec<RawFd> = some.iter().map(AsRawFd::as_raw_fd).collect();
-        send_datagram(near.as_fd(), &[IoSlice::new(&[INLINE])], &raw)?;
-    }
-    Ok(far)
-}
-
-/// Takes out what [`bundle`] has put in; whether some are missing, and then there are none.
-fn unbundle(bundle: BorrowedFd<'_>) -> io::Result<(Vec<OwnedFd>, bool)> {
-    let mut fds = Vec::new();
-    loop {
-        let mut control = [0; WORDS_OF_FDS];
-        match receive(bundle, &mut [0], &mut control) {
-            Ok(datagram) if datagram.length == 0 => return Ok((fds, false)),
-            Ok(datagram) if datagram.flags & libc::MSG_CTRUNC != 0 => {
-                return Ok((Vec::new(), true));
-            }
-            Ok(datagram) => fds.extend(datagram.fds),
-            Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
     }
 }
 
@@ -412,6 +264,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 
     use super::*;
     use crate::sys::process::next_fd_number;
@@ -438,30 +291,6 @@ mod tests {
         let got = recv(right.as_fd(), FREIGHT).unwrap().unwrap();
         assert_eq!(got.payload, b"hello");
         assert_eq!((got.fds.len(), got.bereft), (1, false));
-    }
-
-    #[test]
-    fn more_descriptors_than_a_datagram_takes_arrive_in_their_order() {
-        let (left, right) = pair().unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        let files: Vec<File> = (0_u64..600)
-            .map(|length| {
-                let file = File::create(directory.path().join(length.to_string())).unwrap();
-                file.set_len(length).unwrap();
-                file
-            })
-            .collect();
-        for count in [249, 250, 251, 600] {
-            for payload in [b"short".to_vec(), vec![b'x'; INLINE_MAX + 1]] {
-                let fds: Vec<_> = files[..count].iter().map(AsFd::as_fd).collect();
-                send(left.as_fd(), &payload, &fds, FREIGHT).unwrap();
-                let got = recv(right.as_fd(), FREIGHT).unwrap().unwrap();
-                assert_eq!(got.payload, payload);
-                let lengths =
-                    (got.fds.into_iter()).map(|fd| File::from(fd).metadata().unwrap().len());
-                assert!(lengths.eq(0..count as u64), "{count}");
-            }
-        }
     }
 
     #[test]

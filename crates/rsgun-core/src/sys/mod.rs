@@ -2,8 +2,10 @@
 //!
 //! Each submodule wraps one facility behind a safe function or type:
 //!
+//! * `bundle`: many descriptors that travel as one;
 //! * [`channel`]: `SOCK_SEQPACKET` pairs that carry bytes and descriptors;
 //! * [`credentials`]: becoming another user;
+//! * `datagram`: datagrams with what travels beside them;
 //! * [`fork`]: forks, and what becomes a child of somebody else by them;
 //! * [`handover`]: one program taking the place of another;
 //! * [`handshakes`]: a TCP listener that new clients no longer reach;
@@ -21,8 +23,10 @@
     reason = "the one module that talks to the kernel without a safe wrapper"
 )]
 
+mod bundle;
 pub mod channel;
 pub mod credentials;
+mod datagram;
 pub mod fork;
 pub mod handover;
 pub mod handshakes;

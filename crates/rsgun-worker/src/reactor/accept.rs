@@ -25,7 +25,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use rsgun_core::ipc::{FromWorker, Role};
 use rsgun_core::listeners;
-use rsgun_core::roster::{self, AT_A_TIME, Others, Roster, Share, Siblings};
+use rsgun_core::roster::{self, AT_A_TIME, Roster, Share, Siblings};
 use rsgun_core::scoreboard::now_ms;
 use rsgun_core::sys::parent_death;
 use rsgun_core::sys::shared::Shared;
@@ -60,8 +60,6 @@ pub(crate) struct Gate {
     /// listeners, the earliest first.
     pub(super) retired: RefCell<VecDeque<Vec<Listener>>>,
     complain_again_at: Cell<u64>,
-    /// Below which load it need not look away any more.
-    away_below: Cell<u32>,
 }
 
 pub(super) struct Listener {
@@ -71,8 +69,13 @@ pub(super) struct Listener {
     pub(super) role: Role,
     /// How often the gate has looked away from what waits here.
     yields: Cell<u32>,
-    /// The event loop does not poll it for a moment.
-    away: Cell<bool>,
+}
+
+/// A listener that the event loop does not poll for a moment.
+pub(super) struct Away {
+    index: usize,
+    /// With a load below this one it is polled again before the moment is over.
+    below: u32,
 }
 
 /// A connection, its client, and the address of the listener if that is a UNIX one.
@@ -87,7 +90,6 @@ impl Listener {
             unix,
             role,
             yields: Cell::new(0),
-            away: Cell::new(false),
         })
     }
 
@@ -119,7 +121,6 @@ impl Gate {
             last_call: Cell::new(false),
             retired: RefCell::default(),
             complain_again_at: Cell::new(0),
-            away_below: Cell::new(0),
         })
     }
 
@@ -148,14 +149,6 @@ impl Gate {
         }
     }
 
-    /// Notes whether a listener is polled; returns what was noted before.
-    fn set_away(&self, index: usize, away: bool) -> bool {
-        let listeners = self.listeners.borrow();
-        listeners
-            .get(index)
-            .is_some_and(|listener| listener.away.replace(away))
-    }
-
     /// The listeners, for as long as this worker has not let go of them.
     pub(super) fn listeners(&self) -> std::cell::Ref<'_, [Listener]> {
         std::cell::Ref::map(self.listeners.borrow(), Vec::as_slice)
@@ -171,43 +164,27 @@ impl Gate {
         self.closed.get()
     }
 
-    /// How many connections a worker with this load is to take from a listener that is
-    /// ready, where there are siblings `at_a_time` at most; `None` if it looks away first,
-    /// for [`YIELD`], in favour of one.
-    pub(crate) fn share(&self, index: usize, load: u32, at_a_time: u32) -> Option<u32> {
+    /// What a worker with this load does about a listener that is ready: where there are
+    /// siblings it takes `at_a_time` at most. It looks away for [`YIELD`].
+    pub(crate) fn share(&self, index: usize, load: u32, at_a_time: u32) -> Share {
         self.roster.look(self.seat);
         let listeners = self.listeners.borrow();
-        let listener = listeners.get(index)?;
+        let Some(listener) = listeners.get(index) else {
+            return Share::Take(0);
+        };
         let alive_since = now_ms().saturating_sub(ALIVE_MS);
         let mut siblings = self.siblings.borrow_mut();
         let others = siblings.others(&self.roster, self.seat, alive_since);
         let yields = listener.yields.get();
-        match roster::share(others, load, listener.role.own, yields) {
-            Share::Take(most) => {
-                listener.yields.set(0);
-                Some(if others == Others::Nobody {
-                    most
-                } else {
-                    most.min(at_a_time)
-                })
-            }
-            Share::LookAway { below } => {
-                self.away_below.set(below);
+        let share = roster::share(others, load, listener.role.own, yields, at_a_time);
+        match share {
+            Share::Take(_) => listener.yields.set(0),
+            Share::LookAway { .. } => {
                 siblings.give_chance(&self.roster, self.seat);
                 listener.yields.set(yields + 1);
-                None
             }
         }
-    }
-
-    /// Whether a worker with this load need not look away any more, because it has closed
-    /// connections meanwhile; says so once.
-    pub(crate) fn is_eased(&self, load: u32) -> bool {
-        let eased = load < self.away_below.get();
-        if eased {
-            self.away_below.set(0);
-        }
-        eased
+        share
     }
 
     /// Tells the keeper that this worker takes no more connections.
@@ -325,29 +302,34 @@ impl Reactor {
         if gate.is_closed() {
             return;
         }
-        let Some(most) = gate.share(index, self.engine.load(), AT_A_TIME) else {
-            self.look_away(py, index, YIELD);
-            return;
+        let most = match gate.share(index, self.engine.load(), AT_A_TIME) {
+            Share::Take(most) => most,
+            Share::LookAway { below } => {
+                self.look_away(py, Away { index, below }, YIELD);
+                return;
+            }
         };
         if let Err(error) = self.engine.accept(index, most) {
             gate.complain(&error);
-            self.look_away(py, index, EXHAUSTED);
+            self.look_away(py, Away { index, below: 0 }, EXHAUSTED);
         }
         self.turn(py);
     }
 
     /// Polls a listener no more for a moment.
-    fn look_away(&self, py: Python<'_>, index: usize, time: Duration) {
-        if let Some(listener) = self.engine.gate.sockets().get(index) {
+    fn look_away(&self, py: Python<'_>, away: Away, time: Duration) {
+        if let Some(listener) = self.engine.gate.sockets().get(away.index) {
             self.bridge.remove_accept(py, listener);
-            self.bridge.resume_later(py, time.as_secs_f64(), index);
-            self.engine.gate.set_away(index, true);
+            self.bridge.resume_later(py, time.as_secs_f64(), away.index);
+            self.away.borrow_mut().push(away);
         }
     }
 
     /// Polls a listener again, unless it is polled already.
     pub(crate) fn look_again(&self, py: Python<'_>, index: usize) -> PyResult<()> {
-        if self.engine.gate.is_closed() || !self.engine.gate.set_away(index, false) {
+        let is_away = |away: &mut Away| away.index == index;
+        let is_polled = self.away.borrow_mut().extract_if(.., is_away).count() == 0;
+        if is_polled || self.engine.gate.is_closed() {
             return Ok(());
         }
         match self.engine.gate.sockets().get(index) {
@@ -356,17 +338,19 @@ impl Reactor {
         }
     }
 
-    /// Polls all listeners again if there is no reason to look away any more: clients that
+    /// Polls listeners again if there is no reason to look away any more: clients that
     /// come for one request each are gone before the moment is over.
     pub(super) fn look_again_if_eased(&self, py: Python<'_>) {
-        let gate = &self.engine.gate;
-        if gate.is_eased(self.engine.load()) {
-            for index in 0..gate.listeners().len() {
-                if let Err(error) = self.look_again(py, index) {
-                    // The end of the moment is still to come.
-                    gate.set_away(index, true);
-                    tracing::debug!("a listener cannot be polled: {error}");
-                }
+        let load = self.engine.load();
+        let away = self.away.borrow();
+        let eased = away.iter().filter(|away| load < away.below);
+        let eased: Vec<usize> = eased.map(|away| away.index).collect();
+        drop(away);
+        for index in eased {
+            if let Err(error) = self.look_again(py, index) {
+                // The end of the moment is still to come.
+                self.away.borrow_mut().push(Away { index, below: 0 });
+                tracing::debug!("a listener cannot be polled: {error}");
             }
         }
     }

@@ -146,6 +146,8 @@ pub(crate) struct Reactor {
     pub(crate) stop: stop::Stop,
     quota: quota::Quota,
     timeouts: timeouts::Timeouts,
+    /// The listeners that are not polled for a moment.
+    away: RefCell<Vec<accept::Away>>,
     cancels_orphans: bool,
 }
 
@@ -172,6 +174,7 @@ impl Reactor {
             stop: stop::Stop::default(),
             quota: parts.quota,
             timeouts: timeouts::Timeouts::new(parts.request_timeout_ms),
+            away: RefCell::default(),
             cancels_orphans: parts.cancels_orphans,
         });
         set_current(Some(Rc::clone(&reactor)));

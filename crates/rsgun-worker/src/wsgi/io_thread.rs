@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::time::{TimeSpec, TimeValLike};
-use rsgun_core::roster::BUSY;
+use rsgun_core::roster::{BUSY, Share};
 
 use super::intake::Intake;
 use super::pool::{Pool, Standing};
@@ -38,8 +38,8 @@ pub(crate) struct IoThread {
     pool: Arc<Pool>,
     mailbox: Arc<Mailbox>,
     outbox: Arc<Outbox>,
-    /// Until when each listener is not looked at, microseconds.
-    away_until_us: Vec<u64>,
+    /// How long each listener is not looked at.
+    away: Vec<Away>,
     /// When the listeners were looked at last, microseconds.
     looked_at_us: u64,
     beat_at_ms: u64,
@@ -50,6 +50,15 @@ pub(crate) struct IoThread {
     /// The Python threads have got something done, or new work, since the last doze.
     lively: bool,
     stage: Stage,
+}
+
+/// How long a listener is not looked at.
+#[derive(Debug, Default, Clone, Copy)]
+struct Away {
+    /// Until then, microseconds.
+    until_us: u64,
+    /// Or until the load is below this.
+    below: u32,
 }
 
 /// How far the service has come.
@@ -81,7 +90,7 @@ impl IoThread {
             pool,
             mailbox,
             outbox,
-            away_until_us: vec![0; listeners],
+            away: vec![Away::default(); listeners],
             looked_at_us: 0,
             beat_at_ms: 0,
             last_call_until_us: 0,
@@ -266,8 +275,8 @@ impl IoThread {
                 until_us = until_us.min(grow_at);
             }
         }
-        for until in self.away_until_us.iter().filter(|until| **until > now_us) {
-            until_us = until_us.min(*until);
+        for away in self.away.iter().filter(|away| away.until_us > now_us) {
+            until_us = until_us.min(away.until_us);
         }
         Duration::from_micros(until_us.saturating_sub(now_us))
     }
@@ -277,8 +286,9 @@ impl IoThread {
     fn wait(&mut self, bell: BorrowedFd<'_>, with_sockets: bool, patience: Duration) -> bool {
         let now_us = clock::now_us();
         self.looked_at_us = now_us;
-        if self.engine.gate.is_eased(self.engine.load()) {
-            self.away_until_us.fill(0);
+        let load = self.engine.load();
+        for away in self.away.iter_mut().filter(|away| load < away.below) {
+            *away = Away::default();
         }
         let mut ready = Vec::new();
         let is_rung = self.engine.gate.with_listeners(|listeners| {
@@ -287,9 +297,9 @@ impl IoThread {
             if self.stage == Stage::Serving {
                 for (index, listener) in listeners.enumerate() {
                     if self
-                        .away_until_us
+                        .away
                         .get(index)
-                        .is_some_and(|until| *until <= now_us)
+                        .is_some_and(|away| away.until_us <= now_us)
                     {
                         polled.push(PollFd::new(listener, PollFlags::POLLIN));
                         indices.push(index);
@@ -319,18 +329,19 @@ impl IoThread {
         let now_us = clock::refresh();
         let gate = &self.engine.gate;
         // One at a time: it may be all that the Python threads can begin with.
-        let away = match gate.share(index, self.engine.load(), 1) {
-            None => Some(YIELD),
-            Some(most) => match self.engine.accept(index, most) {
-                Ok(()) => None,
+        let (time, below) = match gate.share(index, self.engine.load(), 1) {
+            Share::LookAway { below } => (YIELD, below),
+            Share::Take(most) => match self.engine.accept(index, most) {
+                Ok(()) => return,
                 Err(error) => {
                     gate.complain(&error);
-                    Some(EXHAUSTED)
+                    (EXHAUSTED, 0)
                 }
             },
         };
-        if let (Some(away), Some(until)) = (away, self.away_until_us.get_mut(index)) {
-            *until = now_us + as_us(away);
+        if let Some(away) = self.away.get_mut(index) {
+            let until_us = now_us + as_us(time);
+            *away = Away { until_us, below };
         }
     }
 }
