@@ -249,8 +249,7 @@ class Connection:
                 self._exactly(int(lengths[0]), body, "the body")
             else:
                 response.framing = "close"
-                body += self._buffer + self.rest()
-                self._buffer = b""
+                body += self.rest()
         finally:
             response.body = bytes(body)
 
