@@ -226,7 +226,7 @@ class TestTaken:
             assert connection.receive() == b"early\n"
 
     @pytest.mark.parametrize(
-        "path", ["/quick", "/quiet", "/late", "/pieces", "/generator", "/started-generator"]
+        "path", ["/quick", "/quiet", "/late", "/generator", "/started-generator"]
     )
     def test_ends_at_once(self, server: Server, path: str) -> None:
         for _ in range(20):
@@ -235,6 +235,17 @@ class TestTaken:
                 assert b"".join(iter(connection.receive, b"")) == b"hello\n"
             logged(server, path, 101, since)
             assert server.tracebacks(since) == 0
+
+    def test_head_in_pieces(self, server: Server) -> None:
+        since = server.output.mark()
+        name = gate()
+        with ask(server, f"/pieces?{name}") as connection:
+            server.wait_for_line("^noted the beginning$", since=since)
+            # The server has seen it when it has answered this.
+            open_gate(server, name)
+            assert connection.head().status == 101
+            assert connection.rest() == b"hello\n"
+        server.wait_for_line(rf'"GET /pieces\?{name} HTTP/1\.1" 101 ', since=since)
 
     @pytest.mark.parametrize("path", ["/boom", "/refused"])
     def test_exception(self, server: Server, path: str) -> None:

@@ -52,8 +52,10 @@ def quick(environ, start_response):
 def pieces(environ, start_response):
     """Begins with less than a status line."""
     connection = environ["gunicorn.socket"]
-    for byte in HEAD + b"hello\n":
-        connection.sendall(bytes([byte]))
+    connection.sendall(HEAD[:5])
+    print("noted the beginning", flush=True)
+    gate(environ["QUERY_STRING"]).wait()
+    connection.sendall(HEAD[5:] + b"hello\n")
     raise StopIteration
 
 
