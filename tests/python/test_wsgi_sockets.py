@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import signal
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -87,6 +87,13 @@ class TestFlaskSock:
     def server(self, shared: Serve) -> Server:
         return shared("lent_socket:flask", "--threads", "20")
 
+    def succeed(self, server: Server, work: Awaitable[None]) -> None:
+        """Runs a client, of which the log has the handshake and no error."""
+        since = server.output.mark()
+        run(work)
+        logged(server, "/echo", 101, since)
+        assert server.tracebacks(since) == 0
+
     def test_messages(self, server: Server) -> None:
         async def work() -> None:
             async with connect(server, "/echo", max_size=None) as socket:
@@ -98,10 +105,7 @@ class TestFlaskSock:
                     await socket.recv()
                 assert socket.close_code == 1000
 
-        since = server.output.mark()
-        run(work())
-        logged(server, "/echo", 101, since)
-        assert server.tracebacks(since) == 0
+        self.succeed(server, work())
 
     def test_client_closes(self, server: Server) -> None:
         """A thread of the library's answers it, while the request ends already."""
@@ -112,10 +116,7 @@ class TestFlaskSock:
                     await socket.close(code)
                     assert socket.close_code == code
 
-        since = server.output.mark()
-        run(work())
-        logged(server, "/echo", 101, since)
-        assert server.tracebacks(since) == 0
+        self.succeed(server, work())
 
     def test_many_at_once(self, server: Server) -> None:
         async def work() -> None:

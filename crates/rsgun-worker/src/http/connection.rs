@@ -304,7 +304,7 @@ impl Future for Connection {
                     this.attend(cx);
                     // hyper may just have read the request with which it can be taken.
                     if this.hand_over(cx) {
-                        // It is gone.
+                        // The tunnel goes on without it.
                     } else if this.is_broken_off() {
                         if this.ends_with_reset() {
                             return Poll::Ready(());
